@@ -1,0 +1,54 @@
+"""Outputs that exist completely or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgeprune.errors import EdgepruneError
+
+
+@contextlib.contextmanager
+def replace_on_success(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path in the same folder; move it to `path` only if the block succeeds.
+
+    Args:
+        path: where the finished file (or folder) belongs. Missing parent folders are made.
+
+    Yields:
+        A path that does not exist yet, with the same suffix, to be written as file or folder.
+
+    Raises:
+        EdgepruneError: the folder cannot be written or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "report.txt"
+        >>> with replace_on_success(target) as temporary:
+        ...     _ = temporary.write_text("done")
+        >>> target.read_text()
+        'done'
+    """
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise EdgepruneError(f"Cannot write to '{target.parent}': {error.strerror}.") from error
+    temporary = workspace / target.name
+    try:
+        yield temporary
+        if temporary.exists():
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(temporary, target)
+    except OSError as error:
+        raise EdgepruneError(
+            f"Cannot write '{target}': {error.strerror or error}. Nothing was left half-written."
+        ) from error
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
