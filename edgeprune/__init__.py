@@ -1,0 +1,55 @@
+"""Smaller, quantized, proven networks from trained Keras CNNs.
+
+Public names load on first use: `import edgeprune` imports neither Keras nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeprune.benchmarking import bench
+    from edgeprune.building import build
+    from edgeprune.conversion import convert
+    from edgeprune.groups import find_groups
+    from edgeprune.loading import load_model
+    from edgeprune.plan import Budget, Plan
+    from edgeprune.pruning import prune
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "Plan",
+    "__version__",
+    "bench",
+    "build",
+    "convert",
+    "find_groups",
+    "load_model",
+    "prune",
+]
+
+_MODULES = {
+    "Budget": "edgeprune.plan",
+    "Plan": "edgeprune.plan",
+    "bench": "edgeprune.benchmarking",
+    "build": "edgeprune.building",
+    "convert": "edgeprune.conversion",
+    "find_groups": "edgeprune.groups",
+    "load_model": "edgeprune.loading",
+    "prune": "edgeprune.pruning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'edgeprune' has no attribute '{name}'")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
