@@ -1,0 +1,70 @@
+# The door to everything: needs Python 3.11 to 3.13 and make, nothing else.
+#   make demo     the main job on a built-in data set
+#   make test     the tests
+# Both make the environment `.venv` first, once. Another interpreter: make PYTHON=/path/to/python3.12
+
+PYTHON ?= python3.11 python3.12 python3.13 python3
+VENV ?= .venv
+WORKERS ?= 2
+BIN := $(VENV)/bin
+SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --cov --cov-report=term
+
+.PHONY: help demo test test-all lint types format clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo      build, prove and bench a small specialist from handwritten digits"
+	@echo "make test      the tests with branch coverage (minutes)"
+	@echo "make test-all  the same and the slow ones"
+	@echo "make lint      style, formatting and the direction of imports"
+	@echo "make types     static types"
+	@echo "make format    rewrite the sources in the project's style"
+	@echo "make clean     remove the environment and everything that was made"
+
+demo: $(VENV)/.ready
+	$(BIN)/edgeprune demo --out demo-output
+
+test: $(VENV)/.ready-for-development
+	$(PYTEST)
+
+test-all: $(VENV)/.ready-for-development
+	$(PYTEST) -m ""
+
+lint: $(VENV)/.ready-for-development
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.ready-for-development
+	$(BIN)/mypy
+
+format: $(VENV)/.ready-for-development
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@for python in $(PYTHON); do \
+		$$python -c $(SUITABLE) 2>/dev/null || continue; \
+		echo "Creating $(VENV) with $$($$python --version)"; \
+		exec $$python -m venv $(VENV); \
+	done; \
+	echo "No Python 3.11, 3.12 or 3.13 with venv was found. Install one (Debian, Ubuntu:" >&2; \
+	echo "apt install python3-venv), or name it: make PYTHON=/path/to/python3.12" >&2; \
+	exit 2
+
+$(VENV)/.ready: setup.py pyproject.toml | $(VENV)/bin/python
+	@echo "Installing edgeprune with TensorFlow into $(VENV): a download of about 700 MB, once"
+	$(INSTALL) '.[tensorflow]'
+	@touch $@
+
+$(VENV)/.ready-for-development: $(VENV)/.ready
+	$(INSTALL) '.[tensorflow,dev]'
+	@touch $@

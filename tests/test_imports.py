@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import ast
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgeprune
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("keras", "tensorflow", "tf_keras")
+LIGHT_MODULES = ["benchmarking", "cli", "errors", "files", "labels", "plan", "resources"]
+HARNESS = sorted((ROOT / "devices" / "harness").rglob("*.py"))
+HARNESS_MAY_IMPORT = {"numpy", "ai_edge_litert", "tflite_runtime"}
+
+
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def heavy_modules_after(code: str) -> list[str]:
+    report = f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
+    result = run_python(f"import sys, atexit\natexit.register(lambda: {report})\n{code}")
+    assert result.returncode == 0, result.stderr
+    return ast.literal_eval(result.stdout.rpartition("heavy: ")[2])
+
+
+def test_importing_edgeprune_loads_neither_keras_nor_tensorflow():
+    assert heavy_modules_after("import edgeprune") == []
+
+
+def test_the_check_for_heavy_modules_can_fail():
+    assert heavy_modules_after("sys.modules['keras'] = sys") == ["keras"]
+
+
+def test_help_loads_neither_keras_nor_tensorflow():
+    assert heavy_modules_after("from edgeprune.cli import main\nmain(['--help'])") == []
+
+
+@pytest.mark.parametrize("module", LIGHT_MODULES)
+def test_light_modules_load_neither_keras_nor_tensorflow(module: str):
+    assert heavy_modules_after(f"import edgeprune.{module}") == []
+
+
+@pytest.mark.parametrize("command", ["--help", "targets", "--version"])
+def test_the_light_install_runs(command: str):
+    """What plain `pip install edgeprune` can do, where the heavy packages do not exist."""
+    without = f"import sys\nfor name in {HEAVY}: sys.modules[name] = None\n"
+    result = run_python(without + "from edgeprune.cli import main\nmain(sys.argv[1:])", command)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    assert "Traceback" not in result.stderr
+
+
+def test_python_dash_m_is_the_command():
+    result = subprocess.run(
+        [sys.executable, "-m", "edgeprune", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert edgeprune.__version__ in result.stdout
+
+
+@pytest.mark.parametrize("name", edgeprune.__all__)
+def test_every_public_name_resolves_and_is_listed(name: str):
+    assert getattr(edgeprune, name) is not None
+    assert name in dir(edgeprune)
+
+
+def test_no_module_shares_its_name_with_a_public_name():
+    """Otherwise `edgeprune.name` would be the function once and the module ever after."""
+    modules = {module.name for module in pkgutil.iter_modules(edgeprune.__path__)}
+    assert modules, "no modules found"
+    assert modules.isdisjoint(edgeprune.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'edgeprune' has no attribute 'prunes'"):
+        _ = edgeprune.prunes
+
+
+def imported_names(source: str) -> set[str]:
+    """The top-level names that a source imports anywhere, its own folder's modules aside."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition(".")[0])
+    return names
+
+
+def test_imports_inside_functions_are_seen():
+    source = "import os.path\ndef load():\n    from keras.layers import Dense\nfrom . import x"
+    assert imported_names(source) == {"os", "keras"}
+
+
+def test_the_harness_needs_only_numpy_and_a_tflite_runtime():
+    assert HARNESS, "no program in devices/harness"
+    own = {path.stem for path in HARNESS} | {path.parent.name for path in HARNESS}
+    allowed = set(sys.stdlib_module_names) | HARNESS_MAY_IMPORT | own
+    foreign = {
+        path.name: sorted(imported_names(path.read_text(encoding="utf-8")) - allowed)
+        for path in HARNESS
+    }
+    assert {name: names for name, names in foreign.items() if names} == {}
