@@ -66,5 +66,6 @@ $(VENV)/.ready: setup.py pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.ready-for-development: $(VENV)/.ready
+	@echo "Installing the tools for tests, style and types"
 	$(INSTALL) '.[tensorflow,dev]'
 	@touch $@
