@@ -1,0 +1,120 @@
+"""Proof and measurement: slim against cut, `.tflite` against Keras, accuracy on held-out samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+from edgeprune.errors import EquivalenceError
+from edgeprune.groups import Groups
+from edgeprune.plan import Plan
+from edgeprune.replica import replace_softmax
+from edgeprune.surgery import cut
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """How far two models that must be equal are apart.
+
+    Attributes:
+        max_abs_error: largest absolute difference between their logits.
+        scale: largest absolute logit of the reference.
+        samples: number of inputs compared.
+    """
+
+    max_abs_error: float
+    scale: float
+    samples: int
+
+    @property
+    def relative(self) -> float:
+        """The error as a fraction of the scale."""
+        return self.max_abs_error / self.scale if self.scale > 0 else self.max_abs_error
+
+
+def check_equivalence(
+    model: keras.Model,
+    smaller: keras.Model,
+    plan: Plan,
+    groups: Groups,
+    inputs: np.ndarray,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Equivalence:
+    """Prove on given inputs that the slim model computes what the plan says.
+
+    Args:
+        model: the original.
+        smaller: `slim(model, plan)`, before any recovery.
+        plan: the plan.
+        groups: the groups of the original.
+        inputs: `(n, ...)` preprocessed samples; noise of the same range is added to them, because
+            real images alone may leave channels silent.
+        tolerance: largest accepted error as a fraction of the scale of the logits.
+
+    Returns:
+        The measured difference between slim and cut.
+
+    Raises:
+        EquivalenceError: they differ, or one gives NaN: a rule is wrong.
+    """
+    generator = np.random.default_rng(0)
+    noise = generator.uniform(inputs.min(), inputs.max(), inputs.shape)
+    both = np.concatenate([inputs, noise.astype(inputs.dtype)])
+    oracle = predict(replace_softmax(cut(model, plan, groups=groups)), both)
+    found = predict(replace_softmax(smaller), both)
+    if plan.classes is not None:
+        oracle = oracle[..., list(plan.classes)]
+    if oracle.shape != found.shape:
+        raise EquivalenceError(
+            f"The slim model returns shape {found.shape[1:]}, the plan asks for {oracle.shape[1:]}."
+        )
+    result = Equivalence(
+        float(np.abs(oracle - found).max()), float(np.abs(oracle).max()), len(both)
+    )
+    if not result.relative <= tolerance:
+        raise EquivalenceError(
+            f"The slim model is not equal to the original with the same channels silenced: error "
+            f"{result.max_abs_error:.3g} at a scale of {result.scale:.3g}, at most "
+            f"{tolerance:g} of the scale is allowed. A channel rule of one of its layers is wrong; "
+            "nothing was written. Please report the model."
+        )
+    return result
+
+
+def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = 128) -> np.ndarray:
+    """Return a single-output model's outputs on `(n, ...)` inputs, in batches, without training."""
+    batches = [
+        keras.ops.convert_to_numpy(model(inputs[start : start + batch_size], training=False))
+        for start in range(0, len(inputs), batch_size)
+    ]
+    return np.concatenate(batches).astype(np.float32)
+
+
+def measure_accuracy(
+    outputs: np.ndarray, targets: np.ndarray, classes: tuple[int, ...] | None = None
+) -> float:
+    """Return the share of samples whose largest output is the right class.
+
+    Args:
+        outputs: `(n, num_classes)`.
+        targets: `(n,)` class indices, in the numbering of the model's original outputs.
+        classes: the classes that may be answered, in the order of the outputs if these are already
+            cut to them, else used to mask the others; `None` allows all.
+
+    Example:
+        >>> outputs = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+        >>> measure_accuracy(outputs, np.array([1, 2]))
+        0.5
+        >>> measure_accuracy(outputs, np.array([1, 2]), classes=(1, 2))
+        1.0
+    """
+    if classes is None:
+        return float((outputs.argmax(-1) == targets).mean())
+    if outputs.shape[-1] != len(classes):
+        outputs = outputs[:, list(classes)]
+    return float((np.asarray(classes)[outputs.argmax(-1)] == targets).mean())
