@@ -1,0 +1,12 @@
+"""How channels of a group are ranked: `CRITERIA`, from name to function; higher = keep."""
+
+from edgeprune.criteria.evidence import Criterion, Evidence
+from edgeprune.criteria.norms import score_l1
+from edgeprune.criteria.subsets import score_pivoted_qr
+
+CRITERIA: dict[str, Criterion] = {
+    "l1": score_l1,
+    "pivoted_qr": score_pivoted_qr,
+}
+
+__all__ = ["CRITERIA", "Criterion", "Evidence"]
