@@ -1,0 +1,150 @@
+"""Small networks for tests, with weights away from the values at which mistakes cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+from keras import layers as L
+
+from edgeprune.groups import Groups, find_groups
+from edgeprune.plan import Plan
+from edgeprune.replica import replace_softmax
+from edgeprune.surgery import cut, slim
+
+TOLERANCE = 1e-4
+
+
+def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Give every weight a value of its own: BatchNorm and biases start at 0 and 1 otherwise."""
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        if weight.dtype.startswith(("float", "bfloat")):
+            fan_in = np.prod(weight.shape[:-1]) if len(weight.shape) > 1 else 4
+            spread = generator.normal(0, 1 / np.sqrt(max(fan_in, 1)), weight.shape)
+            positive = any(name in weight.path for name in ("variance", "gamma", "scale"))
+            weight.assign(generator.uniform(0.5, 1.5, weight.shape) if positive else spread)
+    return model
+
+
+def random_plan(groups: Groups, seed: int = 0, share: float = 1 / 3) -> Plan:
+    """Remove about a share of the channels of every removable group, never all of them."""
+    generator = np.random.default_rng(seed)
+    keep = {}
+    for group in groups.removable:
+        kept = np.nonzero(generator.random(group.width) > share)[0]
+        keep[group.name] = tuple(kept if kept.size else generator.integers(group.width, size=1))
+    return Plan(keep, groups.fingerprint)
+
+
+def random_inputs(model: keras.Model, samples: int = 3, seed: int = 1, size: int = 8) -> list:
+    """Numbers for every input, in the order of `model.inputs`; unknown sizes become `size`."""
+    generator = np.random.default_rng(seed)
+    made = []
+    for tensor in model.inputs:
+        shape = (samples, *(size if extent is None else extent for extent in tensor.shape[1:]))
+        if tensor.dtype.startswith("int"):
+            made.append(generator.integers(0, 4, shape).astype(tensor.dtype))
+        else:
+            made.append(generator.normal(size=shape).astype(np.float32))
+    return made
+
+
+def call(model: keras.Model, inputs: list) -> list[np.ndarray]:
+    """Outputs of a model on inputs in the order of `model.inputs`, as a flat list."""
+    structure = keras.tree.pack_sequence_as(model.input, inputs)
+    if isinstance(structure, list) and len(structure) == 1:
+        structure = structure[0]
+    outputs = model(structure, training=False)
+    return [keras.ops.convert_to_numpy(o).astype(np.float32) for o in keras.tree.flatten(outputs)]
+
+
+def difference(first: keras.Model, second: keras.Model, inputs: list) -> float:
+    """Largest difference between the logits of two models, as a fraction of their scale."""
+    worst = 0.0
+    pairs = zip(
+        call(replace_softmax(first), inputs), call(replace_softmax(second), inputs), strict=True
+    )
+    for a, b in pairs:
+        assert a.shape == b.shape
+        assert np.isfinite(a).all()
+        worst = max(worst, float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6)))
+    return worst
+
+
+def assert_exact(
+    model: keras.Model, seeds: Iterable[int] = (0, 1), size: int = 8, tolerance: float = TOLERANCE
+) -> Groups:
+    """Check both invariants: slim == cut for random plans, and keep all == identity."""
+    randomize(model)
+    groups = find_groups(model)
+    inputs = random_inputs(model, size=size)
+    whole = slim(model, Plan(), groups=groups)
+    assert difference(model, whole, inputs) <= 1e-6
+    assert whole.output_names == model.output_names
+    assert [t.name for t in whole.inputs] == [t.name for t in model.inputs]
+    assert [t.shape for t in whole.inputs] == [t.shape for t in model.inputs]
+    for seed in seeds:
+        plan = random_plan(groups, seed)
+        small = slim(model, plan, groups=groups)
+        assert difference(cut(model, plan, groups=groups), small, inputs) <= tolerance
+        if groups.removable and any(len(plan.keep[g.name]) < g.width for g in groups.removable):
+            assert small.count_params() < model.count_params()
+    return groups
+
+
+def build_residual_network() -> keras.Model:
+    """Two residual stages with BatchNorm, a strided shortcut and a softmax head."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = stem = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x = L.BatchNormalization(name="stem_norm")(x)
+    x = L.ReLU(name="stem_relu")(x)
+    x = L.Conv2D(6, 3, padding="same", use_bias=False, name="inner")(x)
+    x = L.BatchNormalization(name="inner_norm")(x)
+    x = L.Activation("relu", name="inner_relu")(x)
+    x = L.Conv2D(8, 3, padding="same", name="outer")(x)
+    x = L.Add(name="add")([x, stem])
+    x = L.Conv2D(12, 3, strides=2, padding="same", activation="relu", name="last")(x)
+    x = L.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(inputs, L.Dense(5, activation="softmax", name="head")(x), name="residual")
+
+
+def build_mobile_network() -> keras.Model:
+    """Depthwise and separable convolutions, a squeeze-and-excite gate and a Flatten head."""
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")(x)
+    x = L.BatchNormalization(name="norm")(x)
+    x = L.ReLU(6.0, name="relu6")(x)
+    gate = L.GlobalAveragePooling2D(name="squeeze")(x)
+    gate = L.Reshape((1, 1, 16), name="reshape")(gate)
+    gate = L.Conv2D(4, 1, activation="relu", name="reduce")(gate)
+    gate = L.Conv2D(16, 1, activation="sigmoid", name="expand")(gate)
+    x = L.Multiply(name="excite")([x, gate])
+    x = L.SeparableConv2D(6, 3, depth_multiplier=2, name="separable")(x)
+    x = L.MaxPooling2D(name="pool")(x)
+    x = L.Flatten(name="flatten")(x)
+    return keras.Model(inputs, L.Dense(4, name="head")(x), name="mobile")
+
+
+def build_nested_network() -> keras.Model:
+    """A Sequential inside a Functional model, called twice, inside another one."""
+    block = keras.Sequential(
+        [
+            keras.Input((8, 8, 4)),
+            L.Conv2D(6, 3, padding="same", activation="relu", name="first"),
+            L.Conv2D(4, 1, name="second"),
+        ],
+        name="block",
+    )
+    inner_inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 1, name="enter")(inner_inputs)
+    x = block(x)
+    x = block(x)
+    inner = keras.Model(inner_inputs, x, name="encoder")
+    inputs = keras.Input((8, 8, 3), name="image")
+    x = inner(inputs)
+    x = L.Concatenate(name="join")([x, L.Conv2D(3, 1, name="side")(inputs)])
+    x = L.GlobalMaxPooling2D(name="pool")(x)
+    return keras.Model(inputs, L.Dense(4, name="head")(x), name="nested")

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import keras
+import networks
+import pytest
+from keras import layers as L
+
+from edgeprune.errors import EquivalenceError
+from edgeprune.groups import find_groups
+from edgeprune.plan import Plan
+from edgeprune.rules import RULES
+from edgeprune.surgery import slim
+from edgeprune.verification import check_equivalence
+
+
+def check(model: keras.Model, plan: Plan):
+    groups = find_groups(model)
+    (inputs,) = networks.random_inputs(model)
+    return check_equivalence(model, slim(model, plan, groups=groups), plan, groups, inputs)
+
+
+def test_a_slim_model_is_proven_equal() -> None:
+    model = networks.randomize(networks.build_residual_network())
+    result = check(model, networks.random_plan(find_groups(model)))
+    assert result.scale > 0 and result.relative < 1e-5
+    assert result.samples == 6
+
+
+def test_a_specialist_is_proven_equal_on_its_classes() -> None:
+    model = networks.randomize(networks.build_residual_network())
+    assert check(model, Plan({"stem": (0, 2, 5)}, classes=(3, 1))).relative < 1e-5
+
+
+def test_a_wrong_rule_is_found_out(monkeypatch) -> None:
+    """LayerNormalization mixes channels; a rule that lets them pass must not survive."""
+
+    def wrong(tracing, layer, x):
+        for weight in (layer.gamma, layer.beta):
+            tracing.use(weight, 0, "passes", tracing.on_axis(x, -1))
+        return x
+
+    monkeypatch.setitem(RULES, L.LayerNormalization, wrong)
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(8, 3, name="conv")(inputs)
+    x = L.GlobalAveragePooling2D()(L.LayerNormalization()(x))
+    model = networks.randomize(keras.Model(inputs, L.Dense(3)(x)))
+    with pytest.raises(EquivalenceError, match="A channel rule of one of its layers is wrong"):
+        check(model, Plan({"conv": (0, 1, 2)}))
+
+
+def test_channels_that_a_rule_attributes_to_the_wrong_label_are_found_out(monkeypatch) -> None:
+    honest = RULES[L.Conv2D]
+
+    def wrong(tracing, layer, x):
+        made = honest(tracing, layer, x)
+        return made[..., ::-1] if layer.name == "inner" else made
+
+    monkeypatch.setitem(RULES, L.Conv2D, wrong)
+    model = networks.randomize(networks.build_residual_network())
+    with pytest.raises(EquivalenceError, match="is not equal to the original"):
+        check(model, Plan({"inner": (0, 1)}))
+
+
+def test_a_model_of_another_shape_is_found_out() -> None:
+    model = networks.randomize(networks.build_residual_network())
+    groups = find_groups(model)
+    (inputs,) = networks.random_inputs(model)
+    with pytest.raises(EquivalenceError, match=r"shape \(5,\), the plan asks for \(2,\)"):
+        check_equivalence(model, model, Plan(classes=(0, 1)), groups, inputs)
+
+
+def test_a_model_that_gives_nan_is_found_out() -> None:
+    model = networks.randomize(networks.build_residual_network())
+    model.get_layer("head").bias.assign([float("nan")] * 5)
+    with pytest.raises(EquivalenceError, match="error nan"):
+        check(model, Plan())
