@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import keras
 import numpy as np
-from keras import layers as L
+from keras import layers
 
 from edgeprune.groups import Groups, find_groups
 from edgeprune.plan import Plan
@@ -97,35 +97,37 @@ def assert_exact(
 def build_residual_network() -> keras.Model:
     """Two residual stages with BatchNorm, a strided shortcut and a softmax head."""
     inputs = keras.Input((8, 8, 3), name="image")
-    x = stem = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
-    x = L.BatchNormalization(name="stem_norm")(x)
-    x = L.ReLU(name="stem_relu")(x)
-    x = L.Conv2D(6, 3, padding="same", use_bias=False, name="inner")(x)
-    x = L.BatchNormalization(name="inner_norm")(x)
-    x = L.Activation("relu", name="inner_relu")(x)
-    x = L.Conv2D(8, 3, padding="same", name="outer")(x)
-    x = L.Add(name="add")([x, stem])
-    x = L.Conv2D(12, 3, strides=2, padding="same", activation="relu", name="last")(x)
-    x = L.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(inputs, L.Dense(5, activation="softmax", name="head")(x), name="residual")
+    x = stem = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x = layers.BatchNormalization(name="stem_norm")(x)
+    x = layers.ReLU(name="stem_relu")(x)
+    x = layers.Conv2D(6, 3, padding="same", use_bias=False, name="inner")(x)
+    x = layers.BatchNormalization(name="inner_norm")(x)
+    x = layers.Activation("relu", name="inner_relu")(x)
+    x = layers.Conv2D(8, 3, padding="same", name="outer")(x)
+    x = layers.Add(name="add")([x, stem])
+    x = layers.Conv2D(12, 3, strides=2, padding="same", activation="relu", name="last")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(
+        inputs, layers.Dense(5, activation="softmax", name="head")(x), name="residual"
+    )
 
 
 def build_mobile_network() -> keras.Model:
     """Depthwise and separable convolutions, a squeeze-and-excite gate and a Flatten head."""
     inputs = keras.Input((8, 8, 3), name="image")
-    x = L.Conv2D(8, 3, padding="same", name="stem")(inputs)
-    x = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")(x)
-    x = L.BatchNormalization(name="norm")(x)
-    x = L.ReLU(6.0, name="relu6")(x)
-    gate = L.GlobalAveragePooling2D(name="squeeze")(x)
-    gate = L.Reshape((1, 1, 16), name="reshape")(gate)
-    gate = L.Conv2D(4, 1, activation="relu", name="reduce")(gate)
-    gate = L.Conv2D(16, 1, activation="sigmoid", name="expand")(gate)
-    x = L.Multiply(name="excite")([x, gate])
-    x = L.SeparableConv2D(6, 3, depth_multiplier=2, name="separable")(x)
-    x = L.MaxPooling2D(name="pool")(x)
-    x = L.Flatten(name="flatten")(x)
-    return keras.Model(inputs, L.Dense(4, name="head")(x), name="mobile")
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2, name="depthwise")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.ReLU(6.0, name="relu6")(x)
+    gate = layers.GlobalAveragePooling2D(name="squeeze")(x)
+    gate = layers.Reshape((1, 1, 16), name="reshape")(gate)
+    gate = layers.Conv2D(4, 1, activation="relu", name="reduce")(gate)
+    gate = layers.Conv2D(16, 1, activation="sigmoid", name="expand")(gate)
+    x = layers.Multiply(name="excite")([x, gate])
+    x = layers.SeparableConv2D(6, 3, depth_multiplier=2, name="separable")(x)
+    x = layers.MaxPooling2D(name="pool")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, layers.Dense(4, name="head")(x), name="mobile")
 
 
 def build_nested_network() -> keras.Model:
@@ -133,18 +135,18 @@ def build_nested_network() -> keras.Model:
     block = keras.Sequential(
         [
             keras.Input((8, 8, 4)),
-            L.Conv2D(6, 3, padding="same", activation="relu", name="first"),
-            L.Conv2D(4, 1, name="second"),
+            layers.Conv2D(6, 3, padding="same", activation="relu", name="first"),
+            layers.Conv2D(4, 1, name="second"),
         ],
         name="block",
     )
     inner_inputs = keras.Input((8, 8, 3))
-    x = L.Conv2D(4, 1, name="enter")(inner_inputs)
+    x = layers.Conv2D(4, 1, name="enter")(inner_inputs)
     x = block(x)
     x = block(x)
     inner = keras.Model(inner_inputs, x, name="encoder")
     inputs = keras.Input((8, 8, 3), name="image")
     x = inner(inputs)
-    x = L.Concatenate(name="join")([x, L.Conv2D(3, 1, name="side")(inputs)])
-    x = L.GlobalMaxPooling2D(name="pool")(x)
-    return keras.Model(inputs, L.Dense(4, name="head")(x), name="nested")
+    x = layers.Concatenate(name="join")([x, layers.Conv2D(3, 1, name="side")(inputs)])
+    x = layers.GlobalMaxPooling2D(name="pool")(x)
+    return keras.Model(inputs, layers.Dense(4, name="head")(x), name="nested")

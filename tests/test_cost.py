@@ -3,7 +3,7 @@ from __future__ import annotations
 import keras
 import networks
 import pytest
-from keras import layers as L
+from keras import layers
 
 from edgeprune.cost import CostModel
 from edgeprune.errors import ModelError
@@ -32,11 +32,11 @@ def test_the_cost_of_a_plan_is_the_cost_of_the_slim_model(build) -> None:
 
 def test_multiplications_are_counted_as_the_textbook_does() -> None:
     inputs = keras.Input((8, 8, 3))
-    x = L.Conv2D(4, 3, strides=2, padding="same")(inputs)
-    x = L.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
-    x = L.SeparableConv2D(6, 3)(x)
-    x = L.Flatten()(x)
-    model = keras.Model(inputs, L.Dense(5)(x))
+    x = layers.Conv2D(4, 3, strides=2, padding="same")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)(x)
+    x = layers.SeparableConv2D(6, 3)(x)
+    x = layers.Flatten()(x)
+    model = keras.Model(inputs, layers.Dense(5)(x))
     expected = (
         4 * 4 * 3 * 3 * 3 * 4 + 4 * 4 * 3 * 3 * 4 * 2 + 2 * 2 * (3 * 3 * 8 + 8 * 6) + 2 * 2 * 6 * 5
     )
@@ -45,13 +45,13 @@ def test_multiplications_are_counted_as_the_textbook_does() -> None:
 
 def test_a_shared_layer_costs_its_weights_once_and_its_work_twice() -> None:
     inputs = keras.Input((4,))
-    shared = L.Dense(4, name="shared")
+    shared = layers.Dense(4, name="shared")
     costs = CostModel(find_groups(keras.Model(inputs, shared(shared(inputs)))))
     assert (costs.full.macs, costs.full.params) == (32, 20)
 
 
 def test_work_of_a_model_without_fixed_size_cannot_be_counted() -> None:
     inputs = keras.Input((None, None, 3))
-    model = keras.Model(inputs, L.Conv2D(4, 3)(inputs))
-    with pytest.raises(ModelError, match="MACs cannot be counted: .* no fixed height and width"):
+    model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
+    with pytest.raises(ModelError, match=r"MACs cannot be counted: .* no fixed height and width"):
         CostModel(find_groups(model)).count({})

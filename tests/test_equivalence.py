@@ -3,7 +3,7 @@ from __future__ import annotations
 import keras
 import networks
 import pytest
-from keras import layers as L
+from keras import layers
 
 from edgeprune.errors import EquivalenceError
 from edgeprune.groups import find_groups
@@ -39,23 +39,23 @@ def test_a_wrong_rule_is_found_out(monkeypatch) -> None:
             tracing.use(weight, 0, "passes", tracing.on_axis(x, -1))
         return x
 
-    monkeypatch.setitem(RULES, L.LayerNormalization, wrong)
+    monkeypatch.setitem(RULES, layers.LayerNormalization, wrong)
     inputs = keras.Input((8, 8, 3))
-    x = L.Conv2D(8, 3, name="conv")(inputs)
-    x = L.GlobalAveragePooling2D()(L.LayerNormalization()(x))
-    model = networks.randomize(keras.Model(inputs, L.Dense(3)(x)))
+    x = layers.Conv2D(8, 3, name="conv")(inputs)
+    x = layers.GlobalAveragePooling2D()(layers.LayerNormalization()(x))
+    model = networks.randomize(keras.Model(inputs, layers.Dense(3)(x)))
     with pytest.raises(EquivalenceError, match="A channel rule of one of its layers is wrong"):
         check(model, Plan({"conv": (0, 1, 2)}))
 
 
 def test_channels_that_a_rule_attributes_to_the_wrong_label_are_found_out(monkeypatch) -> None:
-    honest = RULES[L.Conv2D]
+    honest = RULES[layers.Conv2D]
 
     def wrong(tracing, layer, x):
         made = honest(tracing, layer, x)
         return made[..., ::-1] if layer.name == "inner" else made
 
-    monkeypatch.setitem(RULES, L.Conv2D, wrong)
+    monkeypatch.setitem(RULES, layers.Conv2D, wrong)
     model = networks.randomize(networks.build_residual_network())
     with pytest.raises(EquivalenceError, match="is not equal to the original"):
         check(model, Plan({"inner": (0, 1)}))

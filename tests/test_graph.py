@@ -4,7 +4,7 @@ import keras
 import networks
 import numpy as np
 import pytest
-from keras import layers as L
+from keras import layers
 
 from edgeprune.errors import ModelError
 from edgeprune.graph import build_graph, run
@@ -72,12 +72,12 @@ def test_consumers_are_the_calls_that_take_a_tensor() -> None:
 
 
 def test_a_nested_model_that_gets_another_size_has_its_shapes_worked_out_again() -> None:
-    block = keras.Sequential([keras.Input((None, None, 3)), L.Conv2D(4, 3)], name="block")
+    block = keras.Sequential([keras.Input((None, None, 3)), layers.Conv2D(4, 3)], name="block")
     inputs = keras.Input((10, 10, 3))
     graph = build_graph(keras.Model(inputs, block(inputs)))
     assert graph.outputs[0].shape == (None, 8, 8, 4)
 
 
 def test_a_sequential_without_input_shape_is_refused() -> None:
-    with pytest.raises(ModelError, match="has no input shape yet. Call it on data once"):
-        build_graph(keras.Sequential([L.Dense(2)], name="unbuilt"))
+    with pytest.raises(ModelError, match=r"has no input shape yet. Call it on data once"):
+        build_graph(keras.Sequential([layers.Dense(2)], name="unbuilt"))

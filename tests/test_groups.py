@@ -3,7 +3,7 @@ from __future__ import annotations
 import keras
 import networks
 import pytest
-from keras import layers as L
+from keras import layers
 
 from edgeprune.errors import ClassError
 from edgeprune.groups import find_groups, find_head
@@ -40,16 +40,16 @@ def test_a_group_prints_as_one_line_that_says_who_writes_and_who_reads() -> None
 
 def test_a_flattened_map_holds_each_channel_once_per_position() -> None:
     inputs = keras.Input((4, 4, 3))
-    x = L.Flatten()(L.Conv2D(5, 3, name="conv")(inputs))
-    groups = find_groups(keras.Model(inputs, L.Dense(2, name="head")(x)))
+    x = layers.Flatten()(layers.Conv2D(5, 3, name="conv")(inputs))
+    groups = find_groups(keras.Model(inputs, layers.Dense(2, name="head")(x)))
     (reader,) = [m for m in groups["conv"].members if m.role == "reads"]
     assert reader.channels.tolist() == [0, 1, 2, 3, 4] * 4
 
 
 def test_a_layer_called_twice_ties_what_it_reads() -> None:
     inputs = keras.Input((4, 4, 3))
-    shared = L.Conv2D(4, 1, name="shared")
-    a, b = L.Conv2D(6, 1, name="a")(inputs), L.Conv2D(6, 1, name="b")(inputs)
+    shared = layers.Conv2D(4, 1, name="shared")
+    a, b = layers.Conv2D(6, 1, name="a")(inputs), layers.Conv2D(6, 1, name="b")(inputs)
     groups = find_groups(keras.Model(inputs, [shared(a), shared(b)]))
     (read,) = [group for group in groups if "shared" in group.layers("reads")]
     assert set(read.layers("writes")) == {"a", "b"} and read.width == 6
@@ -73,22 +73,22 @@ def test_tracing_does_not_touch_the_model() -> None:
 @pytest.mark.parametrize("activation", ["softmax", None])
 def test_the_head_is_the_group_of_the_classes(activation) -> None:
     inputs = keras.Input((4, 4, 3))
-    x = L.Conv2D(7, 1, name="head")(inputs)
-    x = L.GlobalAveragePooling2D()(x)
-    model = keras.Model(inputs, L.Activation(activation)(x) if activation else x)
+    x = layers.Conv2D(7, 1, name="head")(inputs)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Activation(activation)(x) if activation else x)
     assert find_head(find_groups(model)).name == "head"
 
 
 def test_a_model_with_two_outputs_has_no_head() -> None:
     inputs = keras.Input((3,))
-    model = keras.Model(inputs, [L.Dense(2)(inputs), L.Dense(2)(inputs)])
+    model = keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(2)(inputs)])
     with pytest.raises(ClassError, match="has 2 outputs; a specialist needs exactly one"):
         find_head(find_groups(model))
 
 
 def test_classes_that_are_read_inside_the_model_cannot_be_cut_out() -> None:
     inputs = keras.Input((3,))
-    x = L.Dense(4, name="scores")(inputs)
-    model = keras.Model(inputs, L.Add()([x, L.Dense(4, name="again")(x)]))
+    x = layers.Dense(4, name="scores")(inputs)
+    model = keras.Model(inputs, layers.Add()([x, layers.Dense(4, name="again")(x)]))
     with pytest.raises(ClassError, match="found at 'scores'"):
         find_head(find_groups(model))

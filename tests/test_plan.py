@@ -48,9 +48,11 @@ def test_budgets_out_of_range_are_refused(text) -> None:
 
 
 def test_an_unknown_quantity_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BudgetError, match="Unknown budget quantity 'flops'. Known: macs, params"):
+    with pytest.raises(BudgetError, match=r"Unknown budget quantity 'flops'. Known: macs, params"):
         Budget.parse("flops=10%")
 
+
+NO_KEEP = json.dumps({"keep": 3, "fingerprint": "", "classes": None})
 
 plans = st.builds(
     Plan,
@@ -88,12 +90,12 @@ def test_a_plan_names_at_least_one_channel_sorted_each_once(channels) -> None:
         Plan({"conv": channels})
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"keep": 3, "fingerprint": "", "classes": None})])  # fmt: skip # noqa: E501
+@pytest.mark.parametrize("text", ["", "[]", "{}", NO_KEEP])
 def test_text_that_is_no_plan_is_refused(text) -> None:
-    with pytest.raises(PlanError, match="Not a plan: .* Expected the JSON that"):
+    with pytest.raises(PlanError, match=r"Not a plan: .* Expected the JSON that"):
         Plan.from_json(text)
 
 
 def test_a_missing_plan_file_is_refused_by_name(tmp_path) -> None:
-    with pytest.raises(PlanError, match="Cannot read the plan '.*nowhere.json'"):
+    with pytest.raises(PlanError, match=r"Cannot read the plan '.*nowhere.json'"):
         Plan.load(tmp_path / "nowhere.json")

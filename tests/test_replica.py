@@ -4,7 +4,7 @@ import keras
 import networks
 import numpy as np
 import pytest
-from keras import layers as L
+from keras import layers
 
 from edgeprune.replica import count_weights, duplicate, operations_by_path, replace_softmax
 
@@ -36,7 +36,7 @@ def test_a_duplicate_leaves_the_original_with_its_own_connections() -> None:
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
 def test_logits_come_from_the_same_layer_without_its_activation(activation) -> None:
     inputs = keras.Input((4,), name="x")
-    model = keras.Model(inputs, L.Dense(3, activation=activation, name="head")(inputs))
+    model = keras.Model(inputs, layers.Dense(3, activation=activation, name="head")(inputs))
     networks.randomize(model)
     (x,) = networks.random_inputs(model)
     (logits,) = networks.call(replace_softmax(model), [x])
@@ -46,7 +46,7 @@ def test_logits_come_from_the_same_layer_without_its_activation(activation) -> N
 
 def test_softmax_as_a_layer_of_its_own_becomes_linear_and_keeps_its_name() -> None:
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, L.Softmax(name="probabilities")(L.Dense(3)(inputs)))
+    model = keras.Model(inputs, layers.Softmax(name="probabilities")(layers.Dense(3)(inputs)))
     logits = replace_softmax(model)
     assert logits.output_names == ["probabilities"]
     (x,) = networks.random_inputs(model)
@@ -55,7 +55,9 @@ def test_softmax_as_a_layer_of_its_own_becomes_linear_and_keeps_its_name() -> No
 
 def test_an_inner_softmax_stays() -> None:
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, L.Dense(2)(L.Dense(3, activation="softmax", name="inner")(inputs)))
+    model = keras.Model(
+        inputs, layers.Dense(2)(layers.Dense(3, activation="softmax", name="inner")(inputs))
+    )
     assert replace_softmax(model).get_layer("inner").activation is keras.activations.softmax
 
 

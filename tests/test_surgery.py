@@ -4,7 +4,7 @@ import keras
 import networks
 import numpy as np
 import pytest
-from keras import layers as L
+from keras import layers
 
 from edgeprune.errors import ClassError, PlanError
 from edgeprune.groups import find_groups
@@ -64,8 +64,8 @@ def test_a_specialist_answers_the_kept_classes_in_the_users_order() -> None:
 
 def test_a_specialist_of_a_convolutional_head_keeps_its_pooling_and_softmax() -> None:
     inputs = keras.Input((4, 4, 3))
-    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 1, name="head")(inputs))
-    model = networks.randomize(keras.Model(inputs, L.Softmax(name="softmax")(x)))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 1, name="head")(inputs))
+    model = networks.randomize(keras.Model(inputs, layers.Softmax(name="softmax")(x)))
     small = slim(model, Plan(classes=(5, 1)))
     images = networks.random_inputs(model)
     (full,), (cut_out,) = networks.call(model, images), networks.call(small, images)
@@ -110,6 +110,6 @@ def test_a_plan_that_does_not_fit_is_refused(plan, message) -> None:
 
 def test_classes_of_a_model_without_head_are_refused() -> None:
     inputs = keras.Input((4,))
-    model = keras.Model(inputs, [L.Dense(2)(inputs), L.Dense(2)(inputs)])
+    model = keras.Model(inputs, [layers.Dense(2)(inputs), layers.Dense(2)(inputs)])
     with pytest.raises(ClassError, match="2 outputs"):
         slim(model, Plan(classes=(0,)))
