@@ -105,7 +105,7 @@ def _load_by_text(
 
 def _split_arrays(source: Any) -> dict[str, Part]:
     if isinstance(source, tuple | list) and len(source) == 2:
-        if all(hasattr(array, "shape") for array in source):
+        if hasattr(source[0], "shape"):
             return {"all": (source[0], source[1])}
         if all(_is_pair(part) for part in source):
             return {"train": tuple(source[0]), "test": tuple(source[1])}
