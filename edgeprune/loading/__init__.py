@@ -1,0 +1,7 @@
+"""Models from the files people have, exact and without running anything that is in them."""
+
+from __future__ import annotations
+
+from edgeprune.loading.models import load_model
+
+__all__ = ["load_model"]

@@ -1,0 +1,124 @@
+"""Models that Keras 3 wrote, rebuilt by Keras itself once their configuration has been checked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+from keras.src.saving.serialization_lib import ObjectSharingScope
+
+from edgeprune.errors import ModelError
+from edgeprune.loading import safety
+from edgeprune.loading.sources import Source, open_hdf5
+
+_SUFFIXES = {"hdf5": ".h5", "store": ".weights.h5", "archive": ".keras"}
+
+
+def open_archive(source: Source, custom_objects: Mapping[str, Any]) -> keras.Model:
+    """Build the model of a `.keras` archive or of a JSON architecture, and load its weights.
+
+    Raises:
+        ModelError: the configuration is unsafe, or Keras cannot rebuild the model from it.
+    """
+    origin = source.path.name
+    config = _without_training(source.config)
+    safety.check_configuration(config, origin, custom_objects)
+    check_weights_file(source)
+    config = _with_replacements(config, custom_objects)
+    try:
+        with ObjectSharingScope():
+            model = keras.saving.deserialize_keras_object(
+                config, custom_objects=dict(custom_objects), safe_mode=True
+            )
+    except Exception as error:
+        raise ModelError(_failure(origin, "rebuild the model in", error)) from error
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"'{origin}' describes a {type(model).__name__}, which is not a model.")
+    try:
+        with readable_weights(source) as path:
+            model.load_weights(path)
+    except Exception as error:
+        raise ModelError(_failure(source.weights.name, "load the weights in", error)) from error
+    return model
+
+
+def check_weights_file(source: Source) -> None:
+    """Refuse weights that point outside their file.
+
+    Raises:
+        ModelError: names the entry and where it points.
+    """
+    if source.layout in ("hdf5", "store"):
+        with open_hdf5(source.weights) as file:
+            safety.check_links(file, source.weights.name)
+    elif source.layout == "archive":
+        with zipfile.ZipFile(source.weights) as archive:
+            if "model.weights.h5" not in archive.namelist():
+                return
+            content = io.BytesIO(archive.read("model.weights.h5"))
+        try:
+            with h5py.File(content, "r") as file:
+                safety.check_links(file, source.weights.name)
+        except OSError as error:
+            raise ModelError(
+                f"'{source.weights.name}' holds damaged weights ({error}). Copy it again."
+            ) from error
+
+
+@contextlib.contextmanager
+def readable_weights(source: Source) -> Iterator[Path]:
+    """Give the weights under a name whose ending tells Keras what their content is."""
+    suffix = _SUFFIXES.get(source.layout)
+    name = source.weights.name
+    plain_hdf5 = name.endswith((".h5", ".hdf5")) and not name.endswith(".weights.h5")
+    if suffix is None or (plain_hdf5 if source.layout == "hdf5" else name.endswith(suffix)):
+        yield source.weights
+        return
+    with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
+        yield Path(shutil.copy(source.weights, Path(folder) / f"copy{suffix}"))
+
+
+def _without_training(config: Any) -> Any:
+    """Leave out losses, metrics and optimizers, those of nested models included."""
+    if isinstance(config, list):
+        return [_without_training(item) for item in config]
+    if isinstance(config, dict):
+        return {
+            key: _without_training(value)
+            for key, value in config.items()
+            if key != "compile_config"
+        }
+    return config
+
+
+def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:
+    """Put the user's layers in the place of Lambda layers."""
+    if isinstance(config, list):
+        return [_with_replacements(item, custom_objects) for item in config]
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "Lambda":
+        name = config["config"]["name"]
+        layer = custom_objects[name]
+        if not isinstance(layer, keras.Layer):
+            raise ModelError(
+                f"custom_objects['{name}'] is a {type(layer).__name__}; a Lambda layer of a .keras "
+                "file can be replaced by a Keras layer only, for example keras.layers.Rescaling."
+            )
+        given = keras.saving.serialize_keras_object(layer)
+        given["config"]["name"] = name
+        return {**config, **given}
+    return {key: _with_replacements(value, custom_objects) for key, value in config.items()}
+
+
+def _failure(origin: str, action: str, error: Exception) -> str:
+    first_line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+    return f"Keras cannot {action} '{origin}': {first_line[:300]}. Save the model again."

@@ -1,0 +1,95 @@
+"""Proof that a model moved to Keras 3 still computes what it did: outputs against outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeprune.errors import ModelError
+from edgeprune.loading.legacy_worker import sample
+from edgeprune.loading.parts import Architecture
+from edgeprune.loading.references import Reference
+
+TOLERANCE = 1e-5
+# Rounding adds up differently inside; a layer that differs by more was not moved correctly,
+# also where a saturated softmax hides it.
+LAYER_TOLERANCE = 1e-3
+_HALF_PRECISION = 2e-2
+
+
+def check_same_outputs(architecture: Architecture, reference: Reference, origin: str) -> float:
+    """Compare a moved model with what tf_keras computed from the same file.
+
+    Returns:
+        The largest difference of an output, relative to the largest output.
+
+    Raises:
+        ModelError: they differ by more than rounding; gives the numbers and the first layer.
+    """
+    model = architecture.model
+    watched = _watched_layers(architecture, reference)
+    graph = keras.Model(model.inputs, [*model.outputs, *(x.output for x in watched.values())])
+    with keras.device("cpu:0"):
+        values = keras.tree.flatten(graph(_inputs(reference, model), training=False))
+    outputs, values = values[: len(model.outputs)], values[len(model.outputs) :]
+    differences = {
+        name: relative_difference(sample(keras.ops.convert_to_numpy(value)), reference.layers[name])
+        for name, value in zip(watched, values, strict=True)
+    }
+    worst = max(
+        relative_difference(keras.ops.convert_to_numpy(output), expected)
+        for output, expected in zip(outputs, reference.outputs, strict=True)
+    )
+    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers)
+    tolerance, inside = (_HALF_PRECISION,) * 2 if half else (TOLERANCE, LAYER_TOLERANCE)
+    first = next((name for name, value in differences.items() if not value < inside), None)
+    if not worst < tolerance or first is not None:
+        where = (
+            ""
+            if first is None
+            else (
+                f"; the first layer to differ is '{first}' ({type(watched[first]).__name__}), by "
+                f"{differences[first]:.1e} of its largest value"
+            )
+        )
+        raise ModelError(
+            f"'{origin}' does not compute the same in Keras 3: the outputs differ from those of "
+            f"tf_keras by {worst:.1e} of the largest (allowed: {tolerance:.0e}){where}. Rebuild "
+            "the model in Keras 3, or report the file."
+        )
+    return worst
+
+
+def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
+    """Give the largest difference relative to the largest expected value.
+
+    Example:
+        >>> relative_difference(np.array([1.0, 4.1]), np.array([1.0, 4.0])).__round__(3)
+        0.025
+    """
+    if values.shape != expected.shape:
+        return float("inf")
+    if values.size == 0:
+        return 0.0
+    difference = float(np.max(np.abs(values.astype("float64") - expected.astype("float64"))))
+    scale = float(np.max(np.abs(expected.astype("float64"))))
+    return difference / scale if scale else difference
+
+
+def _watched_layers(architecture: Architecture, reference: Reference) -> dict[str, keras.Layer]:
+    return {
+        part.name: part.layer
+        for part in architecture.parts
+        if part.name in reference.layers
+        and not part.parts
+        and keras.utils.is_keras_tensor(part.layer.output)
+    }
+
+
+def _inputs(reference: Reference, model: keras.Model) -> Any:
+    return [
+        keras.ops.convert_to_tensor(array, dtype=tensor.dtype)
+        for array, tensor in zip(reference.inputs, model.inputs, strict=True)
+    ]

@@ -1,0 +1,248 @@
+"""What a file asks Keras to run or to read, found in its configuration before Keras sees it.
+
+Keras has guards of its own; several were bypassed over the years, and those of Keras 2 unmarshal
+the bytecode of a Lambda layer even in "safe mode". So the configuration is read here as plain data
+and only names that Keras itself has, or that the user handed over, may pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import keras
+
+from edgeprune.errors import ModelError
+from edgeprune.loading import vocabulary
+from edgeprune.loading.operations import called_function, is_known
+
+_KERAS_PACKAGES = frozenset({"builtins", "keras", "keras_core", "tensorflow", "tf_keras"})
+_ACTIVATION_KEYS = frozenset({"activation", "recurrent_activation"})
+_FILE_KEYS = frozenset({"vocabulary", "idf_weights"})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a configuration that must not reach Keras."""
+
+    kind: str
+    layer: str
+    class_name: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class _Owner:
+    name: str = ""
+    class_name: str = ""
+
+
+def check_configuration(config: Any, origin: str, custom_objects: Mapping[str, Any]) -> None:
+    """Refuse a configuration that holds code, foreign classes or paths of files, at any depth.
+
+    Args:
+        config: what the file's JSON says, as plain dicts and lists.
+        origin: the file's name, for the message.
+        custom_objects: names that the user vouches for: classes, functions, and the names of
+            Lambda layers for which a replacement is given.
+
+    Raises:
+        ModelError: names the layers, their class and the way out.
+    """
+    try:
+        findings = list(_findings(config, _Owner(), custom_objects))
+    except RecursionError as error:
+        raise ModelError(f"'{origin}' nests its configuration too deeply to be a model.") from error
+    if findings:
+        same = [found for found in findings if found.kind == findings[0].kind]
+        raise ModelError(_MESSAGES[same[0].kind](same, origin))
+
+
+def check_links(group: h5py.Group, origin: str, seen: set[int] | None = None) -> None:
+    """Refuse an HDF5 file that draws its contents from other files.
+
+    Raises:
+        ModelError: names the entry and where it points.
+    """
+    seen = set() if seen is None else seen
+    for name in group:
+        link = group.get(name, getlink=True)
+        if not isinstance(link, h5py.HardLink):
+            target = getattr(link, "filename", None) or str(link.path)
+            raise ModelError(_outside(origin, f"{group.name}/{name}", target))
+        entry = group[name]
+        address = h5py.h5o.get_info(entry.id).addr
+        if address in seen:  # a second name of the same entry, possibly of one around this
+            continue
+        seen.add(address)
+        if isinstance(entry, h5py.Group):
+            check_links(entry, origin, seen)
+        elif isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
+            target = entry.external[0][0] if entry.external else "other files"
+            raise ModelError(_outside(origin, entry.name, target))
+
+
+def _outside(origin: str, entry: str, target: str) -> str:
+    return (
+        f"'{origin}' takes '{entry.lstrip('/')}' from outside itself ('{target}'), which edgeprune "
+        "does not follow. Save the model again in the program that made it."
+    )
+
+
+def _findings(node: Any, owner: _Owner, custom: Mapping[str, Any]) -> Iterator[Finding]:
+    if isinstance(node, list | tuple):
+        for item in node:
+            yield from _findings(item, owner, custom)
+    elif isinstance(node, dict):
+        if isinstance(node.get("class_name"), str):
+            owner = _owner_of(node, owner)
+            found = _judge(node, owner, custom)
+            if found is not None:
+                yield found
+                return
+        for key, value in node.items():
+            yield from _judge_entry(key, value, owner, custom)
+            yield from _findings(value, owner, custom)
+
+
+def _owner_of(node: dict[str, Any], owner: _Owner) -> _Owner:
+    """Give the layer an object belongs to: itself if it has a name, else the one around it."""
+    config = node.get("config")
+    name = node.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    is_policy = node["class_name"] in {"DTypePolicy", "Policy", "PolicyV1"}
+    if isinstance(name, str) and not is_policy:
+        return _Owner(name, node["class_name"])
+    return owner if owner.name else _Owner("(unnamed)", node["class_name"])
+
+
+def _judge(node: dict[str, Any], owner: _Owner, custom: Mapping[str, Any]) -> Finding | None:
+    class_name, config = node["class_name"], node.get("config")
+    registered = str(node.get("registered_name") or class_name)
+    if class_name == "Lambda":
+        return None if owner.name in custom else Finding("code", owner.name, "Lambda")
+    if class_name == "__lambda__":
+        return Finding("code", owner.name, owner.class_name)
+    if class_name == "function":
+        return _judge_function(config, owner, custom)
+    if class_name in custom or registered in custom or _is_registered(registered):
+        return None
+    if class_name in vocabulary.VALUE_CLASSES:
+        return None
+    if class_name in vocabulary.FOREIGN_CLASSES:
+        return Finding("foreign", owner.name, class_name)
+    module = str(node.get("module") or "keras")
+    if module.split(".")[0] in _KERAS_PACKAGES and class_name in vocabulary.known_classes():
+        return _judge_call(class_name, config, owner)
+    return Finding("unknown", owner.name, owner.class_name, f"{class_name}\n{module}")
+
+
+def _judge_function(config: Any, owner: _Owner, custom: Mapping[str, Any]) -> Finding | None:
+    if not isinstance(config, str):
+        return Finding("code", owner.name, owner.class_name)
+    if config in vocabulary.known_functions() or config in custom or _is_registered(config):
+        return None
+    return Finding("function", owner.name, owner.class_name, config)
+
+
+def _judge_call(class_name: str, config: Any, owner: _Owner) -> Finding | None:
+    """Judge a layer that is a call into TensorFlow: only known calls pass, never files or code."""
+    if class_name not in vocabulary.TENSORFLOW_CALLS:
+        return None
+    function = called_function(class_name, config if isinstance(config, dict) else {})
+    return None if is_known(function) else Finding("call", owner.name, class_name, function)
+
+
+def _judge_entry(
+    key: Any, value: Any, owner: _Owner, custom: Mapping[str, Any]
+) -> Iterator[Finding]:
+    if not isinstance(value, str):
+        return
+    if str(key).endswith("_type") and value == "lambda":
+        yield Finding("code", owner.name, owner.class_name)
+    elif key in _FILE_KEYS:
+        yield Finding("file", owner.name, owner.class_name, value)
+    elif (
+        key in _ACTIVATION_KEYS
+        and value not in vocabulary.known_functions()
+        and value not in vocabulary.known_classes()
+        and value not in custom
+        and not _is_registered(value)
+    ):
+        yield Finding("function", owner.name, owner.class_name, value)
+
+
+def _is_registered(name: str) -> bool:
+    return keras.saving.get_registered_object(name) is not None
+
+
+def _layers(findings: list[Finding], with_class: bool = True) -> str:
+    names = list(dict.fromkeys(found.layer for found in findings))
+    quoted = ", ".join(f"'{name}'" for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    suffix = f" ({findings[0].class_name})" if with_class and findings[0].class_name else ""
+    return f"Layer{'s' if len(names) > 1 else ''} {quoted}{more}{suffix}"
+
+
+def _code(findings: list[Finding], origin: str) -> str:
+    first = findings[0].layer
+    hold = "holds" if len({found.layer for found in findings}) == 1 else "hold"
+    return (
+        f"{_layers(findings)} of '{origin}' {hold} Python code, which edgeprune never runs. Say "
+        f"what each computes, load_model(..., custom_objects={{'{first}': layer or function of "
+        "keras.ops}), or rebuild the model with Keras layers in their place and save it again."
+    )
+
+
+def _foreign(findings: list[Finding], origin: str) -> str:
+    return (
+        f"{_layers(findings)} of '{origin}' wraps a program of another framework, which edgeprune "
+        "never runs. Rebuild it with Keras layers and save the model again."
+    )
+
+
+def _unknown(findings: list[Finding], origin: str) -> str:
+    class_name, module = findings[0].detail.split("\n")
+    same = [found for found in findings if found.detail == findings[0].detail]
+    of_itself = findings[0].class_name == class_name
+    where = "" if module in ("keras", "builtins") else f" (module '{module}')"
+    return (
+        f"{_layers(same, with_class=not of_itself)} of '{origin}' {'is' if of_itself else 'uses'} "
+        f"'{class_name}'{where}, which Keras does not have. Hand it over, load_model(..., "
+        f"custom_objects={{'{class_name}': {class_name}}}), or rebuild it with Keras layers and "
+        "save the model again."
+    )
+
+
+def _function(findings: list[Finding], origin: str) -> str:
+    name = findings[0].detail
+    return (
+        f"{_layers(findings[:1])} of '{origin}' uses the function '{name}', which Keras does not "
+        f"have. Hand it over, load_model(..., custom_objects={{'{name}': function}})."
+    )
+
+
+def _call(findings: list[Finding], origin: str) -> str:
+    return (
+        f"{_layers(findings[:1])} of '{origin}' calls TensorFlow's '{findings[0].detail}', for "
+        "which edgeprune knows no Keras counterpart. Rebuild it with Keras layers and save the "
+        "model again."
+    )
+
+
+def _file(findings: list[Finding], origin: str) -> str:
+    return (
+        f"{_layers(findings[:1])} of '{origin}' asks to read the file '{findings[0].detail}', "
+        "which edgeprune does not do. Save the model from the numbers on, without this layer."
+    )
+
+
+_MESSAGES = {
+    "code": _code,
+    "foreign": _foreign,
+    "unknown": _unknown,
+    "function": _function,
+    "call": _call,
+    "file": _file,
+}

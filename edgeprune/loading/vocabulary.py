@@ -1,0 +1,108 @@
+"""The names a model file may use: the classes and functions that Keras has, or once had."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+# These run or read something that lies outside the architecture.
+FOREIGN_CLASSES = frozenset({"TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"})
+
+# Containers of plain values in configurations of Keras 2 and 3; they name no code.
+VALUE_CLASSES = frozenset(
+    {"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"}
+    | {"__tuple__", "TensorShape", "InputSpec"}
+)
+
+MODEL_CLASSES = frozenset({"Model", "Functional", "Network", "Container"})
+
+# Names that Keras 3 no longer has, and what took their place.
+RENAMED_CLASSES = {
+    "AtrousConvolution1D": "Conv1D",
+    "AtrousConvolution2D": "Conv2D",
+    "BatchNormalizationV1": "BatchNormalization",
+    "BatchNormalizationV2": "BatchNormalization",
+    "SyncBatchNormalization": "BatchNormalization",
+    "LayerNormalizationV1": "LayerNormalization",
+    "Convolution1D": "Conv1D",
+    "Convolution2D": "Conv2D",
+    "Convolution3D": "Conv3D",
+    "Deconvolution2D": "Conv2DTranspose",
+    "SeparableConvolution2D": "SeparableConv2D",
+    "CuDNNLSTM": "LSTM",
+    "CuDNNGRU": "GRU",
+    "LSTMV2": "LSTM",
+    "GRUV2": "GRU",
+    "GroupQueryAttention": "GroupedQueryAttention",
+}
+
+# Layers of Keras 2 that are calls into TensorFlow; `operations` says which calls are known.
+TENSORFLOW_CALLS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
+
+RENAMED_FUNCTIONS = {
+    "softmax_v2": "softmax",
+    "softsign_v2": "softsign",
+    "relu_v2": "relu",
+    "leaky_relu_v2": "leaky_relu",
+}
+
+
+@functools.cache
+def layer_classes() -> dict[str, Any]:
+    """Map every layer class of the installed Keras by its name, aliases included."""
+    classes = {
+        cls.__name__: cls
+        for cls in _descendants(keras.Layer)
+        if cls.__module__[:10] == "keras.src."
+    }
+    public = {name: cls for name, cls in vars(keras.layers).items() if isinstance(cls, type)}
+    return {**classes, **public}
+
+
+@functools.cache
+def operation_classes() -> dict[str, Any]:
+    """Map every operation of `keras.ops` by its class name; layers are not among them."""
+    return {
+        cls.__name__: cls
+        for cls in _descendants(keras.Operation)
+        if cls.__module__.startswith("keras.src.ops.")
+    }
+
+
+@functools.cache
+def known_classes() -> frozenset[str]:
+    """List the class names that may appear in a file without the user's consent."""
+    spaces = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
+    others = {
+        name
+        for space in (*spaces, keras.quantizers)
+        for name, value in vars(space).items()
+        if isinstance(value, type)
+    }
+    allowed = {"SeedGenerator", "Policy", "PolicyV1"} | MODEL_CLASSES | TENSORFLOW_CALLS
+    names = (
+        others | allowed | set(RENAMED_CLASSES) | set(layer_classes()) | set(operation_classes())
+    )
+    return frozenset(names - FOREIGN_CLASSES - {"Lambda", "Layer", "Operation"})
+
+
+@functools.cache
+def known_functions() -> frozenset[str]:
+    """List the function names that may appear in a file: activations and pure mathematics."""
+    spaces = (keras.activations, keras.ops, keras.initializers, keras.regularizers)
+    names = {
+        name
+        for space in (*spaces, keras.constraints)
+        for name, value in vars(space).items()
+        if callable(value) and not name.startswith("_")
+    }
+    return frozenset((names | set(RENAMED_FUNCTIONS)) - {"get", "serialize", "deserialize"})
+
+
+def _descendants(cls: Any) -> Iterator[Any]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from _descendants(child)

@@ -1,0 +1,154 @@
+"""Weights of the HDF5 files of Keras 1 to 3, put where they belong by the order of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+
+from edgeprune.errors import ModelError
+from edgeprune.loading import hard_sigmoids
+from edgeprune.loading.parts import Architecture, Part
+
+_CHUNK = 10_000
+
+
+def read_attribute_list(group: h5py.Group, name: str) -> list[str]:
+    """Read a list of names, which Keras splits over numbered attributes when it is long."""
+    if name in group.attrs:
+        values = list(group.attrs[name])
+    else:
+        values = []
+        for chunk in range(_CHUNK):
+            if f"{name}{chunk}" not in group.attrs:
+                break
+            values += list(group.attrs[f"{name}{chunk}"])
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
+
+
+def assign_from_hdf5(architecture: Architecture, group: h5py.Group) -> None:
+    """Fill a model from the weights group of an HDF5 file.
+
+    Args:
+        architecture: as built from the same file or from the JSON beside it.
+        group: holds one group per layer; its attribute `layer_names` gives their order.
+
+    Raises:
+        ModelError: the weights are those of another model; the first layer that differs is named.
+    """
+    groups = _groups_with_weights(group)
+    parts = [part for part in architecture.parts if part.layer.weights]
+    if len(groups) != len(parts):
+        raise ModelError(
+            f"The architecture has {len(parts)} layers with weights, the file has {len(groups)}: "
+            "they belong to different models."
+        )
+    if {name for name, _ in groups} == {part.name for part in parts}:
+        by_name = dict(groups)
+        groups = [(part.name, by_name[part.name]) for part in parts]
+    for part, (name, saved) in zip(parts, groups, strict=True):
+        slots = [*_slots(part, True), *_slots(part, False)]
+        arrays = [array for array_name, array in saved if not _is_superfluous(part, array_name)]
+        shapes = [tuple(leaf.layer.weights[index].shape) for leaf, index in slots]
+        found = [array.shape for array in arrays]
+        if shapes != found:
+            raise ModelError(_mismatch(part, name, shapes, found))
+        values: dict[int, dict[int, np.ndarray]] = {}
+        for (leaf, index), array in zip(slots, arrays, strict=True):
+            values.setdefault(id(leaf), {})[index] = np.asarray(array)
+        for _, leaf in part.leaves():
+            own = values.get(id(leaf), {})
+            assign(leaf, [own[index] for index in sorted(own)])
+
+
+def assign_by_path(
+    architecture: Architecture, arrays: Mapping[tuple[str, ...], Sequence[np.ndarray]]
+) -> None:
+    """Fill a model from arrays per layer, keyed by the file's names on the way to each layer.
+
+    Raises:
+        ModelError: a layer has no arrays or arrays of other shapes.
+    """
+    for part in architecture.parts:
+        for path, leaf in part.leaves():
+            shapes = [tuple(weight.shape) for weight in leaf.layer.weights]
+            given = list(arrays.get(path, []))[: len(shapes)]
+            found = [array.shape for array in given]
+            if shapes != found:
+                raise ModelError(_mismatch(leaf, "/".join(path), shapes, found))
+            assign(leaf, given)
+
+
+def assign(part: Part, arrays: list[np.ndarray]) -> None:
+    """Set the weights of one layer, in the form that Keras 3 needs them."""
+    if arrays:
+        part.layer.set_weights(hard_sigmoids.scale(part.layer, arrays) if part.scaled else arrays)
+
+
+def check_finite(model: keras.Model, origin: str) -> None:
+    """Refuse a model with NaN or infinite weights.
+
+    Raises:
+        ModelError: names the first such layer and weight, and how many values are bad.
+    """
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if not np.issubdtype(values.dtype, np.floating):
+            values = values.astype("float32") if values.dtype.kind == "V" else values
+        if values.dtype.kind != "f":
+            continue
+        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
+        if bad:
+            layer, _, name = weight.path.rpartition("/")
+            raise ModelError(
+                f"Weight '{name}' of layer '{layer}' in '{origin}' has {bad:,} values out of "
+                f"{values.size:,} that are NaN or infinite: training diverged or the file is "
+                "damaged. Give an earlier checkpoint."
+            )
+
+
+def _groups_with_weights(group: h5py.Group) -> list[tuple[str, list[tuple[str, h5py.Dataset]]]]:
+    groups = []
+    for name in read_attribute_list(group, "layer_names"):
+        names = read_attribute_list(group[name], "weight_names")
+        if names:
+            groups.append((name, [(item, group[name][item]) for item in names]))
+    return groups
+
+
+def _slots(part: Part, trainable: bool, frozen: bool = False) -> Iterator[tuple[Part, int]]:
+    """Yield the weights of a layer in the order of the file: first what is trainable in any part.
+
+    In frozen layers nothing is trainable, so they keep the order in which the layers stand.
+    """
+    frozen = frozen or not part.trainable
+    for inner in part.parts:
+        yield from _slots(inner, trainable, frozen)
+    if not part.parts:
+        learned = {id(weight) for weight in part.layer.trainable_weights}
+        for index, weight in enumerate(part.layer.weights):
+            if (id(weight) in learned and not frozen) == trainable:
+                yield part, index
+
+
+def _is_superfluous(part: Part, name: str) -> bool:
+    """Recognise states that Keras 3 does not keep among the weights: counts and random seeds."""
+    last = name.rsplit("/", 1)[-1].split(":")[0]
+    counted = isinstance(part.layer, keras.layers.Normalization) and last.startswith("count")
+    return counted or last.startswith("StateVar")
+
+
+def _mismatch(part: Part, name: str, expected: Sequence[Any], found: Sequence[Any]) -> str:
+    return (
+        f"The weights of layer '{name}' ({type(part.layer).__name__}) have the shapes "
+        f"{_shapes(found)}, the architecture needs {_shapes(expected)}: they belong to different "
+        "models."
+    )
+
+
+def _shapes(shapes: Sequence[Any], limit: int = 4) -> str:
+    shown = ", ".join(str(tuple(shape)) for shape in shapes[:limit])
+    return f"{shown} and {len(shapes) - limit} more" if len(shapes) > limit else shown or "none"
