@@ -1,0 +1,66 @@
+"""A model in a process of its own: loading, the first inference and peak memory.
+
+A process that holds several models can tell none of these apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+
+import interpreter
+
+
+def measure(path: str, threads: int) -> dict:
+    """Load and run one model once in this process, which must be fresh."""
+    interpreter.find_runtime()
+    before = read_memory("VmRSS")
+    start = time.perf_counter()
+    model = interpreter.Model(path, threads)
+    loaded = time.perf_counter()
+    model.fill_inputs()
+    first = time.perf_counter()
+    model.run()
+    end = time.perf_counter()
+    return {
+        "load_ms": 1e3 * (loaded - start),
+        "first_ms": 1e3 * (end - first),
+        "memory_before_bytes": before,
+        "memory_peak_bytes": read_memory("VmHWM"),
+    }
+
+
+def measure_in_own_process(path: str, threads: int) -> dict:
+    """Start this program again for one model and return its answer."""
+    program = os.path.dirname(os.path.abspath(__file__))
+    flags = ["-I"] if sys.flags.isolated else ["-E"] if sys.flags.ignore_environment else []
+    command = [sys.executable, *flags, program, "--cold", "--threads", str(threads), path]
+    child = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    try:
+        document = json.loads(child.stdout)
+    except ValueError:
+        document = {"error": f"the process for {path} ended with {child.returncode}"}
+    if "error" in document:
+        raise RuntimeError(document["error"])
+    del document["schema_version"]
+    return document
+
+
+def read_memory(field: str, status: str = "/proc/self/status") -> int:
+    """Return VmRSS (now) or VmHWM (peak) in bytes.
+
+    Not ru_maxrss where /proc exists: Linux carries it over from the process that started this one.
+    """
+    try:
+        with open(status) as lines:
+            for line in lines:
+                if line.startswith(field + ":"):
+                    return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,0 +1,72 @@
+"""One import place for the TensorFlow Lite runtimes, and a model that is ready to run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from importlib import import_module, metadata
+
+import numpy as np
+
+RUNTIMES = (
+    ("ai_edge_litert.interpreter", "ai-edge-litert"),
+    ("tflite_runtime.interpreter", "tflite-runtime"),
+)
+
+
+def find_runtime() -> tuple[type, tuple[str, str]]:
+    """Return the Interpreter class and the (name, version) of its distribution."""
+    for module, distribution in RUNTIMES:
+        try:
+            interpreter = import_module(module).Interpreter
+        except ModuleNotFoundError:
+            continue
+        return interpreter, (distribution, metadata.version(distribution))
+    raise ImportError("no TensorFlow Lite runtime is installed: pip install ai-edge-litert")
+
+
+def check_file(path: str) -> dict:
+    """Return name, size and hash of a model file; refuse what no CPU runtime opens."""
+    with open(path, "rb") as file:
+        content = file.read()
+    if content[4:8] != b"TFL3":
+        raise ValueError(f"{path} is not a TensorFlow Lite model")
+    if b"edgetpu-custom-op" in content:
+        raise ValueError(f"{path} is compiled for the Edge TPU and does not run on a CPU")
+    return {
+        "file": os.path.basename(path),
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+
+
+class Model:
+    """An interpreter with its inputs filled once: only `run` is left to be timed."""
+
+    def __init__(self, path: str, threads: int) -> None:
+        """Open the file and allocate its tensors."""
+        interpreter, _ = find_runtime()
+        self.path = path
+        try:
+            self._interpreter = interpreter(model_path=path, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"cannot open {path}: {str(error).strip()}") from error
+        self.run = self._interpreter.invoke
+
+    def fill_inputs(self) -> None:
+        """Write the same plausible values into every input."""
+        generator = np.random.default_rng(0)
+        for details in self._interpreter.get_input_details():
+            self._interpreter.set_tensor(details["index"], sample(details, generator))
+
+
+def sample(details: dict, generator: np.random.Generator) -> np.ndarray:
+    """Return plausible values: dense kernels take the same time for all but denormal numbers."""
+    shape, dtype = details["shape"], np.dtype(details["dtype"])
+    if dtype.kind == "f":
+        return generator.uniform(0.0, 1.0, shape).astype(dtype)
+    if dtype in (np.int8, np.uint8, np.int16):
+        limits = np.iinfo(dtype)
+        return generator.integers(limits.min, limits.max, shape, dtype, endpoint=True)
+    return np.zeros(shape, dtype)
