@@ -1,0 +1,17 @@
+"""Measuring on targets, seen from the host: boards, runs of the harness, and what they gave."""
+
+from __future__ import annotations
+
+from edgeprune.benchmarking.measurements import BenchResult, Measurement
+from edgeprune.benchmarking.runs import bench
+from edgeprune.benchmarking.targets import Figure, Target, find_target, list_targets
+
+__all__ = [
+    "BenchResult",
+    "Figure",
+    "Measurement",
+    "Target",
+    "bench",
+    "find_target",
+    "list_targets",
+]

@@ -1,0 +1,172 @@
+"""What a run of the harness gave: frozen, printable, and honest about where it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from edgeprune.benchmarking.targets import Target
+
+MEBIBYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One timed series of one model on one machine.
+
+    Attributes:
+        model: name given by the caller.
+        kind: how the figures came about; milliseconds of the harness are always measured.
+        machine: where, for example "AMD EPYC (x86_64, 2 cores)".
+        target: name of the target the model was built for, or None.
+        on_target: whether `machine` is that target; if not, its figures are not the board's.
+        runtime: with its version.
+        threads: of the runtime.
+        count: number of timed inferences.
+        min_ms: fastest inference; likewise p50, p90, p99 and mean.
+        load_ms: opening the model in a fresh process.
+        first_ms: first inference in a fresh process.
+        memory_peak_bytes: highest resident memory of a process that holds this model alone.
+        memory_model_bytes: what of it the model added to Python, NumPy and the runtime.
+        size_bytes: of the file.
+        sha256: of the file.
+        steady: whether the warm-up reached a steady state.
+        samples_ms: the series.
+    """
+
+    model: str
+    kind: Literal["measured"]
+    machine: str
+    target: str | None
+    on_target: bool
+    runtime: str
+    threads: int
+    count: int
+    min_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    load_ms: float
+    first_ms: float
+    memory_peak_bytes: int
+    memory_model_bytes: int
+    size_bytes: int
+    sha256: str
+    steady: bool
+    samples_ms: tuple[float, ...] = field(repr=False)
+
+    @property
+    def where(self) -> str:
+        """Say on which machine, and that it is not the target if it is not."""
+        if self.target is None or self.on_target:
+            return f"measured on {self.machine}"
+        return f"measured on {self.machine}, not on {self.target}"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model}: p50 {self.p50_ms:.3f} ms (min {self.min_ms:.3f}, p90 {self.p90_ms:.3f},"
+            f" p99 {self.p99_ms:.3f}; {self.count} runs, {self.threads} threads),"
+            f" load {self.load_ms:.1f} ms, first {self.first_ms:.2f} ms,"
+            f" memory {self.memory_peak_bytes / MEBIBYTE:.1f} MiB"
+            f" (model {self.memory_model_bytes / MEBIBYTE:.1f}), {self.size_bytes} bytes"
+        )
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Models measured side by side in one run.
+
+    Attributes:
+        measurements: in the order the models were given.
+        environment: machine, software and the machine's state before and after, as in
+            `devices/harness/measurement.schema.json`.
+    """
+
+    measurements: tuple[Measurement, ...]
+    environment: Mapping[str, Any]
+
+    def __getitem__(self, model: str) -> Measurement:
+        """Return the measurement of a model by its name."""
+        for measurement in self.measurements:
+            if measurement.model == model:
+                return measurement
+        raise KeyError(model)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON types."""
+        measurements = [
+            asdict(entry) | {"samples_ms": list(entry.samples_ms), "where": entry.where}
+            for entry in self.measurements
+        ]
+        return {"measurements": measurements, "environment": dict(self.environment)}
+
+    def __str__(self) -> str:
+        first = self.measurements[0]
+        title = f"{first.where}, {first.runtime}"
+        return "\n".join([title, *map(str, self.measurements)])
+
+
+def read_document(
+    document: Mapping[str, Any], names: Sequence[str], target: Target | None
+) -> BenchResult:
+    """Turn the harness's document into measurements.
+
+    Args:
+        document: complete, not interrupted.
+        names: of the models, in the order they were given to the harness.
+        target: that the models were built for.
+    """
+    environment = document["environment"]
+    machine, software = environment["machine"], environment["software"]
+    shared: dict[str, Any] = {
+        "kind": "measured",
+        "machine": describe_machine(machine),
+        "target": target.name if target else None,
+        "on_target": target is not None and target.is_machine(machine),
+        "runtime": f"{software['runtime']} {software['runtime_version']}",
+        "threads": document["settings"]["threads"],
+    }
+    return BenchResult(
+        tuple(
+            _read_model(entry, name, shared)
+            for entry, name in zip(document["models"], names, strict=True)
+        ),
+        environment,
+    )
+
+
+def describe_machine(machine: Mapping[str, Any]) -> str:
+    """Return a machine's name in a few words.
+
+    Example:
+        >>> describe_machine({"board": None, "cpu": "AMD EPYC", "architecture": "x86_64",
+        ...                   "usable_cores": 2})
+        'AMD EPYC (x86_64, 2 cores)'
+    """
+    name = machine["board"] or machine["cpu"] or "unknown CPU"
+    cores = machine["usable_cores"]
+    return f"{name} ({machine['architecture']}, {cores} core{'s' if cores != 1 else ''})"
+
+
+def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) -> Measurement:
+    latency, cold = entry["latency"], entry["cold"]
+    return Measurement(
+        model=name,
+        **shared,
+        count=latency["count"],
+        min_ms=latency["min_ms"],
+        p50_ms=latency["p50_ms"],
+        p90_ms=latency["p90_ms"],
+        p99_ms=latency["p99_ms"],
+        mean_ms=latency["mean_ms"],
+        load_ms=cold["load_ms"],
+        first_ms=cold["first_ms"],
+        memory_peak_bytes=cold["memory_peak_bytes"],
+        memory_model_bytes=cold["memory_peak_bytes"] - cold["memory_before_bytes"],
+        size_bytes=entry["size_bytes"],
+        sha256=entry["sha256"],
+        steady=entry["warmup"]["steady"],
+        samples_ms=tuple(latency["samples_ms"]),
+    )

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_models
+
+from edgeprune.benchmarking import bench, find_target, list_targets, local, targets
+from edgeprune.conversion import SCHEMES, convert
+from edgeprune.errors import BenchmarkError, EdgepruneError, ModelError
+
+ROOT = Path(__file__).resolve().parent.parent
+PI_4 = {"board": "Raspberry Pi 4 Model B Rev 1.4", "architecture": "aarch64"}
+QUICK = {"runs": 40, "seconds": 1.0, "threads": 1}
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    model = small_models.classifier()
+    paths = {"before": folder / "float.tflite", "after": folder / "int8.tflite"}
+    convert(model, scheme="float32", path=paths["before"])
+    convert(model, calibration=small_models.samples(20), path=paths["after"])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def result(models):
+    return bench(models, target="rpi4", **QUICK)
+
+
+def test_the_promised_targets_exist() -> None:
+    assert [target.name for target in list_targets()] == [
+        "coral-dev-board",
+        "coral-usb",
+        "jetson-nano",
+        "rpi-zero2w",
+        "rpi3b-plus",
+        "rpi4",
+        "rpi5",
+        "x86-64",
+    ]
+
+
+@pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
+def test_every_target_is_complete_and_every_figure_has_a_source(target) -> None:
+    assert target.description
+    assert target.cpu
+    assert target.scheme in SCHEMES
+    assert target.runtime in ("ai-edge-litert", "tflite-runtime")
+    assert target.channel_step == 8
+    assert 1 <= target.threads <= (target.cores or 4)
+    for figure in target.figures:
+        assert len(figure.source) >= 5, figure
+        if isinstance(figure.value, tuple):
+            assert figure.value[0] < figure.value[1], figure
+        assert isinstance(figure.value, str) or figure.unit, figure
+
+
+def test_an_unknown_target_gets_a_suggestion() -> None:
+    with pytest.raises(EdgepruneError) as caught:
+        find_target("RPI-4")
+    assert str(caught.value) == (
+        "Unknown target 'RPI-4'. Did you mean 'rpi4'? There are coral-dev-board, coral-usb, "
+        "jetson-nano, rpi-zero2w, rpi3b-plus, rpi4, rpi5, x86-64."
+    )
+    with pytest.raises(EdgepruneError, match=r"^Unknown target 'toaster'\. There are coral-dev"):
+        find_target("toaster")
+
+
+@pytest.mark.parametrize("text", ["description = ", 'description = "a"', "colour = 1"])
+def test_a_broken_board_file_is_named(tmp_path, monkeypatch, text) -> None:
+    (tmp_path / "boards").mkdir()
+    (tmp_path / "boards" / "mine.toml").write_text(text)
+    monkeypatch.setattr(targets, "find_folder", lambda name: tmp_path)
+    with pytest.raises(EdgepruneError, match=r"mine\.toml' does not describe a target: "):
+        list_targets()
+
+
+def test_a_machine_is_recognised_as_its_target() -> None:
+    assert find_target("rpi4").is_machine(PI_4)
+    assert not find_target("rpi5").is_machine(PI_4)
+    assert not find_target("coral-usb").is_machine(PI_4), "its CPU is not the Edge TPU"
+    assert not find_target("x86-64").is_machine(PI_4)
+    assert find_target("x86-64").is_machine({"board": None, "architecture": "x86_64"})
+
+
+def test_each_model_is_measured_under_its_name(result, models) -> None:
+    assert [entry.model for entry in result.measurements] == ["before", "after"]
+    for name, path in models.items():
+        measured = result[name]
+        assert measured.kind == "measured"
+        assert measured.count == len(measured.samples_ms) == 40
+        assert measured.p90_ms == pytest.approx(np.percentile(measured.samples_ms, 90))
+        assert measured.size_bytes == path.stat().st_size
+        assert measured.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert 0 < measured.memory_model_bytes < measured.memory_peak_bytes
+        assert measured.threads == 1
+    with pytest.raises(KeyError):
+        result["neither"]
+
+
+def test_milliseconds_of_this_machine_are_never_the_boards(result) -> None:
+    measured = result["after"]
+    assert measured.target == "rpi4"
+    assert not measured.on_target
+    assert platform.machine() in measured.machine
+    assert measured.where == f"measured on {measured.machine}, not on rpi4"
+    assert str(result).startswith(f"{measured.where}, ai-edge-litert ")
+
+
+def test_this_machine_as_the_target_is_said_so(models) -> None:
+    measured = bench(models["after"], target="x86-64", **QUICK).measurements[0]
+    assert measured.model == "int8.tflite"
+    assert measured.on_target == (platform.machine() == "x86_64")
+
+
+def test_a_result_can_be_written_as_json(result) -> None:
+    document = json.loads(json.dumps(result.to_dict()))
+    assert document["measurements"][0]["where"] == result["before"].where
+    assert document["environment"]["software"]["runtime"] == "ai-edge-litert"
+
+
+def test_progress_rises_to_one(models) -> None:
+    steps = []
+    bench(models["after"], progress=lambda stage, done: steps.append(done), **QUICK)
+    assert steps == sorted(steps)
+    assert steps[-1] == 1
+
+
+def test_threads_are_the_targets_but_no_more_than_there_are(models) -> None:
+    usable = len(os.sched_getaffinity(0))
+    measured = bench(models["after"], target="rpi4", runs=10, seconds=1.0).measurements[0]
+    assert measured.threads == min(4, usable)
+
+
+def test_what_cannot_be_measured_is_refused_before_a_process_starts(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(local.subprocess, "Popen", lambda *a, **k: pytest.fail("too late"))
+    text = tmp_path / "text.tflite"
+    text.write_text("no model")
+    with pytest.raises(ModelError, match="is not a TensorFlow Lite model"):
+        bench(text)
+    with pytest.raises(BenchmarkError, match="There is nothing to measure"):
+        bench([])
+    with pytest.raises(BenchmarkError, match="Several models have the same file name: give them"):
+        bench([text, tmp_path / "other" / "text.tflite"])
+    with pytest.raises(BenchmarkError) as caught:
+        bench(text, threads=0)
+    assert str(caught.value) == ("threads, runs and seconds must be positive; got 0, 1000 and 5.0.")
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (
+            'print(\'{"schema_version": 1, "error": "the disk is gone"}\')',
+            r"^Cannot measure: the disk is gone\.$",
+        ),
+        ("raise SystemError('broken')", r"^The harness ended with status 1: SystemError: broken$"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+            r"^The harness was killed by signal 9: it said nothing$",
+        ),
+        ("print('{\"schema_version\": 2}')", r"^The harness speaks version 2 of its format"),
+    ],
+)
+def test_a_failing_harness_is_one_clear_line(
+    models, tmp_path, monkeypatch, program, reason
+) -> None:
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__main__.py").write_text(program)
+    monkeypatch.setattr(local, "find_folder", lambda name: tmp_path)
+    with pytest.raises(BenchmarkError, match=reason):
+        bench(models["after"])
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"process": {"tensorflow_loaded": True}}, "found TensorFlow loaded in its process"),
+        ({"interrupted": True}, "was stopped before it had measured everything"),
+    ],
+)
+def test_figures_that_mean_nothing_are_refused(
+    models, tmp_path, monkeypatch, change, reason
+) -> None:
+    document = {
+        "schema_version": 1,
+        "interrupted": False,
+        "process": {"tensorflow_loaded": False},
+        **change,
+    }
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__main__.py").write_text(f"print({json.dumps(document)!r})")
+    monkeypatch.setattr(local, "find_folder", lambda name: tmp_path)
+    with pytest.raises(BenchmarkError, match=reason):
+        bench(models["after"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_harness_ends_with_its_host(models, number) -> None:
+    script = textwrap.dedent("""
+        import sys
+        from edgeprune.benchmarking import bench
+        bench(sys.argv[1], runs=10**6, seconds=600, threads=1,
+              progress=lambda stage, done: print(stage, flush=True))
+    """)
+    command = [sys.executable, "-c", script, str(models["after"])]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as host:
+        for line in host.stdout:
+            if line.startswith("warming up"):
+                break
+        assert harness_processes(models["after"]), "else this test says nothing"
+        host.send_signal(number)
+        host.wait(timeout=20)
+    for _ in range(100):
+        if not harness_processes(models["after"]):
+            break
+        time.sleep(0.1)
+    assert not harness_processes(models["after"])
+
+
+def harness_processes(model: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:
+            continue
+        if "--watch-stdin" in words and str(model) in words:
+            found.append(process.name)
+    return found
+
+
+def test_the_host_side_loads_neither_tensorflow_nor_a_runtime() -> None:
+    script = (
+        "import sys, edgeprune.benchmarking;"
+        "print({'tensorflow', 'keras', 'ai_edge_litert'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
