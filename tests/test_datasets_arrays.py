@@ -134,6 +134,12 @@ def test_every_form_of_targets_becomes_indices(x, y):
     assert dataset.classes == (("a", "b", "c") if y.dtype.kind in "USO" else ("0", "1", "2"))
 
 
+def test_targets_that_are_names_follow_the_given_order(x):
+    y = np.array(["dog", "cat", "dog", "fox", "fox", "cat"])
+    dataset = load_dataset((x, y), input_shape=(4, 4, 3), classes=["fox", "emu", "cat", "dog"])
+    assert dataset.targets.tolist() == [3, 2, 3, 0, 0, 2]
+
+
 def test_one_hot_targets_count_classes_without_samples(x):
     assert len(load_dataset((x, np.eye(9)[[0] * 6]), input_shape=(4, 4, 3)).classes) == 9
 

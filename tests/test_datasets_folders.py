@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -105,7 +106,7 @@ def test_a_class_missing_from_a_split_is_still_a_class(tmp_path):
 
 
 def test_a_class_may_be_called_like_a_split(tmp_path):
-    for name in ("bus", "tram", "train"):
+    for name in ("bus", "tram", "train", "train/steam", "train/diesel"):
         write(tmp_path / name / "1.png")
     dataset = load(tmp_path)
     assert dataset.classes == ("bus", "train", "tram")
@@ -205,11 +206,22 @@ def test_a_corrupt_image_is_named(photos, damage, suffix):
     assert len(read_samples(dataset, others, RAW).inputs) == 9
 
 
-def test_a_corrupt_header_is_found_before_anything_is_decoded(photos, monkeypatch):
-    (photos / "fox" / "2.png").write_bytes(b"")
+@pytest.mark.parametrize("position", [0, 20, -20])
+def test_visible_damage_is_found_before_anything_is_decoded(photos, monkeypatch, position):
+    path = photos / "fox" / "2.png"
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1  # in the signature, the header, the compressed pixels
+    path.write_bytes(data)
     monkeypatch.setattr("edgeprune.datasets.folders.read_image", None)
     with pytest.raises(DataError, match=r"Cannot read the image '.*fox/2\.png'"):
         read_samples(load(photos), range(9), RAW)
+
+
+def test_images_without_pillow_say_what_to_install(photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(DataError) as error:
+        load(photos).read(np.array([0]))
+    assert str(error.value) == ("Reading images needs Pillow: pip install 'edgeprune[tensorflow]'.")
 
 
 def test_a_photo_that_vanished_is_named(photos):

@@ -93,7 +93,7 @@ def _check_input_shape(folder: Path, input_shape: Shape) -> tuple[int | None, in
 def _list_folders(folder: Path) -> list[Path]:
     """Give the visible subfolders; `__MACOSX` is what an unpacked zip from a Mac leaves behind."""
     try:
-        children = sorted(folder.iterdir(), key=lambda child: child.name)
+        children = sorted(folder.iterdir())
     except OSError as error:
         raise DataError(f"Cannot read '{folder}': {error.strerror}.") from error
     return [

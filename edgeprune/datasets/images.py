@@ -50,9 +50,9 @@ def read_image(
     Raises:
         DataError: the file cannot be read as an image, named in the message.
     """
-    from PIL import Image, ImageOps
-
     try:
+        from PIL import Image, ImageOps
+
         with _open(path) as opened:
             image = _convert(ImageOps.exif_transpose(opened), MODES[channels])
             size = (width or image.width, height or image.height)

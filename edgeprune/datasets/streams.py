@@ -58,8 +58,8 @@ def load_stream(stream: Any, input_shape: Shape, classes: tuple[str, ...] | None
         raise DataError(f"Reading the tf.data.Dataset failed: {reason}") from error
     if not inputs:
         raise DataError("The tf.data.Dataset has no samples.")
-    indices, class_names = read_targets(targets, classes, "tf.data", own_names)
     read = make_reader(inputs, input_shape, "tf.data")
+    indices, class_names = read_targets(targets, classes, "tf.data", own_names)
     return Dataset("tf.data", class_names, indices, {"all": np.arange(len(indices))}, read)
 
 
@@ -70,9 +70,9 @@ def _is_batched(shape: Any, input_shape: Shape) -> bool:
             "tf.ensure_shape to say it."
         )
     sizes = tuple(shape.as_list())
-    without_channel = input_shape[:-1] if input_shape[-1:] == (1,) else None
-    if fits(sizes, input_shape):
-        return False
-    if fits(sizes[1:], input_shape):
-        return True
-    return without_channel is None or not fits(sizes, without_channel)
+    for accepted in (input_shape, input_shape[:-1]) if input_shape[-1:] == (1,) else (input_shape,):
+        if fits(sizes, accepted):
+            return False
+        if fits(sizes[1:], accepted):
+            return True
+    return len(sizes) > len(input_shape)  # it does not fit: the reader will say how
