@@ -60,8 +60,8 @@ def test_a_better_scaling_is_named(shades):
     chosen = parse_preprocess("raw")
     text = warn_better_scaling(threshold_model(0.5), shades, range(80), chosen)
     assert text == (
-        "With --preprocess unit the original model is right on 80 of 80 samples, with raw on 40. "
-        "Is unit what it was trained with?"
+        "With --preprocess unit the original model is right on 80 of 80 samples, with raw on 40: "
+        "it was trained with unit, or with something close to it."
     )
 
 

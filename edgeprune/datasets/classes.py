@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 
 from edgeprune.errors import ClassError, DataError
@@ -90,7 +91,7 @@ def check_names(classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(classes, str):
         raise DataError(f"Class names must be a sequence of names. Got the text '{classes}'.")
     names = tuple(str(name) for name in classes)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
         raise DataError(f"The class names hold '{twice[0]}' twice. Each name must be unique.")
     return names

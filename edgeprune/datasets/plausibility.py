@@ -86,8 +86,8 @@ def warn_better_scaling(
         return None
     return (
         f"With --preprocess {best[1]} the original model is right on {best[0]} of {len(right)} "
-        f"samples, with {preprocess.name} on {int(right.sum())}. Is {best[1]} what it was trained "
-        "with?"
+        f"samples, with {preprocess.name} on {int(right.sum())}: it was trained with {best[1]}, or "
+        "with something close to it."
     )
 
 
