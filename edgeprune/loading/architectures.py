@@ -19,6 +19,7 @@ from edgeprune.loading.entries import (
     renamed_entry,
     unbuildable,
 )
+from edgeprune.loading.formats import WRITTEN_AS_CLASS
 from edgeprune.loading.graphs import CallGraph, only
 from edgeprune.loading.parts import Architecture, Part
 
@@ -65,11 +66,9 @@ class _Builder:
         if isinstance(config, list):  # Sequential, before Keras 2.2.3
             config = {"name": entry.get("name") or "sequential", "layers": config}
         if not isinstance(config, dict) or not isinstance(config.get("layers"), list):
-            raise ModelError(
-                f"The model is written as a class ('{entry['class_name']}'), and the file does not "
-                "say what it computes. In the program that made it, build keras.Model(inputs, "
-                "outputs) from keras.Input and its layers, and save that."
-            )
+            name = entry.get("name")
+            subject = f"Layer '{name}'" if name else "The file"
+            raise ModelError(WRITTEN_AS_CLASS.format(subject, entry["class_name"]))
         name = str(entry.get("name") or config.get("name") or "model").replace("/", "_")
         build = self.sequential if entry["class_name"] == "Sequential" else self.functional
         model, parts = build(config, name)

@@ -42,12 +42,21 @@ def open_archive(source: Source, custom_objects: Mapping[str, Any]) -> keras.Mod
         raise ModelError(_failure(origin, "rebuild the model in", error)) from error
     if not isinstance(model, keras.Model):
         raise ModelError(f"'{origin}' describes a {type(model).__name__}, which is not a model.")
+    load_weights(model, source)
+    return model
+
+
+def load_weights(model: keras.Model, source: Source) -> None:
+    """Let Keras fill a model from weights that Keras 3 wrote.
+
+    Raises:
+        ModelError: they are those of another model.
+    """
     try:
         with readable_weights(source) as path:
             model.load_weights(path)
     except Exception as error:
         raise ModelError(_failure(source.weights.name, "load the weights in", error)) from error
-    return model
 
 
 def check_weights_file(source: Source) -> None:
@@ -120,5 +129,5 @@ def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:
 
 
 def _failure(origin: str, action: str, error: Exception) -> str:
-    first_line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-    return f"Keras cannot {action} '{origin}': {first_line[:300]}. Save the model again."
+    reason = " ".join(str(error).split()) or repr(error)
+    return f"Keras cannot {action} '{origin}': {reason[:300].rstrip('.')}. Save the model again."

@@ -10,6 +10,10 @@ from pathlib import Path
 from edgeprune.errors import ModelError
 
 KERAS_COPY = "save the Keras model with model.save('model.keras') in the program that made it"
+WRITTEN_AS_CLASS = (
+    "{} is a model written as a class ('{}'), which does not say what it computes. In the program "
+    "that made it, build Model(inputs, outputs) from Input and its layers, and give that model."
+)
 _EXPECTED = "expected a Keras model: .keras, .h5, .hdf5, architecture .json or a SavedModel folder"
 _MODEL_SUFFIXES = {".keras", ".h5", ".hdf5", ".json"}
 _SIGNATURES = {
@@ -108,10 +112,10 @@ def _identify_folder(path: Path) -> Format:
     names = {entry.name for entry in path.iterdir()}
     if "saved_model.pb" in names:
         return Format.SAVED_MODEL
-    if "checkpoint" in names or any(name.endswith(".index") for name in names):
-        raise ModelError(_checkpoint(path))
     models = sorted(name for name in names if Path(name).suffix in _MODEL_SUFFIXES)
     hint = f" It holds {_listing(models)}: give one of them." if models else ""
+    if not models and ("checkpoint" in names or any(name.endswith(".index") for name in names)):
+        raise ModelError(_checkpoint(path))
     raise ModelError(
         f"'{path}' is a folder without saved_model.pb, so it is no SavedModel; {_EXPECTED}.{hint}"
     )

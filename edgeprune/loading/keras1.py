@@ -74,24 +74,7 @@ def _upgrade_layer(entry: dict[str, Any]) -> dict[str, Any]:
     if class_name == "TimeDistributedDense":
         class_name = "TimeDistributed"
         inner = {"class_name": "Dense", "config": {**config, "name": f"{name}_dense"}}
-        upgraded = {"name": name, "trainable": config.get("trainable", True), "layer": inner}
-    if isinstance(upgraded.get("layer"), dict):
-        upgraded["layer"] = _upgrade_layer(upgraded["layer"])
-    else:
-        upgraded = _upgrade_arguments(class_name, str(name), upgraded)
-    return {**entry, "class_name": RENAMED_CLASSES.get(class_name, class_name), "config": upgraded}
-
-
-def _upgrade_merge(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    mode = str(config.get("mode", "sum"))
-    if mode not in _MERGES or config.get("layers"):
-        how = "branches of a Sequential model" if mode in _MERGES else f"by '{mode}'"
-        raise ModelError(
-            f"Layer '{name}' (Merge) joins {how} in the way of Keras 1, which later versions "
-            "cannot express. Rebuild the model with the layers Add, Multiply, Concatenate or Dot and save "
-            "it again."
-        )
-    upgraded = {"name": name, "trainable": config.get("trainable", True)}
+        upgraded = {"name": name, "trainable": config.get("trainable", True)}
     if mode == "concat":
         upgraded["axis"] = config.get("concat_axis", -1)
     if mode == "dot":

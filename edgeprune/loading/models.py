@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import ModelError
-from edgeprune.loading.formats import KERAS_COPY
+from edgeprune.loading.formats import KERAS_COPY, WRITTEN_AS_CLASS
 from edgeprune.loading.references import LegacyProcess, Reference, read_reference
 from edgeprune.loading.silence import quiet_frameworks
 from edgeprune.loading.sources import Source, open_hdf5, read_source, strings
@@ -64,7 +64,7 @@ def load_model(
         if weights is not None:
             raise ModelError("'weights' goes with the path of an architecture, not with a model.")
         return _from_memory(path, custom)
-    source = read_source(Path(path).expanduser(), Path(weights) if weights is not None else None)
+    source = read_source(Path(path).expanduser(), Path(weights).expanduser() if weights else None)
     if source.generation >= 3 and source.convertible:
         return _finished(_open_current(source, custom), source.path.name)
     with LegacyProcess() as legacy:
@@ -139,13 +139,16 @@ def _compare(architecture: Architecture, reference: Reference, origin: str) -> N
 def _open_current(source: Source, custom: Mapping[str, Any]) -> keras.Model:
     """Open what Keras 3 wrote: archives and JSON through Keras itself, HDF5 call by call."""
     with quiet_frameworks():
-        from edgeprune.loading.archives import open_archive
+        from edgeprune.loading.archives import load_weights, open_archive
 
-        if source.layout == "hdf5" and source.path == source.weights:
-            _, architecture = _rebuilt(source, custom)
+        if "module" in source.config:
+            return open_archive(source, custom)
+        _, architecture = _rebuilt(source, custom)
+        if source.layout == "hdf5":
             _fill(architecture, source, Reference())
-            return architecture.model
-        return open_archive(source, custom)
+        else:
+            load_weights(architecture.model, source)
+        return architecture.model
 
 
 def _finished(model: keras.Model, origin: str) -> keras.Model:
@@ -163,6 +166,8 @@ def _saved_model_source(source: Source, legacy: LegacyProcess) -> Source:
         raise ModelError(
             f"'{source.path}' is a SavedModel, which needs tf_keras to be read: {found['problem']}."
         )
+    if found["identifier"] == "_tf_keras_model":
+        raise ModelError(WRITTEN_AS_CLASS.format(f"'{source.path}'", found["config"]["class_name"]))
     if found["config"] is None:
         raise ModelError(
             f"'{source.path}' is a SavedModel that was exported for inference: a graph without the "
@@ -190,11 +195,8 @@ def _from_tf_keras(model: Any, custom: Mapping[str, Any]) -> keras.Model:
     try:
         config = json.loads(model.to_json())
     except (NotImplementedError, ValueError) as error:
-        raise ModelError(
-            f"Model '{model.name}' ({type(model).__name__}) of tf_keras is written as a class, "
-            "which does not say what it computes. Build tf_keras.Model(inputs, outputs) from its "
-            "layers and give that."
-        ) from error
+        name = f"Model '{model.name}' of tf_keras"
+        raise ModelError(WRITTEN_AS_CLASS.format(name, type(model).__name__)) from error
     if not model.built:
         raise ModelError(
             f"Model '{model.name}' of tf_keras has no input shape yet. Call it once on a sample."

@@ -19,7 +19,16 @@ from edgeprune.loading import vocabulary
 # Written by Keras 2 for every layer of a family, whether or not the layer has use for them.
 _WITHOUT_EFFECT = frozenset(
     {"batch_input_shape", "input_dim", "input_dtype", "input_length", "build_input_shape"}
-    | {"implementation", "fused", "virtual_batch_size", "adjustment", "unroll", "autocast"}
+    | {
+        "implementation",
+        "fused",
+        "virtual_batch_size",
+        "adjustment",
+        "unroll",
+        "autocast",
+        "rng_type",
+        "trainable",
+    }
     | {"query_shape", "key_shape", "value_shape", "input_spec", "rank", "count"}
     | {"kernel_initializer", "kernel_regularizer", "kernel_constraint", "filters"}
 )

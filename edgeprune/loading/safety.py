@@ -86,8 +86,8 @@ def check_links(group: h5py.Group, origin: str, seen: set[int] | None = None) ->
 
 def _outside(origin: str, entry: str, target: str) -> str:
     return (
-        f"'{origin}' takes '{entry.lstrip('/')}' from outside itself ('{target}'), which edgeprune "
-        "does not follow. Save the model again in the program that made it."
+        f"'{origin}' takes '{entry.lstrip('/')}' from elsewhere ('{target}'), which edgeprune does "
+        "not follow. Save the model again in the program that made it."
     )
 
 
@@ -186,12 +186,17 @@ def _layers(findings: list[Finding], with_class: bool = True) -> str:
 
 
 def _code(findings: list[Finding], origin: str) -> str:
-    first = findings[0].layer
-    hold = "holds" if len({found.layer for found in findings}) == 1 else "hold"
+    first = findings[0]
+    holds = "holds" if len({found.layer for found in findings}) == 1 else "hold"
+    say = ""
+    if first.class_name == "Lambda":
+        say = (
+            f"Say what each computes, load_model(..., custom_objects={{'{first.layer}': Keras "
+            "layer or function of tensors}), or rebuild"
+        )
     return (
-        f"{_layers(findings)} of '{origin}' {hold} Python code, which edgeprune never runs. Say "
-        f"what each computes, load_model(..., custom_objects={{'{first}': layer or function of "
-        "keras.ops}), or rebuild the model with Keras layers in their place and save it again."
+        f"{_layers(findings)} of '{origin}' {holds} Python code, which edgeprune never runs. "
+        f"{say or 'Rebuild'} the model with Keras layers in their place and save it again."
     )
 
 

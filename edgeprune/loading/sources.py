@@ -96,8 +96,9 @@ def _read_hdf5(path: Path) -> Source:
         if "model_weights" not in file:
             raise ModelError(f"'{path}' holds an architecture but no weights: it is damaged.")
         _check_backend(path, _text(file.attrs.get("backend", "")), config)
-        convertible = _is_convertible(config, file["model_weights"])
-    return Source(path, config, _generation(config, version), path, "hdf5", convertible)
+        generation = _generation(config, version)
+        convertible = generation >= 3 or _is_convertible(config, file["model_weights"])
+    return Source(path, config, generation, path, "hdf5", convertible)
 
 
 def _read_json(path: Path) -> Source:
@@ -118,12 +119,17 @@ def _read_json(path: Path) -> Source:
 
 
 def _with_weights(source: Source, weights: Path) -> Source:
-    if Path(f"{weights}.index").exists() and not weights.exists():
+    is_new = source.generation >= 3
+    if Path(f"{weights}.index").exists() and not weights.exists() and not is_new:
         return replace(source, weights=weights, layout="checkpoint", convertible=False)
     kind = identify(weights)
     if kind is Format.ARCHIVE:
-        generation = _read_archive(weights).generation
-        return replace(source, weights=weights, layout="archive", convertible=generation >= 3)
+        if (_read_archive(weights).generation >= 3) != is_new:
+            raise ModelError(
+                f"'{weights}' is a whole model, of another Keras version than '{source.path}'; "
+                "give it alone."
+            )
+        return replace(source, weights=weights, layout="archive", convertible=is_new)
     if kind is not Format.HDF5:
         raise ModelError(
             f"'{weights}' is a {kind.value} and holds no weights for '{source.path}'; expected "
@@ -132,9 +138,9 @@ def _with_weights(source: Source, weights: Path) -> Source:
     with open_hdf5(weights) as file:
         group = file.get("model_weights", file)
         if "layer_names" in group.attrs or "layer_names0" in group.attrs:
-            convertible = _is_convertible(source.config, group)
+            convertible = is_new or _is_convertible(source.config, group)
             return replace(source, weights=weights, layout="hdf5", convertible=convertible)
-    return replace(source, weights=weights, layout="store", convertible=source.generation >= 3)
+    return replace(source, weights=weights, layout="store", convertible=is_new)
 
 
 def open_hdf5(path: Path) -> h5py.File:

@@ -40,15 +40,12 @@ def _traced(model: keras.Model) -> keras.Model:
         graph = keras.Model(inputs, outputs, name=model.name)
     except Exception as error:
         first_line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-        raise ModelError(
-            f"{_named(model)} is written as a class whose call() cannot be followed with symbolic "
-            f"inputs: {first_line}. {_WAY_OUT}"
-        ) from error
+        raise ModelError(_not_followed(model, first_line)) from error
     missing = {id(weight) for weight in model.weights} - {id(weight) for weight in graph.weights}
     if missing:
         raise ModelError(
-            f"{_named(model)} is written as a class that owns {len(missing)} weights outside its "
-            f"layers, which a graph of layers cannot hold. {_WAY_OUT}"
+            f"{_named(model)} is written as a class with {len(missing)} weights that the graph of "
+            f"its layers does not reach. {_WAY_OUT}"
         )
     _check_same(model, graph)
     return graph
@@ -63,7 +60,8 @@ _WAY_OUT = (
 def _symbolic_inputs(model: keras.Model) -> Any:
     shapes = model.get_build_config() if model.built else None
     if not shapes or "input_shape" not in shapes:
-        raise ModelError(_not_built(model))
+        reason = "its input shape is not recorded" if model.weights else ""
+        raise ModelError(_not_followed(model, reason) if reason else _not_built(model))
     return _map_shapes(
         shapes["input_shape"], lambda shape: keras.Input(batch_shape=(None, *shape[1:]))
     )
@@ -98,6 +96,13 @@ def _map_shapes(shape: Any, function: Any) -> Any:
     if shape and isinstance(shape[0], list | tuple | dict):
         return [_map_shapes(item, function) for item in shape]
     return function(tuple(shape))
+
+
+def _not_followed(model: keras.Model, reason: str) -> str:
+    return (
+        f"{_named(model)} is written as a class whose call() cannot be followed with symbolic "
+        f"inputs: {reason}. {_WAY_OUT}"
+    )
 
 
 def _named(model: keras.Model) -> str:

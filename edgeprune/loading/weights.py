@@ -51,7 +51,7 @@ def assign_from_hdf5(architecture: Architecture, group: h5py.Group) -> None:
         groups = [(part.name, by_name[part.name]) for part in parts]
     for part, (name, saved) in zip(parts, groups, strict=True):
         slots = [*_slots(part, True), *_slots(part, False)]
-        arrays = [array for array_name, array in saved if not _is_superfluous(part, array_name)]
+        arrays = [array for array_name, array in saved if not _is_random_state(array_name)]
         shapes = [tuple(leaf.layer.weights[index].shape) for leaf, index in slots]
         found = [array.shape for array in arrays]
         if shapes != found:
@@ -84,8 +84,11 @@ def assign_by_path(
 
 def assign(part: Part, arrays: list[np.ndarray]) -> None:
     """Set the weights of one layer, in the form that Keras 3 needs them."""
-    if arrays:
-        part.layer.set_weights(hard_sigmoids.scale(part.layer, arrays) if part.scaled else arrays)
+    if not arrays:
+        return
+    part.layer.set_weights(hard_sigmoids.scale(part.layer, arrays) if part.scaled else arrays)
+    if hasattr(part.layer, "finalize_state"):  # Normalization computes with copies of its weights
+        part.layer.finalize_state()
 
 
 def check_finite(model: keras.Model, origin: str) -> None:
@@ -134,11 +137,9 @@ def _slots(part: Part, trainable: bool, frozen: bool = False) -> Iterator[tuple[
                 yield part, index
 
 
-def _is_superfluous(part: Part, name: str) -> bool:
-    """Recognise states that Keras 3 does not keep among the weights: counts and random seeds."""
-    last = name.rsplit("/", 1)[-1].split(":")[0]
-    counted = isinstance(part.layer, keras.layers.Normalization) and last.startswith("count")
-    return counted or last.startswith("StateVar")
+def _is_random_state(name: str) -> bool:
+    """Recognise the seeds of random layers, which Keras 3 does not keep among the weights."""
+    return name.rsplit("/", 1)[-1].startswith("StateVar")
 
 
 def _mismatch(part: Part, name: str, expected: Sequence[Any], found: Sequence[Any]) -> str:
