@@ -68,13 +68,30 @@ def _upgrade_layer(entry: dict[str, Any]) -> dict[str, Any]:
     if isinstance(config, list) or ("layers" in config and entry["class_name"] != "Merge"):
         return upgrade_configuration(entry)
     class_name, upgraded = entry["class_name"], dict(config)
-    name = entry.get("name") or config.get("name")
+    name = str(entry.get("name") or config.get("name"))
     if class_name == "Merge":
-        class_name, upgraded = _upgrade_merge(str(name), config)
+        class_name, upgraded = _upgrade_merge(name, config)
     if class_name == "TimeDistributedDense":
         class_name = "TimeDistributed"
-        inner = {"class_name": "Dense", "config": {**config, "name": f"{name}_dense"}}
-        upgraded = {"name": name, "trainable": config.get("trainable", True)}
+        dense = {"class_name": "Dense", "config": {**config, "name": f"{name}_dense"}}
+        upgraded = {"name": name, "trainable": config.get("trainable", True), "layer": dense}
+    if isinstance(upgraded.get("layer"), dict):
+        upgraded["layer"] = _upgrade_layer(upgraded["layer"])
+    else:
+        upgraded = _upgrade_arguments(class_name, name, upgraded)
+    return {**entry, "class_name": RENAMED_CLASSES.get(class_name, class_name), "config": upgraded}
+
+
+def _upgrade_merge(name: str, config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    mode = str(config.get("mode", "sum"))
+    if mode not in _MERGES or config.get("layers"):
+        how = "branches of a Sequential model" if mode in _MERGES else f"by '{mode}'"
+        raise ModelError(
+            f"Layer '{name}' (Merge) joins {how} in the way of Keras 1, which no later version "
+            "can. Rebuild the model with the layers Add, Multiply, Concatenate or Dot and save it "
+            "again."
+        )
+    upgraded = {"name": name, "trainable": config.get("trainable", True)}
     if mode == "concat":
         upgraded["axis"] = config.get("concat_axis", -1)
     if mode == "dot":
