@@ -22,7 +22,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal input gives 
 
 
 def attach_files(content: bytes, files: Mapping[str, str]) -> bytes:
-    """Append files to a model; the archive is stored, not compressed, as the readers require.
+    """Append files to a model, stored and not compressed, as the readers require.
 
     Args:
         content: a `.tflite` without attached files.
@@ -33,7 +33,7 @@ def attach_files(content: bytes, files: Mapping[str, str]) -> bytes:
     """
     buffer = io.BytesIO(content)
     buffer.seek(0, io.SEEK_END)
-    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(buffer, "a") as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), text.encode())
     return buffer.getvalue()

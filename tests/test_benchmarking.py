@@ -232,6 +232,17 @@ def test_the_harness_ends_with_its_host(models, number) -> None:
     assert not harness_processes(models["after"])
 
 
+def test_an_interrupted_bench_leaves_no_process(models) -> None:
+    def interrupt(stage, done):
+        if stage.startswith("warming up"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        bench(models["after"], runs=10**6, seconds=600, threads=1, progress=interrupt)
+    assert not harness_processes(models["after"])
+    del caught
+
+
 def harness_processes(model: Path) -> list[str]:
     found = []
     for process in Path("/proc").glob("[0-9]*"):

@@ -17,7 +17,6 @@ FEWEST_RUNS = 10
 # weights: the first runs after a change of model are not those of a model that runs alone.
 SETTLE_SECONDS = 0.003
 
-
 Run = Callable[[], object]
 Stopped = Callable[[], bool]
 
@@ -93,7 +92,6 @@ def interleave(
 def settle(run: Run) -> None:
     """Run untimed until the machine has got used to this model again."""
     end = time.perf_counter() + SETTLE_SECONDS
-    run()
     while time.perf_counter() < end:
         run()
 
