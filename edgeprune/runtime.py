@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -16,6 +16,7 @@ import numpy as np
 from edgeprune.errors import DataError, EdgepruneError, ModelError
 from edgeprune.metadata import read_labels
 from edgeprune.noise import captured_stderr
+from edgeprune.progress import SILENT, Progress
 
 # Module and distribution, the lightest first: TensorFlow is the last resort.
 _CANDIDATES = (
@@ -24,7 +25,6 @@ _CANDIDATES = (
     ("tensorflow.lite", "tensorflow"),
 )
 
-Progress = Callable[[int, int], None]
 Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
@@ -151,13 +151,13 @@ class TFLiteModel:
                     "of one. Convert the model again with edgeprune."
                 )
 
-    def predict(self, inputs: Samples, *, progress: Progress | None = None) -> Any:
+    def predict(self, inputs: Samples, *, progress: Progress = SILENT) -> Any:
         """Run the samples one by one, in real numbers: integers are quantized and dequantized here.
 
         Args:
             inputs: `(n, ...)` in the scale of the Keras model; with several inputs a sequence in
                 their order, or a mapping by name.
-            progress: called with (samples done, samples).
+            progress: told after every sample.
 
         Returns:
             The output `(n, ...)`; with several outputs a dict by name.
@@ -168,15 +168,15 @@ class TFLiteModel:
         samples = self._samples(inputs)
         total = len(samples[0])
         results: list[list[np.ndarray]] = [[] for _ in self.outputs]
-        for index in range(total):
-            for tensor, array in zip(self.inputs, samples, strict=True):
-                one = tensor.quantize(array[index : index + 1])
-                self._interpreter.set_tensor(tensor.index, one)
-            self._interpreter.invoke()
-            for tensor, collected in zip(self.outputs, results, strict=True):
-                collected.append(self._interpreter.get_tensor(tensor.index))
-            if progress is not None:
-                progress(index + 1, total)
+        with progress.stage("running the .tflite", total) as advance:
+            for index in range(total):
+                for tensor, array in zip(self.inputs, samples, strict=True):
+                    one = tensor.quantize(array[index : index + 1])
+                    self._interpreter.set_tensor(tensor.index, one)
+                self._interpreter.invoke()
+                for tensor, collected in zip(self.outputs, results, strict=True):
+                    collected.append(self._interpreter.get_tensor(tensor.index))
+                advance()
         answers = {
             tensor.name: tensor.dequantize(np.concatenate(collected))
             for tensor, collected in zip(self.outputs, results, strict=True)

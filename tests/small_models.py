@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import layers
@@ -51,3 +53,20 @@ def dictionaries() -> keras.Model:
 
 def samples(count: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(5).normal(size=(count, *(shape or (8, 8, 3)))).astype(np.float32)
+
+
+class Recorder:
+    """A progress that remembers its stages: [name, total, steps]."""
+
+    def __init__(self) -> None:
+        self.stages: list[list] = []
+
+    @contextlib.contextmanager
+    def stage(self, name, total=None):
+        entry = [name, total, 0]
+        self.stages.append(entry)
+
+        def advance() -> None:
+            entry[2] += 1
+
+        yield advance

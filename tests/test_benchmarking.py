@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -131,11 +132,10 @@ def test_a_result_can_be_written_as_json(result) -> None:
     assert document["environment"]["software"]["runtime"] == "ai-edge-litert"
 
 
-def test_progress_rises_to_one(models) -> None:
-    steps = []
-    bench(models["after"], progress=lambda stage, done: steps.append(done), **QUICK)
-    assert steps == sorted(steps)
-    assert steps[-1] == 1
+def test_progress_counts_every_percent(models) -> None:
+    recorder = small_models.Recorder()
+    bench(models["after"], progress=recorder, **QUICK)
+    assert recorder.stages == [["benchmark", 100, 100]]
 
 
 def test_threads_are_the_targets_but_no_more_than_there_are(models) -> None:
@@ -210,18 +210,21 @@ def test_figures_that_mean_nothing_are_refused(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_harness_ends_with_its_host(models, number) -> None:
     script = textwrap.dedent("""
-        import sys
+        import contextlib, sys
         from edgeprune.benchmarking import bench
-        bench(sys.argv[1], runs=10**6, seconds=600, threads=1,
-              progress=lambda stage, done: print(stage, flush=True))
+
+        class Talkative:
+            @contextlib.contextmanager
+            def stage(self, name, total):
+                yield lambda: print("one more percent", flush=True)
+
+        bench(sys.argv[1], runs=10**6, seconds=600, threads=1, progress=Talkative())
     """)
     command = [sys.executable, "-c", script, str(models["after"])]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as host:
-        for line in host.stdout:
-            if line.startswith("warming up"):
-                break
+        assert host.stdout.readline() == "one more percent\n"
         assert harness_processes(models["after"]), "else this test says nothing"
         host.send_signal(number)
         host.wait(timeout=20)
@@ -233,12 +236,16 @@ def test_the_harness_ends_with_its_host(models, number) -> None:
 
 
 def test_an_interrupted_bench_leaves_no_process(models) -> None:
-    def interrupt(stage, done):
-        if stage.startswith("warming up"):
-            raise KeyboardInterrupt
+    class Impatient:
+        @contextlib.contextmanager
+        def stage(self, name, total):
+            def interrupt() -> None:
+                raise KeyboardInterrupt
+
+            yield interrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        bench(models["after"], runs=10**6, seconds=600, threads=1, progress=interrupt)
+        bench(models["after"], runs=10**6, seconds=600, threads=1, progress=Impatient())
     assert not harness_processes(models["after"])
     del caught
 

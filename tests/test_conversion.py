@@ -225,13 +225,9 @@ def test_nothing_is_written_to_the_terminal(model, capfd) -> None:
 
 
 def test_progress_counts_calibration_samples(model) -> None:
-    steps = []
-    convert(
-        model,
-        calibration=small_models.samples(7),
-        progress=lambda done, total: steps.append((done, total)),
-    )
-    assert steps == [(index, 7) for index in range(1, 8)]
+    recorder = small_models.Recorder()
+    convert(model, calibration=small_models.samples(7), progress=recorder)
+    assert recorder.stages == [["calibration", 7, 7]]
 
 
 def test_a_path_gets_the_same_bytes(model, tmp_path) -> None:

@@ -6,17 +6,16 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeprune.errors import BenchmarkError
+from edgeprune.progress import SILENT, Progress
 from edgeprune.resources import find_folder
 
 SCHEMA_VERSION = 1
 PATIENCE_SECONDS = 5.0
-
-Progress = Callable[[str, float], None]
 
 
 def run_harness(
@@ -25,7 +24,7 @@ def run_harness(
     threads: int,
     runs: int,
     seconds: float,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Run the harness with this interpreter, without TensorFlow, and return its document.
 
@@ -56,18 +55,20 @@ def run_harness(
         return _read(answer.read(), status, remarks)
 
 
-def _follow(process: subprocess.Popen[str], progress: Progress | None) -> list[str]:
+def _follow(process: subprocess.Popen[str], progress: Progress) -> list[str]:
     """Report progress until the process closes its standard error; return its other lines."""
     remarks = []
-    for line in process.stderr or ():
-        try:
-            step = json.loads(line)
-            stage, done = str(step["stage"]), float(step["done"])
-        except (ValueError, TypeError, KeyError):
-            remarks.append(line.strip())
-            continue
-        if progress is not None:
-            progress(stage, done)
+    percent = 0
+    with progress.stage("benchmark", 100) as advance:
+        for line in process.stderr or ():
+            try:
+                done = round(100 * json.loads(line)["done"])
+            except (ValueError, TypeError, KeyError):
+                remarks.append(line.strip())
+                continue
+            for _ in range(percent, done):
+                advance()
+            percent = max(percent, done)
     return remarks
 
 

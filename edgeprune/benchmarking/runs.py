@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeprune.benchmarking.local import Progress, run_harness
+from edgeprune.benchmarking.local import run_harness
 from edgeprune.benchmarking.measurements import BenchResult, read_document
 from edgeprune.benchmarking.targets import Target, find_target
 from edgeprune.errors import BenchmarkError
+from edgeprune.progress import SILENT, Progress
 from edgeprune.runtime import check_file
 
 StrPath = str | os.PathLike[str]
@@ -25,7 +26,7 @@ def bench(
     threads: int | None = None,
     runs: int = DEFAULT_RUNS,
     seconds: float = DEFAULT_SECONDS,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> BenchResult:
     """Measure `.tflite` models on this machine, interleaved in one run of a clean process.
 
@@ -38,7 +39,7 @@ def bench(
         threads: of the runtime; by default the target's, at most what this machine has.
         runs: most timed inferences per model.
         seconds: most seconds of timed inferences per model; at least ten inferences.
-        progress: called with (stage, fraction of the whole).
+        progress: told about every percent.
 
     Returns:
         One measurement per model, and the environment.
