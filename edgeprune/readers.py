@@ -6,7 +6,7 @@ maps the layer types for which that is known; others are left as surgery made th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,13 +29,14 @@ class ReaderKind:
     Attributes:
         kernel: attribute that holds the reading weight, `(..., channels, outputs)`.
         see: `(layer, x)` -> the map `(batch, ..., channels)` that the kernel multiplies with.
-        patch: `(layer, x)` -> `(batch, ..., taps * channels)`, one row per output position, taps in
-            the kernel's order; `None` where a refit is not possible.
+        patch: `(layer, x, places)` -> `(len(places), taps * channels)`, what the kernel multiplies
+            with at some output positions, counted over batch, rows and columns; `None` where a
+            refit is not possible.
     """
 
     kernel: str
     see: Callable[[Any, Tensor], Tensor]
-    patch: Callable[[Any, Tensor], Tensor] | None
+    patch: Callable[[Any, Tensor, np.ndarray], Tensor] | None
 
 
 def _as_is(layer: Any, x: Tensor) -> Tensor:
@@ -56,23 +57,101 @@ def _depthwise(layer: Any, x: Tensor) -> Tensor:
     return _channels_last(layer, seen)
 
 
-def _patches(layer: Any, x: Tensor) -> Tensor:
-    if layer.kernel_size == (1, 1) and layer.data_format == "channels_last":
-        rows, columns = layer.strides
-        return x[:, ::rows, ::columns, :]
-    return ops.image.extract_patches(
-        _channels_last(layer, x), layer.kernel_size, strides=layer.strides,
-        dilation_rate=layer.dilation_rate, padding=layer.padding, data_format="channels_last",
-    )  # fmt: skip
+def _patch_map(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
+    """Gather the patches under a 2D kernel, zeros beyond the border."""
+    x = _channels_last(layer, x)
+    batch, *size, channels = (int(n) for n in x.shape)
+    spans = [
+        _Span.along(n, k, s, d, layer.padding)
+        for n, k, s, d in zip(
+            size, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True
+        )
+    ]
+    x = ops.pad(x, ((0, 0), *((span.before, span.after) for span in spans), (0, 0)))
+    rows, columns = (int(n) for n in x.shape[1:3])
+    sample, row, column = np.unravel_index(places, (batch, spans[0].outputs, spans[1].outputs))
+    y = row[:, None] * layer.strides[0] + spans[0].taps
+    z = column[:, None] * layer.strides[1] + spans[1].taps
+    flat = (sample[:, None, None] * rows + y[:, :, None]) * columns + z[:, None, :]
+    taken = ops.take(ops.reshape(x, (-1, channels)), flat.reshape(len(places), -1), axis=0)
+    return ops.reshape(taken, (len(places), -1))
+
+
+def _patch_rows(see: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor, np.ndarray], Tensor]:
+    def patch(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
+        seen = see(layer, x)
+        return ops.take(ops.reshape(seen, (-1, seen.shape[-1])), places, axis=0)
+
+    return patch
+
+
+@dataclass(frozen=True)
+class _Span:
+    """How a kernel slides along one axis: zeros before and after, output positions, tap offsets."""
+
+    before: int
+    after: int
+    outputs: int
+    taps: np.ndarray
+
+    @classmethod
+    def along(cls, size: int, kernel: int, stride: int, dilation: int, padding: str) -> _Span:
+        reach = (kernel - 1) * dilation + 1
+        if padding == "same":
+            outputs = -(-size // stride)
+            total = max((outputs - 1) * stride + reach - size, 0)
+        else:
+            outputs, total = (size - reach) // stride + 1, 0
+        return cls(total // 2, total - total // 2, outputs, np.arange(kernel) * dilation)
+
+
+def tap_coverage(layer: Any, size: Sequence[int | None]) -> np.ndarray:
+    """Return for each tap of a 2D kernel the share of output positions at which it is on the map.
+
+    Args:
+        layer: a Conv2D.
+        size: height and width of its input.
+
+    Returns:
+        `(taps,)`: all 1 without padding.
+    """
+    shares = []
+    values = zip(size, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
+    for n, kernel, stride, dilation in values:
+        if n is None:
+            shares.append(np.ones(kernel))
+            continue
+        span = _Span.along(n, kernel, stride, dilation, layer.padding)
+        at = np.arange(span.outputs) * stride - span.before + span.taps[:, None]
+        shares.append(((at >= 0) & (at < n)).mean(axis=1))
+    return np.outer(*shares).ravel()
 
 
 READERS: dict[type, ReaderKind] = {
     L.Conv1D: ReaderKind("kernel", _channels_last, None),
-    L.Conv2D: ReaderKind("kernel", _channels_last, _patches),
+    L.Conv2D: ReaderKind("kernel", _channels_last, _patch_map),
     L.Conv3D: ReaderKind("kernel", _channels_last, None),
-    L.SeparableConv2D: ReaderKind("pointwise_kernel", _depthwise, _depthwise),
-    L.Dense: ReaderKind("kernel", _as_is, _as_is),
+    L.SeparableConv2D: ReaderKind("pointwise_kernel", _depthwise, _patch_rows(_depthwise)),
+    L.Dense: ReaderKind("kernel", _as_is, _patch_rows(_as_is)),
 }
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where a reader's output ends up before the next nonlinearity.
+
+    Attributes:
+        normalization: the BatchNormalization in between, if any.
+        added: numbers of the tensors that are added to it, in a residual block.
+        tensor: number of the tensor: the sum of a residual block, else the normalised output, else
+            the output itself.
+        rectified: whether a ReLU is all that follows, so that negative values do not matter.
+    """
+
+    normalization: Any | None
+    added: tuple[int, ...]
+    tensor: int
+    rectified: bool
 
 
 @dataclass(frozen=True)
@@ -83,12 +162,14 @@ class Reader:
         call: its first call.
         kind: how it reads.
         axis: the reading axis of its kernel, with the channels on it.
+        landing: where its output ends up.
         shared: whether it is called more than once.
     """
 
     call: Call
     kind: ReaderKind
     axis: Axis
+    landing: Landing
     shared: bool = False
 
     @property
@@ -170,11 +251,44 @@ def find_readers(groups: Groups) -> tuple[Reader, ...]:
     calls: dict[str, list[Call]] = {}
     for call in groups.graph.calls:
         calls.setdefault(call.path, []).append(call)
+    consumers = groups.graph.consumers()
     return tuple(
-        Reader(found[0], READERS[type(found[0].operation)], axes[path], len(found) > 1)
+        Reader(
+            found[0],
+            READERS[type(found[0].operation)],
+            axes[path],
+            _find_landing(found[0], consumers),
+            len(found) > 1,
+        )
         for path, found in calls.items()
         if path in axes and type(found[0].operation) in READERS
     )
+
+
+def _find_landing(call: Call, consumers: Mapping[int, Sequence[Call]]) -> Landing:
+    """Follow a reader's output through a BatchNormalization and into a residual sum."""
+    tensor, normalization, added = call.outputs[0].number, None, ()
+    if _activation(call.operation) == "relu":
+        return Landing(None, (), tensor, True)
+    following = consumers.get(tensor, [])
+    if len(following) == 1 and type(following[0].operation) is L.BatchNormalization:
+        normalization = following[0].operation
+        tensor = following[0].outputs[0].number
+        following = consumers.get(tensor, [])
+    if len(following) == 1 and type(following[0].operation) is L.Add:
+        added = tuple(ref.number for ref in following[0].inputs if ref.number != tensor)
+        tensor = following[0].outputs[0].number
+        following = consumers.get(tensor, [])
+    rectified = len(following) == 1 and _activation(following[0].operation) == "relu"
+    return Landing(normalization, added, tensor, rectified)
+
+
+def _activation(operation: Any) -> str:
+    """Return `relu` for a plain rectifier, or the name of a layer's activation."""
+    if type(operation) is L.ReLU:
+        plain = not operation.negative_slope and not operation.threshold
+        return "relu" if plain and operation.max_value is None else "other"
+    return getattr(getattr(operation, "activation", None), "__name__", "linear")
 
 
 def kernel_matrix(layer: keras.Layer, kind: ReaderKind) -> np.ndarray:

@@ -12,14 +12,14 @@ from typing import Literal
 import keras
 import numpy as np
 
-from edgeprune.graph import Shape, build_graph
+from edgeprune.graph import build_graph
 from edgeprune.groups import Groups
 from edgeprune.plan import Plan
-from edgeprune.readers import Reader, find_readers, kernel_matrix
+from edgeprune.readers import Reader, find_readers, kernel_matrix, tap_coverage
 from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.replica import operations_by_path
 from edgeprune.statistics import Moments, Statistics
-from edgeprune.surgery import channel_ranks
+from edgeprune.surgery import channel_ranks, kept_positions
 
 Replacement = Literal["mean", "least_squares"]
 RIDGE = 1e-4
@@ -68,8 +68,9 @@ def fold(
         new = np.empty((kernel.shape[0], reader.slots.shape[0] * kept.sum(), len(outputs)))
         new[:, _kept_slots(reader, kept)] = folded
         variable.assign(new.reshape(variable.shape))
-        share = tap_coverage(reader)
-        constant = np.einsum("t,tsco,c->o", share, by_slot[:, :, ~kept], offset)
+        constant = np.einsum(
+            "t,tsco,c->o", _shares(reader), by_slot[:, :, ~kept], offset
+        )
         add_constant(graph, reader.path, layer, constant)
     return result
 
@@ -108,8 +109,6 @@ def _kept_slots(reader: Reader, kept: np.ndarray) -> np.ndarray:
 
 def kept_outputs(reader: Reader, groups: Groups, ranks: list[np.ndarray]) -> np.ndarray:
     """Return the kept outputs of a reader's kernel, in the order of the slim model."""
-    from edgeprune.surgery import kept_positions
-
     index = [id(w) for w in reader.layer.weights].index(id(getattr(reader.layer, reader.kind.kernel)))
     last = len(reader.layer.weights[index].shape) - 1
     for axis in groups.axes:
@@ -118,30 +117,15 @@ def kept_outputs(reader: Reader, groups: Groups, ranks: list[np.ndarray]) -> np.
     return np.arange(reader.layer.weights[index].shape[-1])
 
 
-def tap_coverage(reader: Reader) -> np.ndarray:
-    """Return for each tap of the kernel the share of output positions at which it is on the map.
+def _shares(reader: Reader) -> np.ndarray:
+    """Return for each tap of the kernel how often it is on the map.
 
     Under `same` padding the border sees zeros, not the mean; the average over all positions is the
     best single constant.
     """
     layer = reader.layer
-    if type(layer) is not keras.layers.Conv2D or layer.padding != "same":
-        taps = kernel_matrix(layer, reader.kind).shape[0]
-        return np.ones(taps)
+    if type(layer) is not keras.layers.Conv2D:
+        return np.ones(kernel_matrix(layer, reader.kind).shape[0])
     first = layer.data_format == "channels_first"
-    size: Shape = reader.call.inputs[0].shape[2:] if first else reader.call.inputs[0].shape[1:3]
-    axes = [
-        _axis_coverage(*values)
-        for values in zip(size, layer.kernel_size, layer.strides, layer.dilation_rate, strict=True)
-    ]
-    return np.outer(*axes).ravel()
-
-
-def _axis_coverage(size: int | None, kernel: int, stride: int, dilation: int) -> np.ndarray:
-    if size is None:
-        return np.ones(kernel)
-    outputs = -(-size // stride)
-    padding = max((outputs - 1) * stride + (kernel - 1) * dilation + 1 - size, 0) // 2
-    starts = np.arange(outputs) * stride - padding
-    places = starts[None, :] + np.arange(kernel)[:, None] * dilation
-    return np.asarray(((places >= 0) & (places < size)).mean(axis=1))
+    shape = reader.call.inputs[0].shape
+    return tap_coverage(layer, shape[2:] if first else shape[1:3])

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from edgeprune.graph import build_graph, fill_in
-from edgeprune.replica import duplicate
+from edgeprune.graph import build_graph
 from edgeprune.progress import SILENT, Progress
-from edgeprune.recovery.refit import BATCH_SIZE, MEMORY, bytes_per_sample
+from edgeprune.recovery.batches import execute, make_batches, release
+from edgeprune.replica import duplicate
 
 
 def recalibrate(
@@ -25,7 +25,7 @@ def recalibrate(
     Args:
         smaller: the model; not changed.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
-            maps would take more than half a gigabyte.
+            maps would take more than a gigabyte.
         progress: told after every layer.
 
     Returns:
@@ -34,25 +34,17 @@ def recalibrate(
     result = duplicate(smaller)
     graph = build_graph(result)
     last = graph.last_uses()
-    samples = inputs[: max(BATCH_SIZE, int(2 * MEMORY / max(bytes_per_sample(graph), 1)))]
-    values: list[dict[int, Any]] = [
-        {graph.inputs[0].number: ops.convert_to_tensor(samples[start : start + BATCH_SIZE])}
-        for start in range(0, len(samples), BATCH_SIZE)
-    ]
+    values = [{graph.inputs[0].number: batch} for batch in make_batches(graph, inputs)]
     done: set[str] = set()
     with progress.stage("BatchNorm recalibration", len(graph.calls)) as advance:
         for index, call in enumerate(graph.calls):
             layer = call.operation
             if type(layer) is keras.layers.BatchNormalization and call.path not in done:
                 done.add(call.path)
-                _measure(layer, [batch[call.inputs[0].number] for batch in values])
-            for batch in values:
-                args, kwargs = fill_in(call, batch)
-                outputs = keras.tree.flatten(call.operation(*args, **kwargs))
-                batch.update(zip((r.number for r in call.outputs), outputs, strict=True))
-                for ref in call.inputs:
-                    if last[ref.number] == index:
-                        batch.pop(ref.number, None)
+                _measure(layer, [held[call.inputs[0].number] for held in values])
+            for held in values:
+                execute(call, held)
+            release(call, index, last, values)
             advance()
     return result
 
@@ -60,12 +52,11 @@ def recalibrate(
 def _measure(layer: Any, batches: list[Any]) -> None:
     """Set a layer's moving statistics to those of its input."""
     axes = [a for a in range(len(batches[0].shape)) if a != layer.axis % len(batches[0].shape)]
-    count, total, squares = 0.0, 0.0, 0.0
-    for x in batches:
-        x = ops.cast(x, "float32")
+    count, total, squares = 0.0, np.float64(0), np.float64(0)
+    for x in (ops.cast(batch, "float32") for batch in batches):
         count += float(np.prod([x.shape[axis] for axis in axes]))
         total = total + ops.convert_to_numpy(ops.sum(x, axis=axes)).astype(np.float64)
-        squares = squares + ops.convert_to_numpy(ops.sum(ops.square(x), axis=axes)).astype(np.float64)
+        squares = squares + ops.convert_to_numpy(ops.sum(ops.square(x), axis=axes)).astype(float)
     mean = total / count
     layer.moving_mean.assign(mean)
     layer.moving_variance.assign(np.maximum(squares / count - mean**2, 0.0))

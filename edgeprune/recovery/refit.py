@@ -1,15 +1,15 @@
 """Sequential refit: solve each reader's kernel anew, front to back, without gradients.
 
 Inputs come from the already recovered prefix of the slim model, targets from the original model on
-the same samples: `min ||X_original W - X_slim W'||^2` over sampled patches. Errors of earlier
-layers are seen and corrected by later ones. Ours; He, Zhang, Sun, "Channel Pruning for Accelerating
-Very Deep Neural Networks" (2017) reconstruct outputs in the same spirit.
+the same samples: `min ||X_original W - X_slim W'||^2` over sampled patches, so errors of earlier
+layers are seen and corrected by later ones. Ours; it continues He, Zhang, Sun, "Channel Pruning for
+Accelerating Very Deep Neural Networks" (2017), and takes from Zhang et al., "Accelerating Very Deep
+Convolutional Networks" (2015), that what a ReLU sets to zero anyway need not be matched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,11 +17,12 @@ import numpy as np
 from keras import ops
 from scipy.linalg import cho_factor, cho_solve
 
-from edgeprune.graph import Call, Graph, build_graph, fill_in
+from edgeprune.graph import Call, build_graph
 from edgeprune.groups import Groups
 from edgeprune.plan import Plan
 from edgeprune.progress import SILENT, Progress
 from edgeprune.readers import Reader, find_readers, kernel_matrix
+from edgeprune.recovery.batches import Values, execute, make_batches, release
 from edgeprune.recovery.folds import kept_outputs
 from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.replica import operations_by_path
@@ -29,9 +30,10 @@ from edgeprune.surgery import channel_ranks
 
 RIDGE = 1e-3
 ROWS = 16384
-BATCH_SIZE = 64
-MEMORY = 512 * 1024**2
-PATCH_MEMORY = 64 * 1024**2
+ROUNDS = 5
+TINY = float(np.finfo(np.float32).tiny)
+
+Pair = tuple[Values, Values]
 
 
 def refit(
@@ -51,7 +53,7 @@ def refit(
         groups: of the original, which is in their graph.
         plan: what was kept.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
-            maps would take more than half a gigabyte.
+            maps would take more than a gigabyte.
         ridge: pull towards the kernel as it is, as a fraction of the mean diagonal. At full width
             the kernel as it is fits exactly, so the refit returns the original.
         seed: of the choice of positions.
@@ -62,137 +64,149 @@ def refit(
     """
     result = give_biases(smaller, groups)
     lockstep = _Lockstep(groups, plan, result, ridge, np.random.default_rng(seed))
-    count = max(BATCH_SIZE, int(MEMORY / max(bytes_per_sample(groups.graph), 1)))
-    samples = inputs[:count]
-    batches = [
-        ops.convert_to_tensor(samples[start : start + BATCH_SIZE])
-        for start in range(0, len(samples), BATCH_SIZE)
-    ]
     with progress.stage("refit", len(groups.graph.calls)) as advance:
-        lockstep.run(batches, advance)
+        lockstep.run(make_batches(groups.graph, inputs, models=2), advance)
     return result
 
 
-def bytes_per_sample(graph: Graph) -> int:
-    """Return the most bytes that the tensors alive at one time take per sample, in float32."""
-    last = graph.last_uses()
-    alive: dict[int, int] = {}
-    peak = 0
-    for index, call in enumerate(graph.calls):
-        for ref in call.outputs:
-            alive[ref.number] = 4 * int(np.prod([size or 64 for size in ref.shape[1:]]))
-        peak = max(peak, sum(alive.values()))
-        for ref in call.inputs:
-            if last[ref.number] == index:
-                alive.pop(ref.number, None)
-    return 2 * peak
-
-
-@dataclass
 class _Lockstep:
     """Runs the original and the slim model call by call on the same samples."""
 
-    groups: Groups
-    plan: Plan
-    result: keras.Model
-    ridge: float
-    generator: np.random.Generator
-
-    def __post_init__(self) -> None:
-        self.ranks = channel_ranks(self.groups, self.plan)
-        self.readers = {id(r.call): r for r in find_readers(self.groups) if not r.shared}
-        self.operations = operations_by_path(self.result)
-        self.graph = build_graph(self.result)
+    def __init__(
+        self,
+        groups: Groups,
+        plan: Plan,
+        result: keras.Model,
+        ridge: float,
+        generator: np.random.Generator,
+    ) -> None:
+        self.groups = groups
+        self.ridge = ridge
+        self.generator = generator
+        self.ranks = channel_ranks(groups, plan)
+        self.readers = {id(r.call): r for r in find_readers(groups) if not r.shared}
+        self.operations = operations_by_path(result)
+        self.graph = build_graph(result)
         self.shrunk = {
             axis.layer
-            for axis in self.groups.axes
+            for axis in groups.axes
             if any((self.ranks[g] < 0).any() for g in np.unique(axis.group[axis.group >= 0]))
         }
 
-    def run(self, batches: Sequence[Any], advance: Any) -> None:
+    def run(self, batches: Sequence[Any], advance: Callable[[], None]) -> None:
         original, slim = self.groups.graph, self.graph
         last = original.last_uses()
-        values = [
+        values: list[Pair] = [
             ({original.inputs[0].number: batch}, {slim.inputs[0].number: batch})
             for batch in batches
         ]
         changed: set[int] = set()
         for index, (call, slim_call) in enumerate(zip(original.calls, slim.calls, strict=True)):
-            touched = call.path in self.shrunk or any(
-                ref.number in changed for ref in call.inputs
-            )
+            touched = call.path in self.shrunk or any(ref.number in changed for ref in call.inputs)
             reader = self.readers.get(id(call))
             if touched and reader is not None and reader.kind.patch is not None:
-                self._solve(reader, [(v[0][call.inputs[0].number], v[1][slim_call.inputs[0].number])
-                                     for v in values])  # fmt: skip
+                self._solve(reader, call, values)
             for before, after in values:
-                _execute(call, before)
-                _execute(slim_call, after)
+                execute(call, before)
+                execute(slim_call, after)
             if touched:
                 changed.update(ref.number for ref in call.outputs)
-            for ref in call.inputs:
-                if last[ref.number] == index:
-                    for before, after in values:
-                        before.pop(ref.number, None)
-                        after.pop(ref.number, None)
+            release(call, index, last, [held for pair in values for held in pair])
             advance()
 
-    def _solve(self, reader: Reader, pairs: Sequence[tuple[Any, Any]]) -> None:
+    def _solve(self, reader: Reader, call: Call, values: Sequence[Pair]) -> None:
+        """Find the kernel and the constant that bring a reader closest to the original."""
         layer = self.operations[reader.path]
+        x, target, offset = self._sample(reader, call, values)
         outputs = kept_outputs(reader, self.groups, self.ranks)
-        kernel = kernel_matrix(reader.layer, reader.kind)[:, :, outputs].reshape(-1, len(outputs))
-        current = kernel_matrix(layer, reader.kind).reshape(-1, len(outputs))
-        per_batch = max(1, ROWS // len(pairs))
-        size = len(current)
-        normal = np.zeros((size + 1, size + 1))
-        moment = np.zeros((size + 1, len(outputs)))
-        original_bias = _bias(reader.layer, outputs)
-        current_bias = _bias(layer, np.arange(len(outputs)))
-        for before, after in pairs:
-            before, after = self._few(before, after, call_positions(reader), size)
-            rows_before = ops.cast(reader.kind.patch(reader.layer, before), "float32")
-            rows_after = ops.cast(reader.kind.patch(layer, after), "float32")
-            seen = ops.reshape(rows_before, (-1, len(kernel)))
-            patches = ops.reshape(rows_after, (-1, size))
-            if patches.shape[0] > per_batch:
-                chosen = self.generator.choice(patches.shape[0], per_batch, replace=False)
-                seen, patches = ops.take(seen, chosen, axis=0), ops.take(patches, chosen, axis=0)
-            x = np.pad(ops.convert_to_numpy(patches), ((0, 0), (0, 1)), constant_values=1)
-            target = ops.convert_to_numpy(seen).astype(np.float64) @ kernel + original_bias
-            x = x.astype(np.float64)
-            rest = target - x[:, :-1] @ current - current_bias
-            normal += x.T @ x
-            moment += x.T @ rest
-        strength = self.ridge * np.trace(normal[:-1, :-1]) / size
-        normal[np.arange(size), np.arange(size)] += max(strength, np.finfo(np.float32).tiny)
-        normal[size, size] += np.finfo(np.float32).tiny
-        change = cho_solve(cho_factor(normal), moment)
+        scale, shift = _normalization(reader.landing.normalization, outputs)
+        kernel = kernel_matrix(layer, reader.kind).reshape(-1, len(outputs))
+        start = np.vstack([kernel, _bias(layer, np.arange(len(outputs)))]).astype(np.float32)
+        base = (x @ start) * scale + shift + offset
+        size = len(kernel)
+        normal = (x.T @ x).astype(np.float64)
+        diagonal = np.einsum("ii->i", normal)
+        diagonal[:size] += max(self.ridge * diagonal[:size].mean(), TINY)
+        diagonal[size] += TINY
+        factor = cho_factor(normal, overwrite_a=True)
+        change = np.zeros((size + 1, len(outputs)))
+        free = reader.landing.rectified and self._knows(reader, values)
+        for _ in range(ROUNDS if free else 1):
+            goal = target
+            if free:
+                found = base + (x @ change.astype(np.float32)) * scale
+                goal = np.where(target > 0, target, np.minimum(found, 0))
+            change = cho_solve(factor, (x.T @ ((goal - base) / scale)).astype(np.float64))
         variable = getattr(layer, reader.kind.kernel)
-        variable.assign((current + change[:-1]).reshape(variable.shape))
+        variable.assign((kernel + change[:-1]).reshape(variable.shape))
         add_constant(self.graph, reader.path, layer, change[-1])
 
-    def _few(self, before: Any, after: Any, positions: int, size: int) -> tuple[Any, Any]:
-        """Return fewer samples of a batch where their patches would take too much memory."""
-        count = max(1, PATCH_MEMORY // (4 * positions * max(size, 1)))
-        if count >= before.shape[0]:
-            return before, after
-        chosen = self.generator.choice(before.shape[0], count, replace=False)
-        return ops.take(before, chosen, axis=0), ops.take(after, chosen, axis=0)
+    @staticmethod
+    def _knows(reader: Reader, values: Sequence[Pair]) -> bool:
+        """Whether everything that is added to the reader's output was computed already."""
+        return all(n in values[0][0] and n in values[0][1] for n in reader.landing.added)
+
+    def _sample(
+        self, reader: Reader, call: Call, values: Sequence[Pair]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return patches of the slim model `(n, size + 1)`, and at the same places, where the
+        output lands, what the original has and what the slim model adds `(n, outputs)`.
+        """  # noqa: D205
+        layer = self.operations[reader.path]
+        outputs = kept_outputs(reader, self.groups, self.ranks)
+        scale, shift = _normalization(reader.landing.normalization, outputs)
+        kernel = kernel_matrix(reader.layer, reader.kind)[:, :, outputs]
+        kernel = kernel.reshape(-1, len(outputs)).astype(np.float32)
+        added = reader.landing.added if self._knows(reader, values) else ()
+        number = call.inputs[0].number
+        patches, targets, offsets = [], [], []
+        for before, after in values:
+            places = self._draw(reader, int(before[number].shape[0]), max(1, ROWS // len(values)))
+            seen = _home(reader.kind.patch(reader.layer, before[number], places))
+            target = (seen @ kernel + _bias(reader.layer, outputs)) * scale + shift
+            offset = np.zeros_like(target)
+            for other in added:
+                target += _rows(before[other], places)[:, outputs]
+                offset += _rows(after[other], places)
+            x = _home(reader.kind.patch(layer, after[number], places))
+            patches.append(np.pad(x, ((0, 0), (0, 1)), constant_values=1))
+            targets.append(target.astype(np.float32))
+            offsets.append(offset.astype(np.float32))
+        return np.concatenate(patches), np.concatenate(targets), np.concatenate(offsets)
+
+    def _draw(self, reader: Reader, batch: int, count: int) -> np.ndarray:
+        """Draw output positions of a reader, over the samples of a batch."""
+        shape = reader.call.outputs[0].shape[1:]
+        first = getattr(reader.layer, "data_format", None) == "channels_first"
+        total = batch * int(np.prod([n or 1 for n in (shape[1:] if first else shape[:-1])]))
+        if total <= count:
+            return np.arange(total)
+        return self.generator.choice(total, count, replace=False)
 
 
-def call_positions(reader: Reader) -> int:
-    """Return how many output positions a reader has per sample."""
-    sizes = [size or 64 for size in reader.call.outputs[0].shape[1:]]
-    return max(1, int(np.prod(sizes)) // reader.layer.weights[0].shape[-1])
+def _normalization(layer: Any | None, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return scale and shift of a BatchNormalization on some of its channels."""
+    if layer is None:
+        return np.ones(len(outputs), np.float32), np.zeros(len(outputs), np.float32)
+    mean, variance = _home(layer.moving_mean), _home(layer.moving_variance)
+    gamma = np.ones_like(mean) if layer.gamma is None else _home(layer.gamma)
+    beta = np.zeros_like(mean) if layer.beta is None else _home(layer.beta)
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    shift = beta - mean * scale
+    scale = np.where(np.abs(scale) < 1e-6, np.float32(1e-6), scale)
+    return scale[outputs], shift[outputs]
 
 
 def _bias(layer: Any, outputs: np.ndarray) -> np.ndarray:
     if not layer.use_bias:
-        return np.zeros(len(outputs))
-    return np.asarray(ops.convert_to_numpy(layer.bias).astype(np.float64)[outputs])
+        return np.zeros(len(outputs), np.float32)
+    return _home(layer.bias)[outputs]
 
 
-def _execute(call: Call, values: dict[int, Any]) -> None:
-    args, kwargs = fill_in(call, values)
-    result = keras.tree.flatten(call.operation(*args, **kwargs))
-    values.update(zip((ref.number for ref in call.outputs), result, strict=True))
+def _rows(x: Any, places: np.ndarray) -> np.ndarray:
+    """Return the channels of a map at some positions, counted over batch, rows and columns."""
+    return _home(ops.take(ops.reshape(x, (-1, x.shape[-1])), places, axis=0))
+
+
+def _home(x: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(x), dtype=np.float32)
