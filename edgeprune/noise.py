@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
@@ -56,10 +57,20 @@ def _python_stderr_on(descriptor: int) -> Iterator[None]:
         yield
         return
     before.flush()
-    with open(os.dup(descriptor), "w", encoding=before.encoding, errors="replace") as visible:
-        visible.reconfigure(line_buffering=True)
-        sys.stderr = visible
+    with open(os.dup(descriptor), "w", 1, encoding=before.encoding, errors="replace") as visible:
+        sys.stderr = stream = _Forwarding(visible)
         try:
             yield
         finally:
             sys.stderr = before
+            stream.goes_to = before
+
+
+class _Forwarding:
+    """A stream that can be redirected: log handlers made meanwhile keep it for good."""
+
+    def __init__(self, goes_to: TextIO) -> None:
+        self.goes_to = goes_to
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.goes_to, name)

@@ -33,6 +33,19 @@ os.write(2, b"warning")
     assert (done.returncode, done.stderr) == (0, "before\nprogress bar\nafter\nwarning")
 
 
+def test_a_log_handler_made_meanwhile_stays_usable() -> None:
+    script = """
+import logging
+from edgeprune.noise import captured_stderr
+with captured_stderr():
+    logging.basicConfig()
+    logging.warning("during")
+logging.warning("after")
+"""
+    done = run_in_checkout(script)
+    assert done.stderr == "WARNING:root:during\nWARNING:root:after\n"
+
+
 def test_descriptor_and_stream_come_back_after_an_error(capfd) -> None:
     stream = sys.stderr
     with pytest.raises(KeyError), captured_stderr():
