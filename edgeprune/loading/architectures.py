@@ -16,6 +16,7 @@ from edgeprune.loading.entries import (
     explained,
     implied_input,
     input_tensor,
+    is_model_entry,
     renamed_entry,
     unbuildable,
 )
@@ -134,6 +135,8 @@ class _Builder:
         registered = entry.get("registered_name") or class_name
         custom_class = keras.saving.get_registered_object(registered, self.custom_objects)
         custom_class = custom_class or self.custom_objects.get(class_name)
+        if custom_class is not None and is_model_entry(entry):
+            return self.model(entry)
         if custom_class is not None:
             return self.layer(entry, custom_class, config)
         if class_name in vocabulary.TENSORFLOW_CALLS:

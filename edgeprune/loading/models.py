@@ -103,6 +103,7 @@ def _rebuilt(source: Source, custom: Mapping[str, Any]) -> tuple[dict[str, Any],
     archives.check_weights_file(source)
     if source.generation == 1:
         config = keras1.upgrade_configuration(config)
+    config = repairs.without_gpu_layers(config)
     return config, architectures.build_architecture(config, source.generation, custom)
 
 
@@ -192,11 +193,10 @@ def _from_memory(model: Any, custom: Mapping[str, Any]) -> keras.Model:
 def _from_tf_keras(model: Any, custom: Mapping[str, Any]) -> keras.Model:
     from edgeprune.loading import legacy_worker
 
-    try:
-        config = json.loads(model.to_json())
-    except (NotImplementedError, ValueError) as error:
+    if not hasattr(model, "_is_graph_network") or not model._is_graph_network:
         name = f"Model '{model.name}' of tf_keras"
-        raise ModelError(WRITTEN_AS_CLASS.format(name, type(model).__name__)) from error
+        raise ModelError(WRITTEN_AS_CLASS.format(name, type(model).__name__))
+    config = json.loads(model.to_json())
     if not model.built:
         raise ModelError(
             f"Model '{model.name}' of tf_keras has no input shape yet. Call it once on a sample."

@@ -41,6 +41,10 @@ _RENAMED_KEYS = {
     "Dropout": {"p": "rate"},
     "GroupNormalization": {"group": "groups"},
 }
+_GPU_LAYERS = {
+    "CuDNNLSTM": ("LSTM", {"recurrent_activation": "sigmoid"}),
+    "CuDNNGRU": ("GRU", {"recurrent_activation": "sigmoid", "reset_after": True}),
+}
 _ACTIVATION_KEYS = ("activation", "recurrent_activation")
 
 
@@ -59,6 +63,19 @@ def plain(value: Any) -> Any:
         if value.get("type") == "ndarray" and "value" in value:
             return plain(value["value"])
         return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def without_gpu_layers(value: Any) -> Any:
+    """Put LSTM and GRU where a configuration has their twins for Nvidia GPUs, at every depth."""
+    if isinstance(value, list):
+        return [without_gpu_layers(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: without_gpu_layers(item) for key, item in value.items()}
+    if value.get("class_name") in _GPU_LAYERS:
+        class_name, settings = _GPU_LAYERS[value["class_name"]]
+        value = {**value, "class_name": class_name, "config": {**value["config"], **settings}}
     return value
 
 
@@ -94,12 +111,10 @@ def repair_layer(class_name: str, config: dict[str, Any], layer_class: type) -> 
         repaired["axis"] = _only_axis(repaired)
     if class_name == "SyncBatchNormalization":
         repaired["synchronized"] = True
-    if class_name == "GRU":  # Keras 2 wrote nothing where the only formula was the original one
+    if (
+        layer_class is keras.layers.GRU
+    ):  # Keras 2 wrote nothing where the only formula was the original one
         repaired.setdefault("reset_after", False)
-    if class_name == "CuDNNGRU":
-        repaired.update(reset_after=True, recurrent_activation="sigmoid")
-    if class_name == "CuDNNLSTM":
-        repaired.update(recurrent_activation="sigmoid")
     return _accepted(repaired, layer_class)
 
 

@@ -51,6 +51,7 @@ def check_configuration(config: Any, origin: str, custom_objects: Mapping[str, A
     Raises:
         ModelError: names the layers, their class and the way out.
     """
+    _check_root(config, origin, custom_objects)
     try:
         findings = list(_findings(config, _Owner(), custom_objects))
     except RecursionError as error:
@@ -58,6 +59,22 @@ def check_configuration(config: Any, origin: str, custom_objects: Mapping[str, A
     if findings:
         same = [found for found in findings if found.kind == findings[0].kind]
         raise ModelError(_MESSAGES[same[0].kind](same, origin))
+
+
+def _check_root(config: Any, origin: str, custom: Mapping[str, Any]) -> None:
+    found = _judge(config, _Owner(), custom)
+    if found is not None and found.kind == "unknown":
+        class_name, module = found.detail.split("\n")
+        inner = config.get("config")
+        has_graph = isinstance(inner, dict) and "input_layers" in inner
+        given = "keras.Model" if has_graph else class_name
+        hint = " if it only adds training code" if has_graph else ""
+        raise ModelError(
+            f"The model of '{origin}' is of the class '{class_name}' (module '{module}'), which "
+            f"Keras does not have. Hand it over, load_model(..., custom_objects={{'{class_name}': "
+            f"{given}}}){hint}, or build keras.Model(inputs, outputs) from keras.Input and its "
+            "layers in the program that made it, and save that."
+        )
 
 
 def check_links(group: h5py.Group, origin: str, seen: set[int] | None = None) -> None:
@@ -98,6 +115,8 @@ def _findings(node: Any, owner: _Owner, custom: Mapping[str, Any]) -> Iterator[F
     elif isinstance(node, dict):
         if isinstance(node.get("class_name"), str):
             owner = _owner_of(node, owner)
+            if node["class_name"] == "Lambda" and owner.name in custom:
+                return  # replaced as a whole, so nothing in it is used
             found = _judge(node, owner, custom)
             if found is not None:
                 yield found
@@ -120,9 +139,7 @@ def _owner_of(node: dict[str, Any], owner: _Owner) -> _Owner:
 def _judge(node: dict[str, Any], owner: _Owner, custom: Mapping[str, Any]) -> Finding | None:
     class_name, config = node["class_name"], node.get("config")
     registered = str(node.get("registered_name") or class_name)
-    if class_name == "Lambda":
-        return None if owner.name in custom else Finding("code", owner.name, "Lambda")
-    if class_name == "__lambda__":
+    if class_name in {"Lambda", "__lambda__"}:
         return Finding("code", owner.name, owner.class_name)
     if class_name == "function":
         return _judge_function(config, owner, custom)

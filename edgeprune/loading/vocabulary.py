@@ -32,8 +32,6 @@ RENAMED_CLASSES = {
     "Convolution3D": "Conv3D",
     "Deconvolution2D": "Conv2DTranspose",
     "SeparableConvolution2D": "SeparableConv2D",
-    "CuDNNLSTM": "LSTM",
-    "CuDNNGRU": "GRU",
     "LSTMV2": "LSTM",
     "GRUV2": "GRU",
     "GroupQueryAttention": "GroupedQueryAttention",
@@ -82,7 +80,11 @@ def known_classes() -> frozenset[str]:
         for name, value in vars(space).items()
         if isinstance(value, type)
     }
-    allowed = {"SeedGenerator", "Policy", "PolicyV1"} | MODEL_CLASSES | TENSORFLOW_CALLS
+    allowed = (
+        {"SeedGenerator", "Policy", "PolicyV1", "CuDNNLSTM", "CuDNNGRU"}
+        | MODEL_CLASSES
+        | TENSORFLOW_CALLS
+    )
     names = (
         others | allowed | set(RENAMED_CLASSES) | set(layer_classes()) | set(operation_classes())
     )
