@@ -67,7 +67,7 @@ class Measurement:
     def __str__(self) -> str:
         return (
             f"{self.model}: p50 {self.p50_ms:.3f} ms (min {self.min_ms:.3f}, p90 {self.p90_ms:.3f},"
-            f" p99 {self.p99_ms:.3f}; {self.count} runs, {self.threads} threads),"
+            f" p99 {self.p99_ms:.3f}; {self.count} runs, threads {self.threads}),"
             f" load {self.load_ms:.1f} ms, first {self.first_ms:.2f} ms,"
             f" memory {self.memory_peak_bytes / MEBIBYTE:.1f} MiB"
             f" (model {self.memory_model_bytes / MEBIBYTE:.1f}), {self.size_bytes} bytes"
