@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeprune.cost import Cost, CostModel
 from edgeprune.errors import BudgetError
-from edgeprune.groups import Group, Groups
+from edgeprune.groups import Groups
 from edgeprune.plan import Budget
 
 DEFAULT_STEP = 8
@@ -82,9 +82,9 @@ def allocate_by_gain(
 ) -> dict[str, int]:
     """Choose widths by gain per cost: shrink wherever the readers lose least for what is saved.
 
-    Starts from full widths and repeatedly takes the step with the smallest loss per unit saved,
-    looking several steps ahead in each group so that one bad channel does not hide ten useless
-    ones; then gives back whatever still fits.
+    Starts from full widths and repeatedly shrinks the group with the smallest loss per unit saved,
+    along the convex hull of its error, so that one precious channel does not hide ten useless ones;
+    then gives back whatever still fits.
 
     Args:
         groups: of the model.
@@ -101,48 +101,73 @@ def allocate_by_gain(
     """
     limit = check_budget(groups, costs, budget, step)
     choices = {group.name: allowed_widths(group.width, step) for group in groups.removable}
+    hulls = {name: convex_hull(found, rankings[name].error) for name, found in choices.items()}
     widths = {group.name: group.width for group in groups.removable}
 
-    def spent(changed: Mapping[str, int]) -> int:
-        return int(getattr(costs.count(widths | changed), budget.quantity))
+    def spend(changed: Mapping[str, int]) -> float:
+        return float(getattr(costs.count(widths | changed), budget.quantity))
 
-    now = spent({})
-    while now > limit:
-        best: tuple[float, str, int] | None = None
-        for name, width in widths.items():
-            error = rankings[name].error
-            for smaller in reversed([w for w in choices[name] if w < width]):
-                saved = now - spent({name: smaller})
-                if saved <= 0:
-                    continue
-                rate = (error[smaller] - error[width]) / saved
-                if best is None or rate < best[0]:
-                    best = (rate, name, smaller)
-                if saved >= now - limit:
-                    break
-        if best is None:
-            break
-        widths[best[1]] = best[2]
-        now = spent({})
-    return _give_back(widths, choices, rankings, limit, spent)
+    while spend({}) > limit:
+        price = costs.marginal(budget.quantity, widths)
+        rates = {}
+        for name, hull in hulls.items():
+            if len(hull) > 1 and price[name] > 0:
+                error = rankings[name].error
+                saved = price[name] * (hull[-1] - hull[-2])
+                rates[name] = (error[hull[-2]] - error[hull[-1]]) / saved
+        name = min(rates, key=lambda found: rates[found])
+        hulls[name] = hulls[name][:-1]
+        # The last step need not go all the way to the next corner of the hull.
+        lower, upper = hulls[name][-1], widths[name]
+        between = [w for w in choices[name] if lower < w < upper and spend({name: w}) <= limit]
+        widths[name] = max(between, default=lower)
+    return _give_back(widths, choices, rankings, limit, spend)
 
 
-def _give_back(widths, choices, rankings, limit, spent):  # type: ignore[no-untyped-def]
+def convex_hull(widths: tuple[int, ...], error: np.ndarray) -> tuple[int, ...]:
+    """Return the widths at the corners of the lower convex hull of the error, ascending.
+
+    Example:
+        >>> convex_hull((1, 2, 3, 4), np.array([9.0, 5.0, 4.9, 1.0, 0.0]))
+        (1, 3, 4)
+    """
+    corners: list[int] = []
+    for width in widths:
+        while len(corners) > 1:
+            first, last = corners[-2:]
+            slope = (error[last] - error[first]) / (last - first)
+            if (error[width] - error[last]) / (width - last) > slope:
+                break
+            corners.pop()
+        corners.append(width)
+    return tuple(corners)
+
+
+def _give_back(
+    widths: dict[str, int],
+    choices: Mapping[str, tuple[int, ...]],
+    rankings: Mapping[str, Ranking],
+    limit: float,
+    spend: Callable[[Mapping[str, int]], float],
+) -> dict[str, int]:
     """Widen groups again, best gain first, while the budget still holds."""
     while True:
+        now = spend({})
         gains = []
         for name, width in widths.items():
             wider = next((w for w in choices[name] if w > width), None)
-            if wider is not None and spent({name: wider}) <= limit:
-                added = max(spent({name: wider}) - spent({}), 1)
-                gain = (rankings[name].error[width] - rankings[name].error[wider]) / added
-                gains.append((gain, name, wider))
+            if wider is None:
+                continue
+            total = spend({name: wider})
+            if total <= limit:
+                lost = rankings[name].error[width] - rankings[name].error[wider]
+                gains.append((lost / max(total - now, 1.0), name, wider))
         if not gains:
             return widths
         _, name, wider = max(gains)
         widths[name] = wider
 
 
-def keep_channels(group: Group, ranking: Ranking, width: int) -> tuple[int, ...]:
+def keep_channels(ranking: Ranking, width: int) -> tuple[int, ...]:
     """Return the kept channels of a group, sorted."""
     return tuple(sorted(ranking.order[:width].tolist()))

@@ -21,6 +21,7 @@ from edgeprune.graph import Call, Shape
 from edgeprune.groups import Groups
 
 Widths = Mapping[str, int]
+Terms = list[tuple[float, list[int]]]
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,18 @@ class CostModel:
             constants.append(float((axis.group < 0).sum()))
         self._rows = np.array(rows).reshape(-1, len(groups))
         self._constants = np.array(constants)
-        self._macs: list[tuple[float, list[int]]] = []
-        self._params: list[tuple[float, list[int]]] = []
+        weight_terms, call_terms = self._find_terms(row_of)
+        self._params = _Products(weight_terms, len(rows))
+        self._macs = _Products(call_terms, len(rows))
+
+    def _find_terms(self, row_of: Mapping[tuple[str, int, int], int]) -> tuple[Terms, Terms]:
+        """Return the terms of the parameters, and of the multiply-accumulates."""
+        of_weights: Terms = []
+        of_calls: Terms = []
         counted: set[str] = set()
-        for call in groups.graph.calls:
-            weights = getattr(call.operation, "weights", [])
+        for call in self.groups.graph.calls:
             factors: dict[int, tuple[float, list[int]]] = {}
-            for index, weight in enumerate(weights):
+            for index, weight in enumerate(getattr(call.operation, "weights", [])):
                 constant, found = 1.0, []
                 for axis, size in enumerate(weight.shape):
                     row = row_of.get((call.path, index, axis))
@@ -117,13 +123,17 @@ class CostModel:
                 factors[id(weight)] = (constant, found)
             if call.path not in counted:
                 counted.add(call.path)
-                self._params += factors.values()
+                of_weights += factors.values()
             for weight, positions in MULTIPLICATIONS.get(type(call.operation), lambda _: [])(call):
                 constant, found = factors[id(weight)]
-                self._macs.append((constant * positions, found))
+                of_calls.append((constant * positions, found))
+        return of_weights, of_calls
 
-    def _sum(self, terms: list[tuple[float, list[int]]], sizes: np.ndarray) -> float:
-        return float(sum(constant * math.prod(sizes[rows].tolist()) for constant, rows in terms))
+    def _sizes(self, widths: Widths) -> np.ndarray:
+        chosen = self._widths.copy()
+        for name, width in widths.items():
+            chosen[self.groups.index[name]] = width
+        return self._rows @ chosen + self._constants
 
     def count(self, widths: Widths) -> Cost:
         """Count the cost when groups have these widths; groups that are not named keep theirs.
@@ -131,20 +141,55 @@ class CostModel:
         Raises:
             ModelError: the model's input has no fixed height and width.
         """
-        chosen = self._widths.copy()
-        for name, width in widths.items():
-            chosen[self.groups.index[name]] = width
-        sizes = self._rows @ chosen + self._constants
-        macs = self._sum(self._macs, sizes)
+        sizes = self._sizes(widths)
+        macs = self._macs.total(sizes)
         if math.isnan(macs):
             raise ModelError(
                 "MACs cannot be counted: the model's input has no fixed height and width "
                 f"({[ref.shape for ref in self.groups.graph.inputs]}). Build it with a fixed "
                 "keras.Input(shape)."
             )
-        return Cost(round(macs), round(self._sum(self._params, sizes)))
+        return Cost(round(macs), round(self._params.total(sizes)))
+
+    def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:
+        """Return what one channel of each group costs at these widths, the others held.
+
+        Args:
+            quantity: `macs` or `params`.
+            widths: as for `count`.
+        """
+        terms = self._macs if quantity == "macs" else self._params
+        rates = terms.gradient(self._sizes(widths)) @ self._rows
+        return dict(zip(self.groups.index, rates.tolist(), strict=True))
 
     @cached_property
     def full(self) -> Cost:
         """The cost of the model as it is."""
         return self.count({})
+
+
+class _Products:
+    """A sum of `constant * product of axis sizes`."""
+
+    def __init__(self, terms: Terms, num_axes: int) -> None:
+        longest = max((len(found) for _, found in terms), default=0)
+        self._constants = np.array([constant for constant, _ in terms])
+        # Missing factors point to one more axis, of size 1.
+        self._axes = np.full((len(terms), longest), num_axes)
+        for number, (_, found) in enumerate(terms):
+            self._axes[number, : len(found)] = found
+
+    def _factors(self, sizes: np.ndarray) -> np.ndarray:
+        return np.append(sizes, 1.0)[self._axes]
+
+    def total(self, sizes: np.ndarray) -> float:
+        return float(self._constants @ self._factors(sizes).prod(axis=1))
+
+    def gradient(self, sizes: np.ndarray) -> np.ndarray:
+        """Return the derivative by the size of every axis."""
+        factors = self._factors(sizes)
+        result = np.zeros(len(sizes) + 1)
+        for slot in range(factors.shape[1]):
+            others = np.delete(factors, slot, axis=1).prod(axis=1)
+            np.add.at(result, self._axes[:, slot], self._constants * others)
+        return result[:-1]

@@ -275,12 +275,16 @@ def _find_landing(call: Call, consumers: Mapping[int, Sequence[Call]]) -> Landin
         normalization = following[0].operation
         tensor = following[0].outputs[0].number
         following = consumers.get(tensor, [])
-    if len(following) == 1 and type(following[0].operation) is L.Add:
+    if len(following) == 1 and _is_plain_sum(following[0]):
         added = tuple(ref.number for ref in following[0].inputs if ref.number != tensor)
         tensor = following[0].outputs[0].number
         following = consumers.get(tensor, [])
     rectified = len(following) == 1 and _activation(following[0].operation) == "relu"
     return Landing(normalization, added, tensor, rectified)
+
+
+def _is_plain_sum(call: Call) -> bool:
+    return type(call.operation) is L.Add and len({ref.shape for ref in call.inputs}) == 1
 
 
 def _activation(operation: Any) -> str:

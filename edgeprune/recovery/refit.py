@@ -84,7 +84,13 @@ class _Lockstep:
         self.ridge = ridge
         self.generator = generator
         self.ranks = channel_ranks(groups, plan)
-        self.readers = {id(r.call): r for r in find_readers(groups) if not r.shared}
+        self.readers = {
+            id(reader.call): reader
+            for reader in find_readers(groups)
+            if not reader.shared
+            and reader.kind.patch is not None
+            and getattr(reader.layer, "data_format", None) != "channels_first"
+        }
         self.operations = operations_by_path(result)
         self.graph = build_graph(result)
         self.shrunk = {
@@ -104,7 +110,7 @@ class _Lockstep:
         for index, (call, slim_call) in enumerate(zip(original.calls, slim.calls, strict=True)):
             touched = call.path in self.shrunk or any(ref.number in changed for ref in call.inputs)
             reader = self.readers.get(id(call))
-            if touched and reader is not None and reader.kind.patch is not None:
+            if touched and reader is not None:
                 self._solve(reader, call, values)
             for before, after in values:
                 execute(call, before)
@@ -177,8 +183,7 @@ class _Lockstep:
     def _draw(self, reader: Reader, batch: int, count: int) -> np.ndarray:
         """Draw output positions of a reader, over the samples of a batch."""
         shape = reader.call.outputs[0].shape[1:]
-        first = getattr(reader.layer, "data_format", None) == "channels_first"
-        total = batch * int(np.prod([n or 1 for n in (shape[1:] if first else shape[:-1])]))
+        total = batch * int(np.prod([n or 1 for n in shape[:-1]]))
         if total <= count:
             return np.arange(total)
         return self.generator.choice(total, count, replace=False)
