@@ -162,6 +162,13 @@ def replace_softmax(model: keras.Model) -> keras.Model:
     return copy
 
 
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Tell whether the only output of a model is a softmax."""
+    ends = [tensor._keras_history.operation for tensor in functional_form(model).outputs]
+    activation = getattr(getattr(ends[0], "activation", None), "__name__", "")
+    return len(ends) == 1 and (activation == "softmax" or isinstance(ends[0], keras.layers.Softmax))
+
+
 def count_weights(model: keras.Model) -> int:
     """Count the numbers stored in a model's weights (parameters, BatchNorm statistics included)."""
     return sum(int(np.prod(weight.shape)) for weight in model.weights)
