@@ -110,9 +110,12 @@ class CallGraph:
         return 1 if counts_itself else 0
 
     def _is_ready(self, node: Any) -> bool:
+        references = list(self._references(node))
+        if not references and isinstance(node, list):
+            return False  # names a layer that is not there
         return all(
             len(self._outputs.get(name, [])) > index - self._first_call(name)
-            for name, index, *_ in self._references(node)
+            for name, index, *_ in references
         )
 
     def _is_reference(self, value: Any) -> bool:

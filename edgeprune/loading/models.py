@@ -156,8 +156,9 @@ def _finished(model: keras.Model, origin: str) -> keras.Model:
     from edgeprune.loading.tracing import as_graph
     from edgeprune.loading.weights import check_finite
 
-    check_finite(model, origin)
-    return as_graph(model)
+    with quiet_frameworks():
+        check_finite(model, origin)
+        return as_graph(model)
 
 
 def _saved_model_source(source: Source, legacy: LegacyProcess) -> Source:

@@ -33,7 +33,7 @@ _WITHOUT_EFFECT = frozenset(
     | {"kernel_initializer", "kernel_regularizer", "kernel_constraint", "filters"}
 )
 # Settings that Keras 3 dropped, and the one value each may have.
-_NEUTRAL = {"groups": 1, "time_major": False, "renorm": False, "dynamic": False, "ragged": False}
+_NEUTRAL = {"groups": 1, "time_major": False, "dynamic": False, "ragged": False}
 _NEUTRAL_VALUES: tuple[Any, ...] = (None, False, [], {}, "")
 
 _RENAMED_KEYS = {
@@ -41,7 +41,7 @@ _RENAMED_KEYS = {
     "Dropout": {"p": "rate"},
     "GroupNormalization": {"group": "groups"},
 }
-_GPU_LAYERS = {
+_GPU_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "CuDNNLSTM": ("LSTM", {"recurrent_activation": "sigmoid"}),
     "CuDNNGRU": ("GRU", {"recurrent_activation": "sigmoid", "reset_after": True}),
 }

@@ -26,7 +26,7 @@ def as_graph(model: keras.Model) -> keras.Model:
     if isinstance(model, Functional):
         return model
     if isinstance(model, keras.Sequential):
-        if not model.built or not model.inputs:
+        if not getattr(model, "_functional", None):
             raise ModelError(_not_built(model))
         return model
     return _traced(model)
@@ -44,8 +44,8 @@ def _traced(model: keras.Model) -> keras.Model:
     missing = {id(weight) for weight in model.weights} - {id(weight) for weight in graph.weights}
     if missing:
         raise ModelError(
-            f"{_named(model)} is written as a class with {len(missing)} weights that the graph of "
-            f"its layers does not reach. {_WAY_OUT}"
+            f"{_named(model)} is written as a class with weights ({len(missing)}) that the graph "
+            f"of its layers does not reach. {_WAY_OUT}"
         )
     _check_same(model, graph)
     return graph
