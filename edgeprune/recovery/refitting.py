@@ -29,8 +29,8 @@ from edgeprune.replica import operations_by_path
 from edgeprune.surgery import channel_ranks
 
 RIDGE = 1e-3
-ROWS = 16384
-ROUNDS = 5
+ROWS = 12288
+ROUNDS = 4
 TINY = float(np.finfo(np.float32).tiny)
 
 Pair = tuple[Values, Values]

@@ -1,0 +1,275 @@
+"""From a model, a few samples and a budget to a smaller model: decide, cut, prove, recover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import keras
+import numpy as np
+
+from edgeprune.allocation import (
+    DEFAULT_STEP,
+    Ranking,
+    allocate_by_gain,
+    check_budget,
+    keep_channels,
+)
+from edgeprune.cost import Cost, CostModel
+from edgeprune.criteria import CRITERIA, Evidence
+from edgeprune.criteria.subsets import eliminate
+from edgeprune.datasets import Samples
+from edgeprune.errors import EdgepruneError, ModelError
+from edgeprune.groups import Groups, find_groups
+from edgeprune.plan import Budget, Plan
+from edgeprune.progress import SILENT, Progress
+from edgeprune.recovery import RECOVERIES, Loss, recalibrate
+from edgeprune.statistics import Statistics, collect_statistics
+from edgeprune.stopwatch import Stopwatch
+from edgeprune.surgery import slim
+from edgeprune.validation import Grade, Judge, hold_out
+from edgeprune.verification import Equivalence, check_equivalence
+
+DEFAULT_BUDGET = Budget("macs", 0.5)
+DEFAULT_CRITERION = "greedy_least_squares"
+PROBES = 16
+
+Recalibration = Literal["auto", "on", "off"]
+Data = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One recovery that was tried.
+
+    Attributes:
+        recovery: name in `RECOVERIES`.
+        recalibrated: whether BatchNorm was recalibrated after it.
+        grade: on validation samples.
+    """
+
+    recovery: str
+    recalibrated: bool
+    grade: Grade
+
+    @property
+    def name(self) -> str:
+        """The recovery, and what followed it."""
+        return f"{self.recovery} + BatchNorm" if self.recalibrated else self.recovery
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A smaller model and how it came about.
+
+    Attributes:
+        model: the recovered model, a plain Keras model.
+        slim: the model as surgery left it, proven equal to the original with channels silenced.
+        plan: what was kept.
+        groups: of the original.
+        before: cost of the original.
+        after: cost of the new model.
+        equivalence: the proof.
+        chosen: the recovery that validation preferred.
+        candidates: all that were tried, best first.
+        seconds: per stage.
+    """
+
+    model: keras.Model = field(repr=False)
+    slim: keras.Model = field(repr=False)
+    plan: Plan = field(repr=False)
+    groups: Groups = field(repr=False)
+    before: Cost
+    after: Cost
+    equivalence: Equivalence
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+    seconds: Mapping[str, float]
+
+
+def prune(
+    model: keras.Model,
+    data: Data,
+    *,
+    budget: Budget | str = DEFAULT_BUDGET,
+    classes: Sequence[int] | None = None,
+    validation: Data | None = None,
+    criterion: str = DEFAULT_CRITERION,
+    recovery: str = "auto",
+    recalibration: Recalibration = "auto",
+    step: int = DEFAULT_STEP,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Pruned:
+    """Return a smaller model that meets a budget, recovered in closed form, without training.
+
+    Args:
+        model: a trained Functional or Sequential model with one input; it is not changed.
+        data: preprocessed calibration samples `(n, ...)`, alone or with their classes `(n,)`;
+            50 to 100 per class are enough.
+        budget: the most it may cost, such as `"macs=50%"` or `"params=120k"`.
+        classes: outputs to keep, in this order; `None` keeps all.
+        validation: samples that choose among recoveries; a quarter of `data` by default.
+        criterion: name in `CRITERIA`.
+        recovery: name in `RECOVERIES`, or `auto` to try all and keep the best on validation.
+        recalibration: of BatchNorm after the recovery; `auto` keeps it where validation gains.
+        step: widths are multiples of it, finer in narrow layers (see `allowed_widths`).
+        seed: of everything that is drawn.
+        progress: told about stages.
+
+    Returns:
+        The model, the plan, the proof and what was tried.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+        ClassError: the classes cannot be cut out of this model.
+        EquivalenceError: the slim model is not what the plan says.
+        ModelError: the model cannot be traced, or has several inputs.
+
+    Example:
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(16, 3, activation="relu"),
+        ...     keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
+        >>> inputs = np.random.default_rng(0).random((32, 8, 8, 1), dtype="float32")
+        >>> pruned = prune(model, inputs, budget="macs=50%")
+        >>> pruned.after.macs <= pruned.before.macs / 2
+        True
+    """
+    budget = Budget.parse(budget)
+    _check_choice("criterion", criterion, list(CRITERIA))
+    _check_choice("recovery", recovery, ["auto", *RECOVERIES])
+    _check_choice("recalibration", recalibration, ["auto", "on", "off"])
+    stages = Stopwatch()
+    with stages.time("trace"):
+        groups = find_groups(model)
+        if len(groups.graph.inputs) != 1:
+            raise ModelError(
+                f"Model '{model.name}' has {len(groups.graph.inputs)} inputs; pruning needs one."
+            )
+        costs = CostModel(groups)
+        check_budget(groups, costs, budget, step)
+    calibration, held_out = _split(data, validation, seed)
+    judge = Judge(model, held_out, None if classes is None else tuple(classes))
+    with stages.time("statistics"):
+        targets, num_classes = _renumber(calibration.targets)
+        statistics = collect_statistics(
+            groups,
+            calibration.inputs,
+            targets,
+            num_classes=num_classes,
+            seed=seed,
+            progress=progress,
+        )
+    with stages.time("plan"):
+        plan = make_plan(
+            groups, costs, statistics, budget,
+            classes=classes, criterion=criterion, step=step, seed=seed, progress=progress,
+        )  # fmt: skip
+    with stages.time("surgery"):
+        smaller = slim(model, plan, groups=groups)
+    with stages.time("proof"):
+        probes = calibration.inputs[:PROBES]
+        equivalence = check_equivalence(model, smaller, plan, groups, probes)
+    with stages.time("recovery"):
+        loss = Loss(smaller, groups, plan, statistics, calibration.inputs, seed, progress)
+        recovered, candidates = _recover(loss, judge, recovery, recalibration)
+    after = CostModel(find_groups(recovered)).full
+    return Pruned(
+        recovered, smaller, plan, groups, costs.full, after, equivalence,
+        candidates[0], candidates, stages.seconds,
+    )  # fmt: skip
+
+
+def make_plan(
+    groups: Groups,
+    costs: CostModel,
+    statistics: Statistics,
+    budget: Budget,
+    *,
+    classes: Sequence[int] | None = None,
+    criterion: str = DEFAULT_CRITERION,
+    step: int = DEFAULT_STEP,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Plan:
+    """Rank the channels of every group, choose widths for the budget, and write down what stays.
+
+    Args:
+        groups: of the model.
+        costs: of the model.
+        statistics: of calibration data.
+        budget: what must be met.
+        classes: outputs that will be kept.
+        criterion: name in `CRITERIA`.
+        step: see `allowed_widths`.
+        seed: for criteria that draw.
+        progress: told after every group.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+    """
+    chosen = None if classes is None else tuple(classes)
+    evidence = Evidence(groups, statistics, chosen, seed)
+    rankings = {}
+    with progress.stage("ranking channels", len(groups.removable)) as advance:
+        for group in groups.removable:
+            scores = CRITERIA[criterion](evidence, group)
+            order = np.argsort(-scores, kind="stable")
+            _, error = eliminate(evidence.views(group), group.width, order)
+            rankings[group.name] = Ranking(order, error)
+            advance()
+    widths = allocate_by_gain(groups, costs, rankings, budget, step=step)
+    keep = {
+        name: keep_channels(rankings[name], width)
+        for name, width in widths.items()
+        if width < groups[name].width
+    }
+    return Plan(keep, groups.fingerprint, chosen)
+
+
+def _recover(
+    loss: Loss, judge: Judge, recovery: str, recalibration: Recalibration
+) -> tuple[keras.Model, tuple[Candidate, ...]]:
+    """Try the recoveries that are asked for; return the best model, and all, best first."""
+    names = list(RECOVERIES) if recovery == "auto" else [recovery]
+    tried: list[tuple[Candidate, keras.Model]] = []
+    options = {"auto": (False, True), "on": (True,), "off": (False,)}[recalibration]
+    with loss.progress.stage("recovery", len(names) * len(options)) as advance:
+        for name in names:
+            model = RECOVERIES[name](loss)
+            for recalibrated in options:
+                found = recalibrate(model, loss.inputs) if recalibrated else model
+                tried.append((Candidate(name, recalibrated, judge.grade(found)), found))
+                advance()
+    tried.sort(key=lambda pair: pair[0].grade, reverse=True)
+    return tried[0][1], tuple(candidate for candidate, _ in tried)
+
+
+def _split(data: Data, validation: Data | None, seed: int) -> tuple[Samples, Samples]:
+    calibration = _as_samples(data)
+    if validation is not None:
+        return calibration, _as_samples(validation)
+    return hold_out(calibration, seed=seed)
+
+
+def _as_samples(data: Data) -> Samples:
+    if isinstance(data, Samples):
+        return data
+    inputs, targets = data if isinstance(data, tuple) else (data, None)
+    classes = np.zeros(0, np.int64) if targets is None else np.asarray(targets).reshape(-1)
+    return Samples(np.asarray(inputs, np.float32), classes.astype(np.int64))
+
+
+def _renumber(targets: np.ndarray) -> tuple[np.ndarray | None, int]:
+    """Number the classes that occur from 0."""
+    if not targets.size:
+        return None, 1
+    found, numbers = np.unique(targets, return_inverse=True)
+    return numbers, len(found)
+
+
+def _check_choice(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        raise EdgepruneError(f"Unknown {what} '{given}'. Choose from: {', '.join(known)}.")
+
