@@ -14,7 +14,7 @@ import pytest
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.keras1 import upgrade_configuration
-from edgeprune.loading.models import open_legacy
+from edgeprune.loading.legacy_models import open_legacy
 from edgeprune.loading.references import LegacyProcess
 from edgeprune.loading.sources import read_source
 

@@ -14,8 +14,8 @@ import tensorflow as tf
 import tf_keras
 
 from edgeprune.errors import ModelError
-from edgeprune.loading import hard_sigmoids, load_model
-from edgeprune.loading.models import open_legacy
+from edgeprune.loading import comparisons, hard_sigmoids, load_model
+from edgeprune.loading.legacy_models import open_legacy
 from edgeprune.loading.references import LegacyProcess, Reference
 from edgeprune.loading.sources import read_source
 
@@ -98,7 +98,7 @@ def plain_layers() -> Any:
             L.ThresholdedReLU(0.2),
             L.SpatialDropout2D(0.2),
             L.Flatten(),
-            L.Dense(3, activation="softmax"),
+            L.Dense(3),
         ]
     )
 
@@ -373,7 +373,7 @@ def test_without_tf_keras_a_file_opens_and_the_user_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     class WithoutTfKeras:
-        def open(self, *_: Any) -> Reference:
+        def open(self, *_: Any, **__: Any) -> Reference:
             return Reference(problem="No module named 'tf_keras'")
 
     original = randomised(plain_layers())
@@ -532,3 +532,21 @@ def test_the_real_saved_model_equals_the_file_derived_from_it(
     original = tf_keras.models.load_model(shared_data / "mlperf_tiny" / "dscnn_kws.h5")
 
     assert difference(model, original) < 1e-5
+
+
+@pytest.mark.parametrize("save", [saved_model, archive, architecture_and_hdf5])
+def test_rounding_is_told_from_a_difference_by_double_precision(
+    save: Callable[[Any, Path], Any],
+    tmp_path: Path,
+    legacy: LegacyProcess,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path, weights = save(randomised(plain_layers()), tmp_path)
+    monkeypatch.setattr(comparisons, "TOLERANCE", 1e-10)  # no single precision gets there
+
+    with caplog.at_level(logging.INFO, logger="edgeprune"):
+        model = opened(path, legacy, weights)
+
+    assert caplog.messages[-1] == f"'{path.name}' differs from tf_keras by rounding only."
+    assert model.layers[-1].dtype == "float32"

@@ -26,12 +26,14 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """Do what a request asks: describe a SavedModel, or a model with its weights.
 
     Args:
-        request: `{"saved_model": path}`, or `{"config": {...}, "weights": path, "layout": "hdf5" |
-            "archive" | "checkpoint", "folder": path, "with_weights": bool}`.
+        request: `{"saved_model": path}`, or the arguments of `LegacyProcess.open` and the folder
+            for the arrays.
     """
     if "saved_model" in request:
         return saved_model_configuration(Path(request["saved_model"]))
     model = _open(request)
+    if request.get("exact_config"):
+        model = _twin(model, request["exact_config"])
     return describe(model, Path(request["folder"]), bool(request.get("with_weights")))
 
 
@@ -141,6 +143,14 @@ def _open(request: dict[str, Any]) -> Any:
         status.expect_partial()
         status.assert_existing_objects_matched()
     return model
+
+
+def _twin(model: Any, config: dict[str, Any]) -> Any:
+    import tf_keras
+
+    twin = tf_keras.models.model_from_json(json.dumps(config))
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def saved_model_configuration(folder: Path) -> dict[str, Any]:

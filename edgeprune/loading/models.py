@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import ModelError
-from edgeprune.loading.formats import KERAS_COPY, WRITTEN_AS_CLASS
-from edgeprune.loading.references import LegacyProcess, Reference, read_reference
+from edgeprune.loading.references import LegacyProcess
 from edgeprune.loading.silence import quiet_frameworks
-from edgeprune.loading.sources import Source, open_hdf5, read_source, strings
+from edgeprune.loading.sources import Source, read_source
 
 if TYPE_CHECKING:
     import keras
-
-    from edgeprune.loading.parts import Architecture
-
-_log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -66,149 +57,46 @@ def load_model(
         return _from_memory(path, custom)
     source = read_source(Path(path).expanduser(), Path(weights).expanduser() if weights else None)
     if source.generation >= 3 and source.convertible:
-        return _finished(_open_current(source, custom), source.path.name)
-    with LegacyProcess() as legacy:
+        return _open_current(source, custom)
+    with LegacyProcess() as legacy, quiet_frameworks():
+        from edgeprune.loading.legacy_models import open_legacy
+
         return open_legacy(source, custom, legacy)
-
-
-def open_legacy(source: Source, custom: Mapping[str, Any], legacy: LegacyProcess) -> keras.Model:
-    """Rebuild a model of Keras 1 or 2, fill it and compare it with tf_keras.
-
-    Raises:
-        ModelError: as `load_model`.
-    """
-    with quiet_frameworks():
-        if source.layout == "checkpoint" and not source.config:
-            source = _saved_model_source(source, legacy)
-        config, architecture = _rebuilt(source, custom)
-        foreign = bool(set(custom) & set(strings(config)))
-        reference = Reference(problem="its custom objects exist in Keras 3 only")
-        if not foreign:
-            from edgeprune.loading.archives import readable_weights
-
-            with readable_weights(source) as path:
-                reference = legacy.open(config, path, source.layout, not source.convertible)
-        _fill(architecture, source, reference)
-    model = _finished(architecture.model, source.path.name)
-    _compare(architecture, reference, source.path.name)
-    return model
-
-
-def _rebuilt(source: Source, custom: Mapping[str, Any]) -> tuple[dict[str, Any], Architecture]:
-    from edgeprune.loading import architectures, archives, keras1, repairs, safety
-
-    origin = source.path.name
-    config = repairs.plain(source.config)
-    safety.check_configuration(config, origin, custom)
-    archives.check_weights_file(source)
-    if source.generation == 1:
-        config = keras1.upgrade_configuration(config)
-    config = repairs.without_gpu_layers(config)
-    return config, architectures.build_architecture(config, source.generation, custom)
-
-
-def _fill(architecture: Architecture, source: Source, reference: Reference) -> None:
-    from edgeprune.loading.weights import assign_by_path, assign_from_hdf5
-
-    if not source.convertible:
-        if not reference.weights:
-            raise ModelError(
-                f"The weights of '{source.weights.name}' need tf_keras to be read, and it did not "
-                f"open them: {reference.problem}."
-            )
-        assign_by_path(architecture, reference.weights)
-        return
-    with open_hdf5(source.weights) as file:
-        assign_from_hdf5(architecture, file.get("model_weights", file))
-
-
-def _compare(architecture: Architecture, reference: Reference, origin: str) -> None:
-    from edgeprune.loading.comparisons import check_same_outputs
-
-    if not reference.outputs:
-        _log.warning(
-            "'%s' was opened but could not be compared with tf_keras: %s.",
-            origin,
-            reference.problem,
-        )
-        return
-    with quiet_frameworks():
-        difference = check_same_outputs(architecture, reference, origin)
-    _log.info("'%s' differs from tf_keras by %.1e of the largest output.", origin, difference)
 
 
 def _open_current(source: Source, custom: Mapping[str, Any]) -> keras.Model:
     """Open what Keras 3 wrote: archives and JSON through Keras itself, HDF5 call by call."""
     with quiet_frameworks():
         from edgeprune.loading.archives import load_weights, open_archive
+        from edgeprune.loading.legacy_models import open_hdf5_of_keras3
 
         if "module" in source.config:
-            return open_archive(source, custom)
-        _, architecture = _rebuilt(source, custom)
-        if source.layout == "hdf5":
-            _fill(architecture, source, Reference())
-        else:
-            load_weights(architecture.model, source)
-        return architecture.model
+            return _finished(open_archive(source, custom), source.path.name)
+        model = open_hdf5_of_keras3(source, custom).model
+        if source.layout != "hdf5":
+            load_weights(model, source)
+        return _finished(model, source.path.name)
+
+
+def _from_memory(model: Any, custom: Mapping[str, Any]) -> keras.Model:
+    import keras
+
+    with quiet_frameworks():
+        if any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(model).__mro__):
+            from edgeprune.loading.legacy_models import open_tf_keras
+
+            return open_tf_keras(model, custom)
+        if isinstance(model, keras.Model):
+            return _finished(model, model.name)
+    raise ModelError(
+        "load_model() takes the path of a model or a Keras model; it got "
+        f"{type(model).__module__}.{type(model).__qualname__}."
+    )
 
 
 def _finished(model: keras.Model, origin: str) -> keras.Model:
     from edgeprune.loading.tracing import as_graph
     from edgeprune.loading.weights import check_finite
 
-    with quiet_frameworks():
-        check_finite(model, origin)
-        return as_graph(model)
-
-
-def _saved_model_source(source: Source, legacy: LegacyProcess) -> Source:
-    """Find the Keras configuration in a SavedModel."""
-    found = legacy.saved_model(source.path)
-    if "problem" in found:
-        raise ModelError(
-            f"'{source.path}' is a SavedModel, which needs tf_keras to be read: {found['problem']}."
-        )
-    if found["identifier"] == "_tf_keras_model":
-        raise ModelError(WRITTEN_AS_CLASS.format(f"'{source.path}'", found["config"]["class_name"]))
-    if found["config"] is None:
-        raise ModelError(
-            f"'{source.path}' is a SavedModel that was exported for inference: a graph without the "
-            f"layers of a Keras model. To get one, {KERAS_COPY}."
-        )
-    return replace(source, config=found["config"])
-
-
-def _from_memory(model: Any, custom: Mapping[str, Any]) -> keras.Model:
-    if any(cls.__module__.split(".")[0] == "tf_keras" for cls in type(model).__mro__):
-        return _from_tf_keras(model, custom)
-    import keras
-
-    if not isinstance(model, keras.Model):
-        raise ModelError(
-            "load_model() takes the path of a model or a Keras model; it got "
-            f"{type(model).__module__}.{type(model).__qualname__}."
-        )
-    return _finished(model, model.name)
-
-
-def _from_tf_keras(model: Any, custom: Mapping[str, Any]) -> keras.Model:
-    from edgeprune.loading import legacy_worker
-
-    if not hasattr(model, "_is_graph_network") or not model._is_graph_network:
-        name = f"Model '{model.name}' of tf_keras"
-        raise ModelError(WRITTEN_AS_CLASS.format(name, type(model).__name__))
-    config = json.loads(model.to_json())
-    if not model.built:
-        raise ModelError(
-            f"Model '{model.name}' of tf_keras has no input shape yet. Call it once on a sample."
-        )
-    memory = Path(f"tf_keras model {model.name}")
-    source = Source(memory, config, 2, memory, "memory", False)
-    with quiet_frameworks(), tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        _, architecture = _rebuilt(source, custom)
-        reply = legacy_worker.describe(model, Path(folder), with_weights=True)
-        reference = read_reference(Path(folder), reply)
-        _fill(architecture, source, reference)
-    rebuilt = _finished(architecture.model, model.name)
-    _compare(architecture, reference, model.name)
-    return rebuilt
+    check_finite(model, origin)
+    return as_graph(model)

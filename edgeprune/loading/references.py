@@ -71,7 +71,13 @@ class LegacyProcess:
         return self._ask({"saved_model": str(folder.resolve())})
 
     def open(
-        self, config: Mapping[str, Any], weights: Path, layout: str, with_weights: bool
+        self,
+        config: Mapping[str, Any],
+        weights: Path,
+        layout: str,
+        *,
+        with_weights: bool = False,
+        exact_config: Mapping[str, Any] | None = None,
     ) -> Reference:
         """Open an architecture with its weights and run it on fixed random inputs.
 
@@ -80,6 +86,7 @@ class LegacyProcess:
             weights: file, or prefix of a checkpoint.
             layout: `hdf5`, `archive` (a whole .keras file) or `checkpoint`.
             with_weights: also bring the weights of every layer.
+            exact_config: the same in double precision; the outputs are then those of this twin.
         """
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
         request = {
@@ -88,6 +95,7 @@ class LegacyProcess:
             "layout": layout,
             "folder": str(folder),
             "with_weights": with_weights,
+            "exact_config": exact_config,
         }
         return read_reference(folder, self._ask(request))
 

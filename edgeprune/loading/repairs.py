@@ -79,6 +79,20 @@ def without_gpu_layers(value: Any) -> Any:
     return value
 
 
+def in_double_precision(value: Any) -> Any:
+    """Let every layer of a configuration compute in float64, at every depth."""
+    if isinstance(value, list):
+        return [in_double_precision(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: in_double_precision(item) for key, item in value.items()}
+    config = value.get("config")
+    is_layer = isinstance(config, dict) and "name" in config and "layers" not in config
+    if is_layer and config.get("dtype", "float32") == "float32":
+        value = {**value, "config": {**config, "dtype": "float64"}}
+    return value
+
+
 def unique_names(names: Iterable[str]) -> dict[str, str]:
     """Give each name one that Keras 3 accepts: no `/`, and still no two alike.
 
