@@ -71,7 +71,7 @@ setup(
     packages=[*find_packages(include=["edgeprune", "edgeprune.*"]), *FOLDERS],
     package_dir=FOLDERS,
     package_data={
-        "edgeprune": ["py.typed", "report/templates/*"],
+        "edgeprune": ["py.typed"],
         **{folder: ["**/*"] for folder in FOLDERS},
     },
     exclude_package_data={folder: ["**/__pycache__/*", "**/*.pyc"] for folder in FOLDERS},
