@@ -52,3 +52,45 @@ def replace_on_success(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def move_together(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give an empty workspace beside a folder; move all that is in it there if the block succeeds.
+
+    Args:
+        folder: where the files belong; made if missing. Files of other names in it are left alone.
+
+    Yields:
+        The workspace, on the same file system.
+
+    Raises:
+        EdgepruneError: the folder cannot be written or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp()) / "out"
+        >>> with move_together(folder) as workspace:
+        ...     _ = (workspace / "a.txt").write_text("done")
+        >>> [path.name for path in folder.iterdir()]
+        ['a.txt']
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise EdgepruneError(f"'{target}' is a file; expected a folder, or a name that is free.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise EdgepruneError(f"Cannot write to '{target.parent}': {error.strerror}.") from error
+    try:
+        yield workspace
+        target.mkdir(exist_ok=True)
+        for path in workspace.iterdir():
+            os.replace(path, target / path.name)
+    except OSError as error:
+        raise EdgepruneError(
+            f"Cannot write to '{target}': {error.strerror or error}. Nothing was left half-written."
+        ) from error
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)

@@ -1,0 +1,5 @@
+"""The main job: a trained model and images in; a smaller, quantized, proven `.tflite` out."""
+
+from edgeprune.building.stages import Built, build
+
+__all__ = ["Built", "build"]

@@ -1,0 +1,87 @@
+"""The result of a build as one frozen value, and its JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure of the original and of the new model, in the same number format.
+
+    Attributes:
+        before: of the original.
+        after: of the new model.
+    """
+
+    before: float
+    after: float
+
+    @property
+    def ratio(self) -> float:
+        """After as a fraction of before."""
+        return self.after / self.before if self.before else 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything a build reports; `to_json` is `report.json`.
+
+    Attributes:
+        accuracy: on test samples, 0 to 1, measured: `original` on all classes; on the kept classes
+            `original_subset` (the unpruned model with the others masked, the honest baseline),
+            `slim` (as cut), `recovered` and `tflite`.
+        test_samples: how many samples each accuracy was measured on.
+        macs: multiply-accumulates per inference, counted.
+        params: numbers stored in the weights, counted.
+        size_bytes: of the `.tflite` files, counted.
+        latency_ms: median of the `.tflite` files; `None` where nothing was measured.
+        latency_measured: where and with what the latency was measured.
+        equivalence: `max_abs_error` and `scale` of slim against cut, on logits.
+        agreement: of the `.tflite` with the Keras model: share of equal answers, on test samples.
+        recovery: the recovery that validation chose.
+        candidates: every recovery that was tried, with its validation accuracy.
+        classes: names of the outputs, in order.
+        widths: group name -> `[before, after]`.
+        settings: what was asked for.
+        warnings: what the user should look at.
+        seconds: per stage.
+        versions: of the software.
+        seed: of everything that was drawn.
+        command: that made this.
+        files: names of what was written.
+    """
+
+    accuracy: Mapping[str, float]
+    test_samples: Mapping[str, int]
+    macs: Change
+    params: Change
+    size_bytes: Change
+    latency_ms: Change | None
+    latency_measured: str | None
+    equivalence: Mapping[str, float]
+    agreement: float
+    recovery: str
+    candidates: tuple[Mapping[str, Any], ...]
+    classes: tuple[str, ...]
+    widths: Mapping[str, tuple[int, int]]
+    settings: Mapping[str, Any]
+    warnings: tuple[str, ...]
+    seconds: Mapping[str, float]
+    versions: Mapping[str, str]
+    seed: int
+    command: str
+    files: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON types."""
+        return {"version": SCHEMA_VERSION, **asdict(self)}
+
+    def to_json(self) -> str:
+        """Return the text of `report.json`."""
+        return json.dumps(self.to_dict(), indent=1)

@@ -1,0 +1,59 @@
+"""An outcome as a table for people. Needs rich, nothing heavier."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.report.outcome import Change, Outcome
+
+ACCURACY_ROWS = (
+    ("original", "original, all classes"),
+    ("original_subset", "original, kept classes"),
+    ("slim", "slim, as cut"),
+    ("recovered", "recovered"),
+    ("tflite", "model.tflite"),
+)
+
+
+def describe_outcome(outcome: Outcome) -> Group:
+    """Return the tables that a build ends with.
+
+    Args:
+        outcome: of the build.
+    """
+    scheme = outcome.settings["quantize"]
+    accuracy = Table(title="Accuracy on test samples (measured)", title_justify="left")
+    accuracy.add_column("model")
+    accuracy.add_column("accuracy", justify="right")
+    accuracy.add_column("samples", justify="right")
+    for key, label in ACCURACY_ROWS:
+        suffix = f" ({scheme})" if key == "tflite" else ""
+        if key == "recovered":
+            suffix = f" ({outcome.recovery})"
+        accuracy.add_row(
+            label + suffix,
+            f"{100 * outcome.accuracy[key]:.1f} %",
+            f"{outcome.test_samples['all' if key == 'original' else 'kept']:,}",
+        )
+    cost = Table(title=f"Cost, before and after, both {scheme}", title_justify="left")
+    for name in ("", "before", "after", "after / before", "how"):
+        cost.add_column(name, justify="left" if name in ("", "how") else "right")
+    cost.add_row("MACs", *_numbers(outcome.macs, ",.0f"), "counted")
+    cost.add_row("parameters", *_numbers(outcome.params, ",.0f"), "counted")
+    cost.add_row("size, bytes", *_numbers(outcome.size_bytes, ",.0f"), "counted")
+    if outcome.latency_ms is not None:
+        cost.add_row(
+            "latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), outcome.latency_measured or ""
+        )
+    error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
+    proof = Text(
+        f"Proof: slim and cut differ by {error:.2g} at a scale of {scale:.3g}. The .tflite gives "
+        f"the same answer as the Keras model on {100 * outcome.agreement:.1f} % of the samples."
+    )
+    return Group(accuracy, cost, proof)
+
+
+def _numbers(change: Change, form: str) -> tuple[str, str, str]:
+    return format(change.before, form), format(change.after, form), f"{100 * change.ratio:.1f} %"
