@@ -2,26 +2,27 @@
 
 Every cost is a sum of products of axis sizes, and every axis size is linear in the widths of the
 groups, so a thousand candidate widths cost a millisecond each. MACs are multiply-accumulates of one
-inference (one sample); additions, activations and normalisation are not counted.
+inference (one sample); additions, activations, normalisation and products of tensors with each
+other (other than attention) are not counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from keras import layers as L
 
 from edgeprune.errors import ModelError
-from edgeprune.graph import Call, Shape
+from edgeprune.graph import Shape
 from edgeprune.groups import Groups
+from edgeprune.multiplications import multiplications
 
 Widths = Mapping[str, int]
-Terms = list[tuple[float, list[int]]]
+Term = tuple[float, list[int]]
+Terms = list[Term]
 
 
 @dataclass(frozen=True)
@@ -35,35 +36,6 @@ class Cost:
 
     macs: int
     params: int
-
-
-def _positions(shape: Shape, layer: Any) -> float:
-    """Spatial positions of a tensor with batch axis; NaN where they are not fixed."""
-    first = getattr(layer, "data_format", None) == "channels_first"
-    spatial = shape[2:] if first else shape[1:-1]
-    return math.nan if None in spatial else float(math.prod(size or 0 for size in spatial))
-
-
-def _at_outputs(*weights: str) -> Callable[[Call], list[tuple[Any, float]]]:
-    def count(call: Call) -> list[tuple[Any, float]]:
-        layer = call.operation
-        positions = _positions(call.outputs[0].shape, layer)
-        return [(getattr(layer, name), positions) for name in weights]
-
-    return count
-
-
-# Layer type -> for each weight that multiplies: how often each of its numbers is used per sample.
-MULTIPLICATIONS: dict[type, Callable[[Call], list[tuple[Any, float]]]] = {
-    L.Conv1D: _at_outputs("kernel"),
-    L.Conv2D: _at_outputs("kernel"),
-    L.Conv3D: _at_outputs("kernel"),
-    L.DepthwiseConv1D: _at_outputs("kernel"),
-    L.DepthwiseConv2D: _at_outputs("kernel"),
-    L.SeparableConv1D: _at_outputs("depthwise_kernel", "pointwise_kernel"),
-    L.SeparableConv2D: _at_outputs("depthwise_kernel", "pointwise_kernel"),
-    L.Dense: _at_outputs("kernel"),
-}
 
 
 class CostModel:
@@ -107,26 +79,33 @@ class CostModel:
 
     def _find_terms(self, row_of: Mapping[tuple[str, int, int], int]) -> tuple[Terms, Terms]:
         """Return the terms of the parameters, and of the multiply-accumulates."""
+
+        def term(path: str, index: int, shape: Shape, axes: Iterable[int]) -> Term:
+            factor, found = 1.0, []
+            for axis in axes:
+                row = row_of.get((path, index, axis))
+                if row is None:
+                    factor *= shape[axis] or 0
+                else:
+                    found.append(row)
+            return factor, found
+
         of_weights: Terms = []
         of_calls: Terms = []
         counted: set[str] = set()
         for call in self.groups.graph.calls:
-            factors: dict[int, tuple[float, list[int]]] = {}
-            for index, weight in enumerate(getattr(call.operation, "weights", [])):
-                constant, found = 1.0, []
-                for axis, size in enumerate(weight.shape):
-                    row = row_of.get((call.path, index, axis))
-                    if row is None:
-                        constant *= size
-                    else:
-                        found.append(row)
-                factors[id(weight)] = (constant, found)
+            weights = call.operation.weights if call.is_layer else []
+            shapes = [tuple(weight.shape) for weight in weights]
             if call.path not in counted:
                 counted.add(call.path)
-                of_weights += factors.values()
-            for weight, positions in MULTIPLICATIONS.get(type(call.operation), lambda _: [])(call):
-                constant, found = factors[id(weight)]
-                of_calls.append((constant * positions, found))
+                for index, shape in enumerate(shapes):
+                    of_weights.append(term(call.path, index, shape, range(len(shape))))
+            index_of = {id(weight): index for index, weight in enumerate(weights)}
+            for product in multiplications(call, call.operation):
+                index = index_of[id(product.weight)]
+                axes = range(len(shapes[index])) if product.axes is None else product.axes
+                factor, found = term(call.path, index, shapes[index], axes)
+                of_calls.append((factor * product.times, found))
         return of_weights, of_calls
 
     def _sizes(self, widths: Widths) -> np.ndarray:

@@ -1,11 +1,14 @@
-"""One flat list of calls for any Keras model: what tracing, costs, statistics and recovery walk over.
+"""One flat list of calls for any Keras model: what tracing, costs and statistics walk over.
 
-Nested models are inlined, a layer called twice appears twice. Keras offers no public way to walk a
-functional graph, so this is the only module that touches Keras' node structures.
+Nested models are inlined, a layer called twice appears twice. Subclassed models, and custom layers
+made of other layers, are opened by calling them on symbolic tensors where they are written with
+Keras layers and `keras.ops`. Keras offers no public way to walk a functional graph, so this module
+and `edgeprune.replica` are the only ones that touch Keras' node structures.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +24,11 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class TensorRef:
-    """One tensor of the flat graph: its number and its shape with the batch axis."""
+    """One tensor of the flat graph: its number, its shape with the batch axis, and its type."""
 
     number: int
     shape: Shape
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Call:
         kwargs: keyword arguments, likewise.
         inputs: every `TensorRef` among the arguments, in order.
         outputs: the tensors it makes.
+        position: which of the operation's calls this is, the same in every run of a nested model.
     """
 
     path: str
@@ -46,6 +51,7 @@ class Call:
     kwargs: Mapping[str, Any]
     inputs: tuple[TensorRef, ...]
     outputs: tuple[TensorRef, ...]
+    position: int = 0
 
     @property
     def is_layer(self) -> bool:
@@ -87,11 +93,17 @@ class Graph:
         return found
 
 
-def functional_form(model: keras.Model) -> Functional:
-    """Return the functional graph inside a model.
+SEALED_TYPES: set[type] = set()
+"""Layer types that have a channel rule of their own and are not opened."""
+_OPENED: weakref.WeakKeyDictionary[keras.Layer, Functional | None] = weakref.WeakKeyDictionary()
+
+
+def functional_form(model: keras.Layer) -> Functional:
+    """Return the functional graph inside a model, or inside a layer made of layers.
 
     Raises:
-        ModelError: the model has no graph (subclassed, or a Sequential that was never built).
+        ModelError: the model has no graph: a Sequential that was never built, or a subclassed model
+            whose Python code cannot be followed.
     """
     if isinstance(model, keras.Sequential):
         if model._functional is None:
@@ -102,16 +114,71 @@ def functional_form(model: keras.Model) -> Functional:
         return model._functional
     if isinstance(model, Functional):
         return model
-    raise ModelError(
-        f"Model '{model.name}' ({type(model).__name__}) is subclassed: its layers are called in "
-        "Python code that cannot be followed. Build it as keras.Model(inputs, outputs), where "
-        "inputs = keras.Input(shape) and outputs = its call(inputs), and try again."
-    )
+    opened = _open(model)
+    if opened is None:
+        raise ModelError(
+            f"Model '{model.name}' ({type(model).__name__}) is subclassed, and its Python code "
+            "cannot be followed. Call it on data once so that it knows its input shape, and write "
+            "its call() with Keras layers and keras.ops only, without weights of its own; or build "
+            "it as keras.Model(inputs, outputs) from inputs = keras.Input(shape)."
+        )
+    return opened
 
 
 def is_model(operation: Any) -> bool:
-    """Whether an operation is a nested Functional or Sequential model."""
-    return isinstance(operation, (Functional, keras.Sequential))
+    """Whether an operation has a graph inside: a nested model, or a custom layer made of layers."""
+    if isinstance(operation, (Functional, keras.Sequential)):
+        return True
+    if not isinstance(operation, keras.Layer) or type(operation) in SEALED_TYPES:
+        return False
+    return _open(operation) is not None
+
+
+def _open(layer: keras.Layer) -> Functional | None:
+    """Follow the Python code of a custom layer or model on symbolic tensors, once."""
+    if not _is_made_of_layers(layer):
+        return None
+    if layer not in _OPENED:
+        _OPENED[layer] = _follow(layer)
+    return _OPENED[layer]
+
+
+def _is_made_of_layers(layer: keras.Layer) -> bool:
+    """Whether a layer is the user's own and all its weights belong to layers inside it."""
+    if type(layer).__module__.partition(".")[0] == "keras" or not layer.built:
+        return False
+    inside = {id(weight) for part in layer._layers for weight in part.weights}
+    return bool(inside) and all(id(weight) in inside for weight in layer.weights)
+
+
+def _follow(layer: keras.Layer) -> Functional | None:
+    inputs: list[keras.KerasTensor] = []
+
+    def new_input(shape: Shape, dtype: str) -> keras.KerasTensor:
+        name = f"input_{len(inputs)}"
+        inputs.append(keras.Input(batch_shape=shape, dtype=dtype, name=name))
+        return inputs[-1]
+
+    def to_input(argument: Any) -> Any:
+        if isinstance(argument, keras.KerasTensor):
+            return new_input(argument.shape, argument.dtype)
+        return argument
+
+    def from_shapes(shapes: Any) -> Any:
+        if isinstance(shapes, Mapping):
+            return {name: from_shapes(shape) for name, shape in shapes.items()}
+        if all(size is None or isinstance(size, int) for size in shapes):
+            return new_input((None, *shapes[1:]), layer.input_dtype)
+        return [from_shapes(shape) for shape in shapes]
+
+    try:
+        if layer._inbound_nodes:
+            args, kwargs = layer._inbound_nodes[0].arguments.convert(to_input)
+        else:
+            args, kwargs = tuple(map(from_shapes, layer._build_shapes_dict.values())), {}
+        return Functional(inputs, layer.call(*args, **kwargs), name=layer.name)
+    except Exception:  # the user's own code, run on symbols: anything may come out of it
+        return None
 
 
 def nodes_in_order(model: Functional) -> Iterator[Node]:
@@ -146,7 +213,7 @@ def build_graph(model: keras.Model) -> Graph:
     """
     builder = _GraphBuilder()
     form = functional_form(model)
-    inputs = [builder.new_tensor(tensor.shape) for tensor in form.inputs]
+    inputs = [builder.new_tensor(tensor.shape, tensor.dtype) for tensor in form.inputs]
     outputs = builder.inline(form, inputs, "")
     entrances = tuple(tuple(given) for given in builder.entrances.values() if len(given) > 1)
     return Graph(tuple(builder.calls), tuple(inputs), tuple(outputs), entrances)
@@ -157,13 +224,17 @@ class _GraphBuilder:
         self.calls: list[Call] = []
         self._count = 0
         self._paths: dict[int, str] = {}
+        self._positions: dict[int, int] = {}
+        self._calls_of: dict[str, int] = {}
         self.entrances: dict[tuple[str, int], list[TensorRef]] = {}
 
-    def new_tensor(self, shape: Shape) -> TensorRef:
+    def new_tensor(self, shape: Shape, dtype: str) -> TensorRef:
         self._count += 1
-        return TensorRef(self._count - 1, tuple(shape))
+        return TensorRef(self._count - 1, tuple(shape), dtype)
 
-    def inline(self, model: Functional, inputs: Sequence[TensorRef], prefix: str) -> list[TensorRef]:
+    def inline(
+        self, model: Functional, inputs: Sequence[TensorRef], prefix: str
+    ) -> list[TensorRef]:
         known = {id(t): ref for t, ref in zip(model.inputs, inputs, strict=True)}
         reshaped = any(
             ref.shape != tuple(t.shape) for t, ref in zip(model.inputs, inputs, strict=True)
@@ -176,29 +247,54 @@ class _GraphBuilder:
             args, kwargs = node.arguments.fill_in(known)
             refs = tuple(known[id(t)] for t in node.input_tensors)
             if is_model(operation):
+                nested = functional_form(operation)
+                refs = arrange_inputs(nested, args, refs)
                 for index, ref in enumerate(refs):
                     self.entrances.setdefault((path, index), []).append(ref)
-                made = self.inline(functional_form(operation), refs, path + "/")
+                made = self.inline(nested, refs, path + "/")
             else:
-                shapes = self._output_shapes(node, args, kwargs, reshaped)
-                made = [self.new_tensor(shape) for shape in shapes]
-                self.calls.append(Call(path, operation, args, kwargs, refs, tuple(made)))
+                made = [
+                    self.new_tensor(tensor.shape, tensor.dtype)
+                    for tensor in self._outputs(node, args, kwargs, reshaped)
+                ]
+                position = self._position(node, path)
+                self.calls.append(Call(path, operation, args, kwargs, refs, tuple(made), position))
             known.update(zip(map(id, node.outputs), made, strict=True))
         return [known[id(t)] for t in model.outputs]
 
+    def _position(self, node: Node, path: str) -> int:
+        if id(node) not in self._positions:
+            self._positions[id(node)] = self._calls_of.get(path, 0)
+            self._calls_of[path] = self._positions[id(node)] + 1
+        return self._positions[id(node)]
+
     @staticmethod
-    def _output_shapes(node: Node, args: Any, kwargs: Any, reshaped: bool) -> list[Shape]:
-        """Shapes of a call's outputs; worked out again where a nested model gets another size."""
+    def _outputs(node: Node, args: Any, kwargs: Any, reshaped: bool) -> list[Any]:
+        """Outputs of a call; worked out again where a nested model gets another size."""
         if not reshaped:
-            return [tuple(t.shape) for t in node.outputs]
+            return list(node.outputs)
 
         def to_symbol(value: Any) -> Any:
-            return keras.KerasTensor(value.shape) if isinstance(value, TensorRef) else value
+            if isinstance(value, TensorRef):
+                return keras.KerasTensor(value.shape, value.dtype)
+            return value
 
         spec = node.operation.compute_output_spec(
             *map_structure(to_symbol, args), **map_structure(to_symbol, kwargs)
         )
-        return [tuple(t.shape) for t in keras.tree.flatten(spec)]
+        return list(keras.tree.flatten(spec))
+
+
+def arrange_inputs(
+    model: Functional, args: Sequence[Any], tensors: Sequence[Any]
+) -> tuple[Any, ...]:
+    """Return what a nested model was called with in the order of its inputs.
+
+    A model whose inputs are a list may be called with a dict by name, like in Keras.
+    """
+    if args and isinstance(args[0], Mapping) and not isinstance(model._inputs_struct, dict):
+        return tuple(args[0][tensor.name] for tensor in model.inputs)
+    return tuple(tensors)
 
 
 def run(
@@ -223,9 +319,7 @@ def run(
     }
     for index, call in enumerate(graph.calls):
         args, kwargs = fill_in(call, values)
-        result = (
-            call.operation(*args, **kwargs) if on_call is None else on_call(call, args, kwargs)
-        )
+        result = call.operation(*args, **kwargs) if on_call is None else on_call(call, args, kwargs)
         values.update(
             zip((ref.number for ref in call.outputs), keras.tree.flatten(result), strict=True)
         )

@@ -15,12 +15,22 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ClassError
-from edgeprune.graph import Graph, build_graph
-from edgeprune.labels import NO_LABEL, AxisUse, LabelSpace, Role
+from edgeprune.graph import Graph, build_graph, functional_form
+from edgeprune.labels import (
+    NO_LABEL,
+    CallChange,
+    ConfigChange,
+    LabelSpace,
+    Role,
+    varying_axes,
+)
 from edgeprune.rules import NORMALIZED, Tracing, apply_rule
+from edgeprune.rules.tracing import BATCH
 
 INPUT = "input of the model"
 OUTPUT = "output of the model"
+EXAMPLE_SIZE = 64
+"""Stands for heights, widths and lengths that a model leaves open, where an operation is tried."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,19 @@ class Group:
     members: tuple[Member, ...]
     locked: tuple[str, ...] = ()
 
+    @property
+    def reason(self) -> str:
+        """Why the group is locked, shortened to two reasons; empty if it is not."""
+        more = f"; and {len(self.locked) - 2} more reasons" if len(self.locked) > 2 else ""
+        return "; ".join(self.locked[:2]) + more
+
     def layers(self, role: Role) -> tuple[str, ...]:
         """Return the paths of the layers with this role, each once."""
         return tuple(dict.fromkeys(m.layer for m in self.members if m.role == role))
 
     def __str__(self) -> str:
         """Describe the group in one line."""
-        state = f"  locked: {'; '.join(self.locked)}" if self.locked else ""
+        state = f"  locked: {self.reason}" if self.locked else ""
         writers, readers = (", ".join(self.layers(role)) or "-" for role in ("writes", "reads"))
         return f"{self.name}: {self.width} channels, {writers} -> {readers}{state}"
 
@@ -101,6 +117,9 @@ class Groups:
         graph: the calls of the model.
         output_channels: per model output, the group and channel at each of its positions.
         fingerprint: identifies the architecture the groups belong to.
+        config_changes: path of a layer -> what adapts the rest of its config.
+        call_changes: (path, which of its calls) -> what adapts the arguments of the call.
+        placement: group and channel of every label.
     """
 
     groups: tuple[Group, ...]
@@ -109,6 +128,16 @@ class Groups:
     graph: Graph = field(repr=False)
     output_channels: tuple[Axis, ...] = field(repr=False)
     fingerprint: str
+    config_changes: Mapping[str, ConfigChange] = field(repr=False, default_factory=dict)
+    call_changes: Mapping[tuple[str, int], CallChange] = field(repr=False, default_factory=dict)
+    placement: tuple[np.ndarray, np.ndarray] = field(
+        repr=False, compare=False, default=(np.empty(0, np.int64), np.empty(0, np.int64))
+    )
+
+    def locate(self, labels: np.ndarray) -> Axis:
+        """Return the group and channel of each label of an array."""
+        group, channel = (np.append(found, -1)[labels.reshape(-1)] for found in self.placement)
+        return Axis("", -1, -1, "passes", group, channel)
 
     def __iter__(self) -> Iterator[Group]:
         """Iterate over the groups."""
@@ -166,13 +195,17 @@ def find_groups(model: keras.Model) -> Groups:
     graph = build_graph(model)
     space = LabelSpace()
     labels: dict[int, np.ndarray] = {}
-    for ref, tensor in zip(graph.inputs, model.inputs, strict=True):
+    sizes: dict[int, tuple[int, ...]] = {}
+    for ref, tensor in zip(graph.inputs, functional_form(model).inputs, strict=True):
         shape = ref.shape[1:]
         made = space.fresh(shape[-1] or 1 if shape else 1)
-        labels[ref.number] = made.reshape((1,) * (len(shape) - 1) + (-1,))
+        labels[ref.number] = made.reshape((1,) * (len(shape) - 1) + (-1,) if shape else ())
         space.lock(made, f"{INPUT} '{tensor.name}'")
+        if None in shape:
+            sizes[ref.number] = (BATCH, *(size or EXAMPLE_SIZE for size in shape))
     for call in graph.calls:
-        made_labels = apply_rule(Tracing(space, call), [labels[ref.number] for ref in call.inputs])
+        given = [labels[ref.number] for ref in call.inputs]
+        made_labels = apply_rule(Tracing(space, call, sizes), given)
         labels.update(zip((ref.number for ref in call.outputs), made_labels, strict=True))
     for entrances in graph.entrances:
         for other in entrances[1:]:
@@ -189,62 +222,127 @@ def find_groups(model: keras.Model) -> Groups:
 def _collect(graph: Graph, space: LabelSpace, outputs: list[np.ndarray]) -> Groups:
     """Partition the channels by the places where they are stored."""
     uses = list(space.uses.values())
-    per_use = [space.channels(use.labels) for use in uses]
-    locked = space.locked()
-    places: dict[int, list[int]] = {}
-    for number, channels in enumerate(per_use):
-        for channel in dict.fromkeys(channels.tolist()):
-            if channel != NO_LABEL:
-                places.setdefault(channel, []).append(number)
-    members_of: dict[tuple[tuple[int, ...], tuple[str, ...]], list[int]] = {}
-    for channel, found in places.items():
-        members_of.setdefault((tuple(found), locked.get(channel, ())), []).append(channel)
+    held = [space.channels(use.labels) for use in uses]
+    locks = space.locks()
+    tensors = [space.channels(labels) for labels in space.tensors]
+    numbers = space.channels(np.arange(len(space)))
+    count = int(numbers.max(initial=-1)) + 1
+    parts = _partition(count, [*held, *tensors, *(channels for channels, _ in locks)])
+    group_of, channel_of, first = _number_groups(count, held, parts)
 
-    group_of: dict[int, tuple[int, int]] = {}
-    groups: list[Group] = []
+    reasons: list[dict[str, None]] = [{} for _ in first]
+    for channels, reason in locks:
+        for number in np.unique(group_of[channels]).tolist():
+            if number >= 0:
+                reasons[number][reason] = None
+    members: list[list[Member]] = [[] for _ in first]
+    for use, channels in zip(uses, held, strict=True):
+        owner, channel = np.append(group_of, -1)[channels], np.append(channel_of, -1)[channels]
+        for number in np.unique(owner[owner >= 0]).tolist():
+            within = np.where(owner == number, channel, -1)
+            members[number].append(Member(use.layer, use.weight, use.axis, use.role, within))
+    widths = np.bincount(group_of[group_of >= 0], minlength=len(first))
+    names = _name(members)
+    groups = tuple(
+        Group(name, int(width), tuple(found), tuple(why))
+        for name, width, found, why in zip(names, widths, members, reasons, strict=True)
+    )
+
+    def locate(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        channels = space.channels(labels.reshape(-1))
+        return np.append(group_of, -1)[channels], np.append(channel_of, -1)[channels]
+
+    return Groups(
+        groups,
+        tuple(Axis(use.layer, use.weight, use.axis, use.role, *locate(use.labels)) for use in uses),
+        {
+            key: Axis(key[0], -1, -1, "passes", *locate(labels))
+            for key, labels in space.extents.items()
+        },
+        graph,
+        tuple(
+            Axis("", -1, -1, "passes", *locate(_along(labels, ref.shape)))
+            for labels, ref in zip(outputs, graph.outputs, strict=True)
+        ),
+        _fingerprint(graph),
+        space.config_changes,
+        space.call_changes,
+        (group_of[numbers], channel_of[numbers]),
+    )
+
+
+def _partition(count: int, places: list[np.ndarray]) -> np.ndarray:
+    """Return for each of `count` channels a number that is equal for those in the same places.
+
+    Each place splits the parts found so far; how often it holds a channel counts.
+    """
+    parts = np.zeros(count, np.int64)
+    free = 1
+    for place in places:
+        channels, often = np.unique(place[place != NO_LABEL], return_counts=True)
+        pairs = parts[channels] * (often.max(initial=0) + 1) + often
+        _, inverse = np.unique(pairs, return_inverse=True)
+        parts[channels] = free + inverse
+        free += len(channels)
+    return parts
+
+
+def _number_groups(
+    count: int, held: list[np.ndarray], parts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Number the parts that are stored somewhere, and the channels in them, as they are met.
+
+    Returns:
+        Group of each channel (-1 for none), channel within its group, first channel of each group.
+    """
+    met = np.concatenate(held) if held else np.empty(0, np.int64)
+    met, index = np.unique(met[met != NO_LABEL], return_index=True)
+    met = met[np.argsort(index)]
+    group_of, channel_of = np.full(count, -1), np.full(count, -1)
+    number_of: dict[int, int] = {}
+    widths: list[int] = []
+    first: list[int] = []
+    for channel, part in zip(met.tolist(), parts[met].tolist(), strict=True):
+        number = number_of.setdefault(part, len(number_of))
+        if number == len(widths):
+            widths.append(0)
+            first.append(channel)
+        group_of[channel], channel_of[channel] = number, widths[number]
+        widths[number] += 1
+    return group_of, channel_of, first
+
+
+def _name(members: list[list[Member]]) -> list[str]:
+    """Name groups after their first writer, each name once."""
     names: dict[str, int] = {}
-    for (found, reasons), channels in members_of.items():
-        within = {channel: position for position, channel in enumerate(channels)}
-        members = tuple(_member(uses[number], per_use[number], within) for number in found)
-        for channel, position in within.items():
-            group_of[channel] = (len(groups), position)
-        writers = [m.layer for m in members if m.role == "writes"]
-        name = writers[0] if writers else f"{members[0].layer}:in"
+    unique = []
+    for found in members:
+        writers = [member.layer for member in found if member.role == "writes"]
+        name = writers[0] if writers else f"{found[0].layer}:in"
         names[name] = names.get(name, 0) + 1
-        unique = name if names[name] == 1 else f"{name}#{names[name]}"
-        groups.append(Group(unique, len(channels), members, reasons))
-
-    def locate(channels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pairs = [group_of.get(channel, (-1, -1)) for channel in channels.ravel().tolist()]
-        both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return both[:, 0], both[:, 1]
-
-    axes = tuple(
-        Axis(use.layer, use.weight, use.axis, use.role, *locate(channels))
-        for use, channels in zip(uses, per_use, strict=True)
-    )
-    extents = {
-        key: Axis(key[0], -1, -1, "passes", *locate(space.channels(labels)))
-        for key, labels in space.extents.items()
-    }
-    ends = tuple(
-        Axis("", -1, -1, "passes", *locate(space.channels(labels))) for labels in outputs
-    )
-    return Groups(tuple(groups), axes, extents, graph, ends, _fingerprint(graph))
+        unique.append(name if names[name] == 1 else f"{name}#{names[name]}")
+    return unique
 
 
-def _member(use: AxisUse, channels: np.ndarray, within: Mapping[int, int]) -> Member:
-    held = np.array([within.get(channel, -1) for channel in channels.tolist()], dtype=np.int64)
-    return Member(use.layer, use.weight, use.axis, use.role, held)
+def _along(labels: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return the labels of a tensor along the axis that holds them, the last if there is none."""
+    axes = varying_axes(labels)
+    if axes or labels.ndim == 0:
+        return labels.reshape(-1)
+    return np.repeat(labels.reshape(-1), shape[-1] or 1)
 
 
 def _fingerprint(graph: Graph) -> str:
-    """Hash paths, types and weight shapes: what a plan must agree with to be applicable."""
-    text = "\n".join(
-        f"{call.path} {type(call.operation).__name__} "
-        f"{[tuple(w.shape) for w in getattr(call.operation, 'weights', [])]}"
-        for call in graph.calls
-    )
+    """Hash types, weight shapes and paths of weights: what a plan must agree with to be applicable.
+
+    Operations without weights are numbered anew when a subclassed model is opened.
+    """
+    lines = []
+    for call in graph.calls:
+        shapes = [tuple(weight.shape) for weight in getattr(call.operation, "weights", [])]
+        name = call.path if shapes else ""
+        lines.append(f"{name} {type(call.operation).__name__} {shapes}")
+    text = "\n".join(lines)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -261,7 +359,12 @@ def find_head(groups: Groups) -> Group:
         )
     found = np.unique(groups.output_channels[0].group)
     head = groups.groups[found[0]] if found.size == 1 and found[0] >= 0 else None
-    if head is None or not set(head.locked) <= {OUTPUT, NORMALIZED} or head.layers("reads"):
+    if (
+        head is None
+        or not set(head.locked) <= {OUTPUT, NORMALIZED}
+        or head.layers("reads")
+        or groups.output_channels[0].channel.size != head.width
+    ):
         where = head.name if head is not None else "the last layers"
         raise ClassError(
             f"The classes cannot be cut out of this model: its output is not one Dense layer or "

@@ -6,24 +6,36 @@ and *writes* fresh ones on another (Conv2D, Dense). Merged labels are one channe
 everywhere or nowhere. NumPy and SciPy only; no layer is known here.
 
 The labels of a tensor are an integer array that broadcasts to the tensor's shape without the batch
-axis: `(1, 1, C)` for a feature map of C channels, `(H * W * C,)` after Flatten. `NO_LABEL` marks
-positions that belong to no channel (constants, positional tables).
+axis: `(1, 1, C)` for a feature map of C channels, `(H * W * C,)` after Flatten. They vary along one
+axis at most, because what remains of a tensor must be a rectangle. `NO_LABEL` marks positions that
+belong to no channel (constants, positional tables).
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 NO_LABEL = -1
+MEETS_CONSTANTS = "side by side with constants that must stay"
+BROADCAST = "one channel that is broadcast over the channels of another tensor"
 
 Shape = tuple[int | None, ...]
 Role = Literal["reads", "writes", "passes"]
+
+Keep = Callable[[np.ndarray], np.ndarray]
+"""From labels `(size,)` to the positions that stay, in their new order."""
+ConfigChange = Callable[[dict[str, Any], Keep], None]
+"""Adapts a layer's config in place to the channels that stay."""
+CallChange = Callable[
+    [tuple[Any, ...], dict[str, Any], Keep], tuple[tuple[Any, ...], dict[str, Any]]
+]
+"""From the arguments of a call to those that fit the channels that stay."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,9 @@ class LabelSpace:
     Attributes:
         uses: every axis of a weight that carries labels, in the order in which it was met.
         extents: labels counted by an entry of a layer's config: `(layer, "filters", None)`.
+        tensors: labels of tensors that hold some channels of another tensor: never all of them go.
+        config_changes: path of a layer -> what adapts the rest of its config.
+        call_changes: (path, which of its calls) -> what adapts the arguments.
 
     Example:
         >>> space = LabelSpace()
@@ -69,6 +84,9 @@ class LabelSpace:
         self._channels: np.ndarray | None = None
         self.uses: dict[Hashable, AxisUse] = {}
         self.extents: dict[tuple[str, str, int | None], np.ndarray] = {}
+        self.tensors: list[np.ndarray] = []
+        self.config_changes: dict[str, ConfigChange] = {}
+        self.call_changes: dict[tuple[str, int], CallChange] = {}
 
     def fresh(self, count: int) -> np.ndarray:
         """Return `count` labels that no tensor carries yet, shape `(count,)`."""
@@ -81,7 +99,8 @@ class LabelSpace:
         """Tie the labels of several tensors position by position, as an elementwise operation does.
 
         A tensor with one channel that is broadcast over many (a spatial gate) is none of them: its
-        channel is locked instead of tied.
+        channel is locked instead of tied. Channels that meet constants are locked as well: nothing
+        could remove the constant.
 
         Args:
             labels: labels of each tensor.
@@ -93,17 +112,23 @@ class LabelSpace:
         rank = max(len(shape) for shape in shapes)
         padded = [found.reshape((1,) * (rank - found.ndim) + found.shape) for found in labels]
         sizes = [(1,) * (rank - len(shape)) + tuple(shape) for shape in shapes]
-        result = np.full((1,) * rank, NO_LABEL)
+        equal = []
         for found, size in zip(padded, sizes, strict=True):
             if any(
                 size[axis] == 1 and any(other.shape[axis] > 1 for other in padded)
                 for axis in range(rank)
             ):
-                self.lock(found, "one channel that is broadcast over the channels of another tensor")
-                continue
+                self.lock(found, BROADCAST)
+            else:
+                equal.append(found)
+        result = np.full((1,) * rank, NO_LABEL)
+        for found in equal:
             left, right = np.broadcast_arrays(result, found)
             self.tie(left, right)
             result = np.where(left == NO_LABEL, right, left)
+        for found in equal:
+            constant = np.broadcast_to(found == NO_LABEL, result.shape)
+            self.lock(result[constant], MEETS_CONSTANTS)
         return result
 
     def tie(self, a: np.ndarray, b: np.ndarray) -> None:
@@ -124,10 +149,14 @@ class LabelSpace:
             Shape `(labels.shape[axis],)`.
         """
         rows = np.moveaxis(labels, axis, -1).reshape(-1, labels.shape[axis])
+        if len(rows) > 1:
+            rows = np.unique(rows, axis=0)
         kept = rows[0]
         for row in rows[1:]:
             self.tie(kept, row)
             kept = np.where(kept == NO_LABEL, row, kept)
+        if len(rows) > 1:
+            self.lock(kept[(rows == NO_LABEL).any(axis=0)], MEETS_CONSTANTS)
         return kept
 
     def use(self, key: Hashable, use: AxisUse) -> np.ndarray:
@@ -141,6 +170,28 @@ class LabelSpace:
         else:
             self.uses[key] = use
         return self.uses[key].labels
+
+    def rectangular(self, labels: np.ndarray) -> np.ndarray:
+        """Tie labels that vary along several axes until they vary along one.
+
+        The axis that leaves most channels to choose from is kept.
+        """
+        labels = shorten(labels)
+        axes = varying_axes(labels)
+        if len(axes) < 2:
+            return labels
+        choices = []
+        for axis in axes:
+            first = np.moveaxis(labels, axis, 0).reshape(labels.shape[axis], -1)[:, 0]
+            choices.append((len(np.unique(first)), axis))
+        axis = max(choices)[1]
+        shape = [1] * labels.ndim
+        shape[axis] = -1
+        return self.collapse(labels, axis).reshape(shape)
+
+    def divide(self, labels: np.ndarray) -> None:
+        """Say that a tensor holds these labels: they become groups that never go entirely."""
+        self.tensors.append(labels)
 
     def lock(self, labels: np.ndarray, reason: str) -> None:
         """Forbid the removal of labels, and say why."""
@@ -164,13 +215,33 @@ class LabelSpace:
         _, component = connected_components(graph, directed=False)
         return np.asarray(component, dtype=np.int64)
 
+    def locks(self) -> list[tuple[np.ndarray, str]]:
+        """Return the channels that must stay, with the reason, in the order of discovery."""
+        return [(np.unique(self.channels(labels)), reason) for labels, reason in self._locks]
+
     def locked(self) -> dict[int, tuple[str, ...]]:
-        """Return the reasons of every locked channel, in the order in which they were found."""
+        """Return the reasons of every locked channel, each once, in the order of discovery."""
         reasons: dict[int, dict[str, None]] = {}
-        for labels, reason in self._locks:
-            for channel in np.unique(self.channels(labels)).tolist():
+        for channels, reason in self.locks():
+            for channel in channels.tolist():
                 reasons.setdefault(channel, {})[reason] = None
         return {channel: tuple(found) for channel, found in reasons.items()}
+
+    def adopt(self, other: LabelSpace, table: np.ndarray) -> None:
+        """Repeat the ties and locks of another space.
+
+        Args:
+            other: the space.
+            table: `(len(other),)` the label of this space that each of the other's stands for.
+        """
+        for a, b in other._merged:
+            self.tie(table[a], table[b])
+        for labels, reason in other._locks:
+            self.lock(table[labels], reason)
+
+    def __len__(self) -> int:
+        """Count the labels handed out so far."""
+        return self._size
 
 
 def shorten(labels: np.ndarray) -> np.ndarray:

@@ -14,7 +14,14 @@ import numpy as np
 from edgeprune.errors import PlanError
 from edgeprune.groups import Axis, Groups, find_groups, find_head
 from edgeprune.plan import Plan
-from edgeprune.replica import duplicate, operations_by_path, replicate, reproduce
+from edgeprune.replica import (
+    Arguments,
+    duplicate,
+    operations_by_path,
+    rebuild,
+    replicate,
+    reproduce,
+)
 
 
 def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
@@ -42,27 +49,30 @@ def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> ker
     groups = find_groups(model) if groups is None else groups
     ranks = channel_ranks(groups, plan)
 
-    changes: dict[str, dict[str, Any]] = {}
+    def keep(labels: np.ndarray) -> np.ndarray:
+        return kept_positions(groups.locate(labels), ranks)
+
+    sizes: dict[str, dict[tuple[str, int | None], int]] = {}
     for (path, entry, position), axis in groups.extents.items():
-        changes.setdefault(path, {})[f"{entry}:{'' if position is None else position}"] = len(
-            kept_positions(axis, ranks)
-        )
+        sizes.setdefault(path, {})[entry, position] = len(kept_positions(axis, ranks))
 
     def make(path: str, operation: keras.Operation) -> keras.Operation:
-        if path not in changes:
+        if path not in sizes and path not in groups.config_changes:
             return reproduce(path, operation)
-        config = operation.get_config()
-        for key, size in changes[path].items():
-            entry, position = key.split(":")
-            if position:
-                sizes = list(config[entry])
-                sizes[int(position)] = size
-                config[entry] = tuple(sizes)
-            else:
-                config[entry] = size
-        return type(operation).from_config(config)
 
-    smaller, made = replicate(model, make)
+        def change(config: dict[str, Any]) -> None:
+            for (entry, position), size in sizes.get(path, {}).items():
+                set_entry(config, entry, position, size)
+            if path in groups.config_changes:
+                groups.config_changes[path](config, keep)
+
+        return rebuild(path, operation, change)
+
+    def adapt(path: str, position: int, arguments: Arguments) -> Arguments:
+        change = groups.call_changes.get((path, position))
+        return arguments if change is None else change(*arguments, keep)
+
+    smaller, made = replicate(model, make, adapt)
     axes_of: dict[str, list[Axis]] = {}
     for axis in groups.axes:
         axes_of.setdefault(axis.layer, []).append(axis)
@@ -72,9 +82,23 @@ def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> ker
         weights = operation.get_weights()
         for axis in axes_of.get(path, []):
             kept = kept_positions(axis, ranks)
-            weights[axis.weight] = np.take(weights[axis.weight], kept, axis=axis.axis)
+            if not np.array_equal(kept, np.arange(len(axis.group))):
+                weights[axis.weight] = np.take(weights[axis.weight], kept, axis=axis.axis)
         made[path].set_weights(weights)
     return smaller
+
+
+def set_entry(config: dict[str, Any], entry: str, position: int | None, size: int) -> None:
+    """Write a size into a config: `filters`, or `layer/config/filters` of a wrapped layer."""
+    *outer, name = entry.split("/")
+    for key in outer:
+        config = config[key]
+    if position is None:
+        config[name] = size
+    else:
+        sizes = list(config[name])
+        sizes[position] = size
+        config[name] = tuple(sizes)
 
 
 def cut(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
@@ -152,12 +176,16 @@ def _rank(channels: Any, width: int) -> np.ndarray:
 
 
 def kept_positions(axis: Axis, ranks: list[np.ndarray]) -> np.ndarray:
-    """Return the positions of a weight's axis that stay, in their new order."""
+    """Return the positions of a weight's axis that stay, in their new order.
+
+    The order is the old one, except for classes that the user put in another order.
+    """
     rank = np.zeros(len(axis.group), dtype=np.int64)
     for number in np.unique(axis.group[axis.group >= 0]).tolist():
         held = axis.group == number
-        rank[held] = ranks[number][axis.channel[held]]
+        order = ranks[number]
+        rank[held] = order[axis.channel[held]]
+        if (np.diff(order[order >= 0]) > 0).all():
+            rank[held] = np.minimum(rank[held], 0)
     kept = np.nonzero(rank >= 0)[0]
-    if len(np.unique(axis.group)) == 1 and len(np.unique(rank[kept])) == len(kept):
-        kept = kept[np.argsort(rank[kept], kind="stable")]
-    return kept
+    return kept[np.argsort(rank[kept], kind="stable")]

@@ -1,0 +1,97 @@
+"""From a call to the labels of its outputs: by a rule, by trying it out, or by locking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from edgeprune.errors import ModelError
+from edgeprune.graph import TensorRef, map_structure
+from edgeprune.labels import NO_LABEL
+from edgeprune.rules.probing import probe
+from edgeprune.rules.tracing import RULES, Labels, Tracing
+
+
+def apply_rule(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
+    """Return the labels of a call's outputs.
+
+    Args:
+        tracing: the call and the label space.
+        labels: of the input tensors.
+
+    Raises:
+        ModelError: a rule returned labels that do not fit the output.
+    """
+    operation = tracing.call.operation
+    found = RULES.get(type(operation))
+    weights = getattr(operation, "weights", ())
+    kind = type(operation).__name__
+    if getattr(operation, "quantization_mode", None) or getattr(operation, "lora_enabled", False):
+        made = tracing.opaque(f"'{tracing.call.path}' ({kind}) is quantized or has LoRA", labels)
+    elif found is not None:
+        result = found(tracing, operation, *labels)
+        made = result if isinstance(result, list) else [result]
+    elif weights:
+        reason = f"Layer '{tracing.call.path}' ({kind}) has no channel rule"
+        made = tracing.opaque(reason, labels)
+    else:
+        made = probe(tracing, labels)
+    _check(tracing, made)
+    made = [tracing.space.rectangular(one) for one in made]
+    _divide(tracing, labels, made)
+    _work_out_sizes(tracing)
+    return made
+
+
+def _check(tracing: Tracing, made: Sequence[Labels]) -> None:
+    """Refuse what a rule returned if it cannot be the labels of the outputs."""
+    shapes = tracing.output_shapes
+    fits = len(made) == len(shapes) and all(
+        len(shape) == one.ndim
+        and all(
+            size in (1, real) or real is None for size, real in zip(one.shape, shape, strict=True)
+        )
+        for one, shape in zip(made, shapes, strict=False)
+    )
+    if not fits:
+        raise ModelError(
+            f"The channel rule of {type(tracing.call.operation).__name__} returned labels of shape "
+            f"{[one.shape for one in made]} for '{tracing.call.path}'. Expected one array per "
+            f"output that broadcasts to {shapes} (shapes without the batch axis)."
+        )
+
+
+def _divide(tracing: Tracing, labels: Sequence[Labels], made: Sequence[Labels]) -> None:
+    """Record tensors that hold some channels of another one, so that they never become empty."""
+    given = [np.unique(one[one != NO_LABEL]) for one in labels]
+    for one in made:
+        held = np.unique(one[one != NO_LABEL])
+        for other in given:
+            if 0 < len(held) < len(other) and np.isin(held, other, assume_unique=True).all():
+                tracing.space.divide(held)
+
+
+def _work_out_sizes(tracing: Tracing) -> None:
+    """Follow example shapes that differ from what the shapes of the graph say."""
+    call, sizes = tracing.call, tracing.sizes
+    missing = [ref for ref in call.outputs if ref.number not in sizes]
+    if not missing or not any(ref.number in sizes for ref in call.inputs):
+        return
+
+    def to_symbol(argument: object) -> object:
+        if isinstance(argument, TensorRef):
+            shape = tracing.example_shape(argument)
+            return keras.KerasTensor(argument.shape if shape is None else shape, argument.dtype)
+        return argument
+
+    try:
+        specs = call.operation.compute_output_spec(
+            *map_structure(to_symbol, call.args), **map_structure(to_symbol, dict(call.kwargs))
+        )
+    except Exception:  # the example does not fit the operation: its sizes stay unknown
+        return
+    for ref, spec in zip(call.outputs, keras.tree.flatten(specs), strict=True):
+        if None not in spec.shape:
+            sizes[ref.number] = tuple(spec.shape)
