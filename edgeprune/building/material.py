@@ -212,6 +212,9 @@ def _some_indices(material: Material) -> np.ndarray:
     """Return a few samples of the kept classes for trying other scalings on."""
     classes = range(len(material.dataset.classes)) if material.classes is None else material.classes
     parts = assign_samples(
-        material.dataset, tuple(classes), calibration_per_class=1, validation_per_class=SCALING_SAMPLES
+        material.dataset,
+        tuple(classes),
+        calibration_per_class=1,
+        validation_per_class=SCALING_SAMPLES,
     )
     return parts.validation[:SCALING_SAMPLES]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.benchmarking import BenchResult, Target
 from edgeprune.report.outcome import Change, Outcome
 
 ACCURACY_ROWS = (
@@ -24,7 +28,9 @@ def describe_outcome(outcome: Outcome) -> Group:
         outcome: of the build.
     """
     scheme = outcome.settings["quantize"]
-    accuracy = Table(title="Accuracy on test samples (measured)", title_justify="left")
+    accuracy = Table(
+        title="Accuracy on test samples (measured)", title_justify="left", box=SIMPLE_HEAD
+    )
     accuracy.add_column("model")
     accuracy.add_column("accuracy", justify="right")
     accuracy.add_column("samples", justify="right")
@@ -37,22 +43,58 @@ def describe_outcome(outcome: Outcome) -> Group:
             f"{100 * outcome.accuracy[key]:.1f} %",
             f"{outcome.test_samples['all' if key == 'original' else 'kept']:,}",
         )
-    cost = Table(title=f"Cost, before and after, both {scheme}", title_justify="left")
+    cost = Table(
+        title=f"Cost, before and after, both {scheme}", title_justify="left", box=SIMPLE_HEAD
+    )
     for name in ("", "before", "after", "after / before", "how"):
         cost.add_column(name, justify="left" if name in ("", "how") else "right")
     cost.add_row("MACs", *_numbers(outcome.macs, ",.0f"), "counted")
     cost.add_row("parameters", *_numbers(outcome.params, ",.0f"), "counted")
     cost.add_row("size, bytes", *_numbers(outcome.size_bytes, ",.0f"), "counted")
     if outcome.latency_ms is not None:
-        cost.add_row(
-            "latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), outcome.latency_measured or ""
-        )
+        cost.add_row("latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), "measured")
+    notes = [] if outcome.latency_measured is None else [f"Latency: {outcome.latency_measured}."]
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
     proof = Text(
         f"Proof: slim and cut differ by {error:.2g} at a scale of {scale:.3g}. The .tflite gives "
         f"the same answer as the Keras model on {100 * outcome.agreement:.1f} % of the samples."
     )
-    return Group(accuracy, cost, proof)
+    return Group(accuracy, cost, *notes, proof)
+
+
+def describe_measurements(result: BenchResult) -> Group:
+    """Return the table that `edgeprune bench` prints."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("model")
+    for name in ("p50 ms", "min", "p90", "p99", "runs", "first ms", "load ms", "peak MiB", "bytes"):
+        table.add_column(name, justify="right")
+    for entry in result.measurements:
+        table.add_row(
+            entry.model,
+            *(f"{ms:.3f}" for ms in (entry.p50_ms, entry.min_ms, entry.p90_ms, entry.p99_ms)),
+            f"{entry.count:,}",
+            f"{entry.first_ms:.2f}",
+            f"{entry.load_ms:.1f}",
+            f"{entry.memory_peak_bytes / 2**20:.1f}",
+            f"{entry.size_bytes:,}",
+        )
+    first = result.measurements[0]
+    return Group(
+        table, Text(f"{first.where}, {first.runtime}, {first.threads} threads, interleaved")
+    )
+
+
+def describe_targets(targets: Sequence[Target]) -> Table:
+    """Return the table that `edgeprune targets` prints."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("target", "board", "CPU", "threads", "step", "format"):
+        table.add_column(name, no_wrap=name == "target")
+    for target in targets:
+        table.add_row(
+            target.name, target.description, target.cpu, str(target.threads),
+            str(target.channel_step), target.scheme,
+        )  # fmt: skip
+    return table
 
 
 def _numbers(change: Change, form: str) -> tuple[str, str, str]:
