@@ -134,6 +134,26 @@ def test_a_subclassed_model_is_traced_into_its_graph(tmp_path: Path) -> None:
     assert load_model(model).name == "mine"
 
 
+class Counting(Subclassed):
+    calls = 0
+
+    def call(self, x: Any) -> Any:
+        self.calls += 1
+        return self.calls * super().call(x)
+
+
+def test_a_graph_that_computes_something_else_is_refused() -> None:
+    model = Counting()
+    model(np.ones((1, 8, 8, 3), "float32"))
+
+    assert re.match(
+        rf"Model '{model.name}' \(Counting\) is written as a class; the graph of its layers "
+        r"differs from it by \d.\de[+-]\d\d of the largest output \(allowed: 1e-05\), so its call\(\) does "
+        r"more than the graph shows\. Build keras\.Model\(inputs, outputs\) from",
+        refusal(model),
+    )
+
+
 def test_what_cannot_be_traced_says_how_to_get_a_graph() -> None:
     model = Branching()
     model(np.ones((1, 8, 8, 3), "float32"))

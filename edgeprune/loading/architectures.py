@@ -73,7 +73,7 @@ class _Builder:
         name = str(entry.get("name") or config.get("name") or "model").replace("/", "_")
         build = self.sequential if entry["class_name"] == "Sequential" else self.functional
         model, parts = build(config, name)
-        part = Part(name, model, bool(config.get("trainable", True)), parts=tuple(parts))
+        part = Part(name, model, parts=tuple(parts))
         return _Step(model, part)
 
     def sequential(self, config: dict[str, Any], name: str) -> tuple[keras.Model, list[Part]]:
@@ -164,9 +164,8 @@ class _Builder:
         with explained(entry), keras.saving.custom_object_scope(self.custom_objects):
             layer = layer_class.from_config(dict(config))
         scaled = self.is_old and hard_sigmoids.needs_scaling(layer)
-        trainable = bool(entry["config"].get("trainable", True))
         call = _recurrent(layer) if isinstance(layer, keras.layers.RNN) and self.is_old else layer
-        return _Step(call, Part(entry["name"], layer, trainable, scaled))
+        return _Step(call, Part(entry["name"], layer, scaled))
 
     def wrapper(self, entry: dict[str, Any], layer_class: Any) -> _Step:
         """Make a layer around another, which may be a whole model."""
@@ -182,8 +181,7 @@ class _Builder:
                 replace(inner, name=name, layer=getattr(layer, name))
                 for name in ("forward_layer", "backward_layer")
             )
-        trainable = bool(config.get("trainable", True))
-        return _Step(layer, Part(entry["name"], layer, trainable, parts=parts))
+        return _Step(layer, Part(entry["name"], layer, parts=parts))
 
     def inner(self, entry: dict[str, Any]) -> Part:
         part = self.step(renamed_entry(entry, entry_name(entry).replace("/", "_"))).part

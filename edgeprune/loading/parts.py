@@ -15,14 +15,12 @@ class Part:
     Attributes:
         name: in the file; unique among the parts of one model.
         layer: holds the weights, unless there are parts.
-        trainable: what the file says; decides the order of the weights in it.
         scaled: whether the weights carry the factor of the old hard sigmoid.
         parts: the layers of a nested model, or what a wrapper wraps.
     """
 
     name: str
     layer: keras.Layer
-    trainable: bool = True
     scaled: bool = False
     parts: tuple[Part, ...] = ()
 

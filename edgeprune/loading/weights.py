@@ -122,18 +122,17 @@ def _groups_with_weights(group: h5py.Group) -> list[tuple[str, list[tuple[str, h
     return groups
 
 
-def _slots(part: Part, trainable: bool, frozen: bool = False) -> Iterator[tuple[Part, int]]:
+def _slots(part: Part, trainable: bool) -> Iterator[tuple[Part, int]]:
     """Yield the weights of a layer in the order of the file: first what is trainable in any part.
 
     In frozen layers nothing is trainable, so they keep the order in which the layers stand.
     """
-    frozen = frozen or not part.trainable
     for inner in part.parts:
-        yield from _slots(inner, trainable, frozen)
+        yield from _slots(inner, trainable)
     if not part.parts:
         learned = {id(weight) for weight in part.layer.trainable_weights}
         for index, weight in enumerate(part.layer.weights):
-            if (id(weight) in learned and not frozen) == trainable:
+            if (id(weight) in learned) == trainable:
                 yield part, index
 
 
