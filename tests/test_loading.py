@@ -148,7 +148,8 @@ def test_a_graph_that_computes_something_else_is_refused() -> None:
 
     assert re.match(
         rf"Model '{model.name}' \(Counting\) is written as a class; the graph of its layers "
-        r"differs from it by \d.\de[+-]\d\d of the largest output \(allowed: 1e-05\), so its call\(\) does "
+        r"differs from it by \d.\de[+-]\d\d of the largest output \(allowed: 1e-05\), so its "
+        r"call\(\) does "
         r"more than the graph shows\. Build keras\.Model\(inputs, outputs\) from",
         refusal(model),
     )
@@ -363,6 +364,35 @@ def test_weights_that_are_no_numbers_are_named(
     )
     assert refusal(tmp_path / "model.keras") == expected.format("model.keras")
     assert refusal(model) == expected.format("small")
+
+
+def test_a_saved_model_takes_no_other_weights(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").touch()
+
+    assert refusal(tmp_path, weights="net.h5") == (
+        f"'{tmp_path}' is a SavedModel and holds its own weights; give it alone."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "expected", "difference"),
+    [
+        ([1.0, 4.1], [1.0, 4.0], 0.025),
+        ([0.0, 0.5], [0.0, 0.0], 0.5),
+        ([np.nan, 2.2], [np.nan, 2.0], 0.1),
+        ([np.nan, 2.0], [1.0, 2.0], np.inf),
+        ([np.inf], [np.nan], 0.0),
+        ([1.0], [1.0, 2.0], np.inf),
+    ],
+)
+def test_differences_are_relative_to_the_largest_value(
+    values: list[float], expected: list[float], difference: float
+) -> None:
+    from edgeprune.loading.comparisons import relative_difference
+
+    found = relative_difference(np.array(values), np.array(expected))
+
+    assert found == pytest.approx(difference)
 
 
 def test_weights_of_another_model_are_refused(model: keras.Model, tmp_path: Path) -> None:

@@ -71,11 +71,14 @@ def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
     """
     if values.shape != expected.shape:
         return float("inf")
-    if values.size == 0:
+    finite = np.isfinite(expected)
+    if not np.array_equal(np.isfinite(values), finite):
+        return float("inf")
+    if not finite.any():
         return 0.0
-    difference = float(np.max(np.abs(values.astype("float64") - expected.astype("float64"))))
-    scale = float(np.max(np.abs(expected.astype("float64"))))
-    return difference / scale if scale else difference
+    values, expected = values[finite].astype("float64"), expected[finite].astype("float64")
+    difference = float(np.max(np.abs(values - expected)))
+    return difference / (float(np.max(np.abs(expected))) or 1.0)
 
 
 def _watched_layers(architecture: Architecture, reference: Reference) -> dict[str, keras.Layer]:

@@ -8,6 +8,7 @@ been checked by the process that asks.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-SAMPLES = 4
+SAMPLES = 2
+WATCHED_VALUES = 50_000_000
 SAMPLED_VALUES = 512
 _UNKNOWN_SIZES = (64, 128, 256)
 
@@ -80,13 +82,7 @@ def evaluate(model: Any) -> tuple[list[Any], list[Any], dict[str, Any]]:
     import tensorflow as tf
     import tf_keras
 
-    probes = {
-        layer.name: layer.output
-        for layer in model.layers
-        if len(layer.inbound_nodes) == 1
-        and not hasattr(layer, "layers")
-        and hasattr(layer.output, "shape")
-    }
+    probes = {layer.name: layer.output for layer in _watched_layers(model)}
     watched = tf_keras.Model(model.inputs, [*model.outputs, *probes.values()])
     for size in _UNKNOWN_SIZES:
         inputs = random_inputs([(tuple(x.shape), x.dtype.name) for x in model.inputs], size)
@@ -101,6 +97,24 @@ def evaluate(model: Any) -> tuple[list[Any], list[Any], dict[str, Any]]:
     count = len(model.outputs)
     samples = [sample(value) for value in values[count:]]
     return inputs, values[:count], dict(zip(probes, samples, strict=True))
+
+
+def _watched_layers(model: Any) -> list[Any]:
+    """Choose the layers called once whose outputs fit into memory together, smallest first."""
+    sizes = {}
+    for layer in model.layers:
+        if len(layer.inbound_nodes) == 1 and not hasattr(layer, "layers"):
+            shape = getattr(layer.output, "shape", None)
+            if shape is not None and shape.rank is not None:
+                unknown = _UNKNOWN_SIZES[-1] if None in shape[1:] else 1
+                sizes[layer] = SAMPLES * math.prod(size or unknown for size in shape[1:])
+    chosen, total = [], 0
+    for layer in sorted(sizes, key=sizes.__getitem__):
+        total += sizes[layer]
+        if total > WATCHED_VALUES:
+            break
+        chosen.append(layer)
+    return [layer for layer in model.layers if layer in chosen]
 
 
 def random_inputs(specifications: list[tuple[tuple[Any, ...], str]], size: int) -> list[Any]:

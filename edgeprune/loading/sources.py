@@ -48,6 +48,8 @@ def read_source(path: Path, weights: Path | None) -> Source:
         ModelError: the file is damaged or half of a model: what is missing and how to give it.
     """
     kind = identify(path)
+    if kind is Format.SAVED_MODEL and weights is not None:
+        raise ModelError(f"'{path}' is a SavedModel and holds its own weights; give it alone.")
     if kind is Format.SAVED_MODEL:
         return Source(path, {}, 2, path / "variables" / "variables", "checkpoint", False)
     readers = {Format.ARCHIVE: _read_archive, Format.HDF5: _read_hdf5, Format.JSON: _read_json}
