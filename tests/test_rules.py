@@ -11,6 +11,7 @@ import networks
 import numpy as np
 import pytest
 from keras import layers, ops
+from keras.src.applications.convnext import LayerScale
 
 from edgeprune.cost import CostModel
 from edgeprune.errors import ModelError
@@ -59,6 +60,7 @@ ELEMENTWISE = {
     "BatchNormalization": layers.BatchNormalization,
     "LayerNormalization over positions": lambda: layers.LayerNormalization(axis=[1, 2]),
     "UnitNormalization over height": lambda: layers.UnitNormalization(axis=1),
+    "LayerScale": lambda: LayerScale(0.5, 6),
     "GroupNormalization": lambda: layers.GroupNormalization(3),
     "GroupNormalization by channel": lambda: layers.GroupNormalization(6),
     "GroupNormalization -1": lambda: layers.GroupNormalization(-1),

@@ -19,10 +19,8 @@ def attend(tracing: Tracing, layer: Any, *inputs: Labels) -> list[Labels]:
     sources: dict[str, Labels] = {
         name: given.pop(name) for name in ("query", "key", "value") if name in given
     }
-    if not sources.keys() >= {"query", "value"} or len(layer._output_shape or ()) > 1:
+    if given or not sources.keys() >= {"query", "value"} or len(layer._output_shape or ()) > 1:
         return tracing.opaque(f"'{path}' (MultiHeadAttention) is called in an unusual way", inputs)
-    for labels in given.values():
-        tracing.space.lock(labels, f"masks the attention of '{path}'")
     sources.setdefault("key", sources["value"])
     parts = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense}
     if layer._use_gate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -31,7 +32,8 @@ def apply_rule(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
     if getattr(operation, "quantization_mode", None) or getattr(operation, "lora_enabled", False):
         made = tracing.opaque(f"'{tracing.call.path}' ({kind}) is quantized or has LoRA", labels)
     elif found is not None:
-        result = found(tracing, operation, *labels)
+        seen, given = _without_masks(tracing, labels)
+        result = found(seen, operation, *given)
         made = result if isinstance(result, list) else [result]
     elif weights:
         reason = f"Layer '{tracing.call.path}' ({kind}) has no channel rule"
@@ -43,6 +45,24 @@ def apply_rule(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
     _divide(tracing, labels, made)
     _work_out_sizes(tracing)
     return made
+
+
+def _without_masks(tracing: Tracing, labels: Sequence[Labels]) -> tuple[Tracing, list[Labels]]:
+    """Lock what masks a call, and leave it out of what the rule sees."""
+    masks = {
+        argument.number
+        for name, argument in tracing.call.kwargs.items()
+        if name.endswith("mask") and isinstance(argument, TensorRef)
+    }
+    if not masks:
+        return tracing, list(labels)
+    pairs = list(zip(tracing.call.inputs, labels, strict=True))
+    for ref, one in pairs:
+        if ref.number in masks:
+            tracing.space.lock(one, f"masks '{tracing.call.path}'")
+    kept = [(ref, one) for ref, one in pairs if ref.number not in masks]
+    call = replace(tracing.call, inputs=tuple(ref for ref, _ in kept))
+    return replace(tracing, call=call), [one for _, one in kept]
 
 
 def _check(tracing: Tracing, made: Sequence[Labels]) -> None:

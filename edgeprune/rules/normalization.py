@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from keras import layers
+from keras.src.applications.convnext import LayerScale
 
 from edgeprune.labels import Keep
 from edgeprune.rules.tracing import Labels, Tracing, place, rule, varying_axes
@@ -27,6 +28,15 @@ def scale_channels(tracing: Tracing, layer: Any, x: Labels) -> Labels:
     for weight in (layer.gamma, layer.beta, layer.moving_mean, layer.moving_variance):
         tracing.use(weight, 0, "passes", along)
     return place(along, axis, x.ndim)
+
+
+@rule(LayerScale)
+def scale_by_layer(tracing: Tracing, layer: Any, x: Labels) -> Labels:
+    """One factor per channel (ConvNeXt)."""
+    along = tracing.on_axis(tracing.pass_spatial(x, -1), -1)
+    tracing.use(layer.gamma, 0, "passes", along)
+    tracing.count("projection_dim", along)
+    return x
 
 
 @rule(layers.LayerNormalization, layers.UnitNormalization, layers.RMSNormalization)

@@ -109,12 +109,12 @@ def recur_both_ways(tracing: Tracing, layer: Any, x: Labels, *states: Labels) ->
 
 
 @rule(layers.TimeDistributed)
-def repeat_over_time(tracing: Tracing, layer: Any, x: Labels, *masks: Labels) -> list[Labels]:
+def repeat_over_time(tracing: Tracing, layer: Any, x: Labels) -> list[Labels]:
     """The same layer for every step: what its rule says, with one axis more."""
     part = layer.layer
-    if type(part) not in RULES or masks:
+    if type(part) not in RULES:
         reason = f"'{tracing.call.path}' repeats '{part.name}', which has no channel rule"
-        return tracing.opaque(reason, [x, *masks])
+        return tracing.opaque(reason, [x])
     steps = [
         tuple(TensorRef(r.number, (r.shape[0], *r.shape[2:]), r.dtype) for r in refs)
         for refs in (tracing.call.inputs, tracing.call.outputs)

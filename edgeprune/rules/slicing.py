@@ -50,7 +50,7 @@ def split(tracing: Tracing, operation: Any, x: Labels) -> list[Labels]:
         positions = np.cumsum(sizes)[:-1].tolist()
 
         def change(config: dict[str, Any], keep: Keep) -> None:
-            if len(keep(along)) < len(along):
+            if positions and len(keep(along)) < len(along):
                 config["indices_or_sections"] = tuple(len(keep(along[:p])) for p in positions)
 
         tracing.change_config(change)

@@ -28,8 +28,8 @@ RULES: dict[type, Rule] = {}
 
 BATCH = 2
 ELEMENTWISE_ACTIVATIONS = """celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_swish
-    hard_tanh leaky_relu linear log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus softsign
-    sparse_plus sparse_sigmoid squareplus swish tanh tanh_shrink threshold"""
+    hard_tanh leaky_relu linear log_sigmoid mish relu relu6 selu sigmoid silu soft_shrink softplus
+    softsign sparse_plus sparse_sigmoid squareplus swish tanh tanh_shrink threshold"""
 NORMALIZING_ACTIVATIONS = frozenset({"softmax", "log_softmax"})
 ACTIVATION_LAYERS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Softmax)
 NORMALIZED = "normalised over by softmax"
@@ -126,7 +126,7 @@ class Tracing:
         return {
             name: labels[number_of[value.number]]
             for name, value in bound.items()
-            if isinstance(value, TensorRef)
+            if isinstance(value, TensorRef) and value.number in number_of
         }
 
     def on_axis(self, labels: Labels, axis: int, index: int = 0) -> Labels:
