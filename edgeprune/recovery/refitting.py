@@ -21,16 +21,18 @@ from edgeprune.graph import Call, build_graph
 from edgeprune.groups import Groups
 from edgeprune.plan import Plan
 from edgeprune.progress import SILENT, Progress
-from edgeprune.readers import Reader, find_readers, kernel_matrix
+from edgeprune.readers import Reader, find_landing, find_readers, kernel_matrix, patch_map
 from edgeprune.recovery.batches import Values, execute, make_batches, release
+from edgeprune.recovery.depthwise import can_refit_depthwise, fit_depthwise
 from edgeprune.recovery.folds import kept_outputs
 from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.replica import operations_by_path
-from edgeprune.surgery import channel_ranks
+from edgeprune.surgery import channel_ranks, kept_positions
 
 RIDGE = 1e-3
 ROWS = 12288
 ROUNDS = 4
+DEPTHWISE_NUMBERS = 2**24
 TINY = float(np.finfo(np.float32).tiny)
 
 Pair = tuple[Values, Values]
@@ -91,6 +93,11 @@ class _Lockstep:
             and reader.kind.patch is not None
             and getattr(reader.layer, "data_format", None) != "channels_first"
         }
+        self.depthwise = {
+            id(call): find_landing(call, groups.graph.consumers())
+            for call in groups.graph.calls
+            if can_refit_depthwise(call.operation) and self._calls(groups, call.path) == 1
+        }
         self.operations = operations_by_path(result)
         self.graph = build_graph(result)
         self.shrunk = {
@@ -98,6 +105,10 @@ class _Lockstep:
             for axis in groups.axes
             if any((self.ranks[g] < 0).any() for g in np.unique(axis.group[axis.group >= 0]))
         }
+
+    @staticmethod
+    def _calls(groups: Groups, path: str) -> int:
+        return sum(call.path == path for call in groups.graph.calls)
 
     def run(self, batches: Sequence[Any], advance: Callable[[], None]) -> None:
         original, slim = self.groups.graph, self.graph
@@ -112,6 +123,8 @@ class _Lockstep:
             reader = self.readers.get(id(call))
             if touched and reader is not None:
                 self._solve(reader, call, values)
+            elif touched and id(call) in self.depthwise:
+                self._solve_depthwise(call, values)
             for before, after in values:
                 execute(call, before)
                 execute(slim_call, after)
@@ -146,6 +159,31 @@ class _Lockstep:
         variable = getattr(layer, reader.kind.kernel)
         variable.assign((kernel + change[:-1]).reshape(variable.shape))
         add_constant(self.graph, reader.path, layer, change[-1])
+
+    def _solve_depthwise(self, call: Call, values: Sequence[Pair]) -> None:
+        """Find the taps and the constant of every channel that bring it closest to the original."""
+        layer = self.operations[call.path]
+        landing = self.depthwise[id(call)]
+        axis = next(a for a in self.groups.axes if a.layer == call.path)
+        kept = kept_positions(axis, self.ranks)
+        number = call.inputs[0].number
+        count = max(64, min(ROWS, DEPTHWISE_NUMBERS // (np.prod(layer.kernel_size) * len(kept))))
+        before, after = [], []
+        for held_before, held_after in values:
+            x = held_before[number]
+            total = int(x.shape[0]) * int(np.prod(call.outputs[0].shape[1:3]))
+            wanted = min(total, max(1, count // len(values)))
+            places = self.generator.choice(total, wanted, replace=False)
+            before.append(_home(patch_map(call.operation, x, places)))
+            after.append(_home(patch_map(layer, held_after[number], places)))
+        change = fit_depthwise(
+            call.operation, layer, np.concatenate(before), np.concatenate(after), kept,
+            *_normalization(landing.normalization, kept),
+            ridge=self.ridge, rectified=landing.rectified and not landing.added,
+        )  # fmt: skip
+        kernel = _home(layer.kernel)
+        layer.kernel.assign(kernel + change[:-1].reshape(kernel.shape))
+        add_constant(self.graph, call.path, layer, change[-1])
 
     @staticmethod
     def _knows(reader: Reader, values: Sequence[Pair]) -> bool:
