@@ -259,6 +259,11 @@ def archive(model: Any, folder: Path) -> tuple[Path, None]:
     return folder / "model.keras", None
 
 
+def compiled_archive(model: Any, folder: Path) -> tuple[Path, None]:
+    model.compile("adam", loss="mse", metrics=[lambda truth, found: found])
+    return archive(model, folder)
+
+
 def misnamed_hdf5(model: Any, folder: Path) -> tuple[Path, None]:
     model.save(folder / "model.h5")
     return (folder / "model.h5").rename(folder / "model.keras"), None
@@ -296,6 +301,7 @@ def architecture_and_checkpoint(model: Any, folder: Path) -> tuple[Path, Path]:
 CONTAINERS = [
     saved_model,
     archive,
+    compiled_archive,
     misnamed_hdf5,
     architecture_and_hdf5,
     twice_encoded_architecture_and_whole_model,

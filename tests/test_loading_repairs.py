@@ -4,12 +4,13 @@ from typing import Any
 
 import keras
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.architectures import build_architecture
 from edgeprune.loading.repairs import plain, repair_layer, unique_names
+from edgeprune.loading.safety import check_configuration
 
 
 @given(st.lists(st.text(alphabet="ab/_1", min_size=1, max_size=6), unique=True))
@@ -163,6 +164,37 @@ def test_a_hard_sigmoid_that_no_weight_can_carry_is_refused() -> None:
 
     with pytest.raises(ModelError, match=r"Layer 'memory' \(LSTM\) uses the hard sigmoid of Keras"):
         build_architecture(config, 2)
+
+
+def _spoiled(value: Any, draw: Any) -> Any:
+    """Replace one part of a configuration, at a random depth, by something else."""
+    if isinstance(value, dict | list) and value and draw(st.integers(0, 5)):
+        copy = dict(value) if isinstance(value, dict) else list(value)
+        key = draw(st.sampled_from(list(copy) if isinstance(copy, dict) else range(len(copy))))
+        copy[key] = _spoiled(copy[key], draw)
+        return copy
+    return draw(
+        st.sampled_from([None, 7, -1, "head", "Dense", [], [None], {}, ["head", 9, 0], 1.5])
+    )
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_damaged_configurations_give_one_kind_of_error(data: st.DataObject) -> None:
+    config = functional(
+        entry("Conv1D", "convolution", ["image"], filters=2, kernel_size=[1], activation="relu"),
+        entry("Add", "sum", ["convolution", "convolution"]),
+        entry("Dense", "head", ["sum"], units=2),
+        output="head",
+    )
+    config["config"]["layers"][0]["config"]["batch_input_shape"] = [None, 4, 1]
+    spoiled = {**config, "config": _spoiled(config["config"], data.draw)}
+
+    try:
+        check_configuration(plain(spoiled), "x.h5", {})
+        build_architecture(plain(spoiled), 2)
+    except ModelError as error:
+        assert "\n" not in str(error)
 
 
 def graph_operation(op: str, inputs: list[str], constants: dict[str, Any], **attr: Any) -> Any:

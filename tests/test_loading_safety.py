@@ -293,6 +293,19 @@ def test_weights_outside_the_file_are_not_read(
         load_model(edited(base, **{"model.weights.h5": content.getvalue()}))
 
 
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_link_in_place_of_all_weights_is_not_followed(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    for name in ("model.h5", "other.h5"):
+        model.save(tmp_path / name)
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        del file["model_weights"]
+        file["model_weights"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/model_weights")
+
+    with pytest.raises(ModelError, match=r"'model.h5' takes 'model_weights' from elsewhere \("):
+        load_model(tmp_path / "model.h5")
+
+
 def test_a_file_that_contains_itself_is_read_to_its_end(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     keras.saving.save_model(model, tmp_path / "model.h5")

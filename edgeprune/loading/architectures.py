@@ -39,7 +39,12 @@ def build_architecture(
     Raises:
         ModelError: a layer cannot be rebuilt, by name and class and with the reason.
     """
-    model = _Builder(generation, dict(custom_objects or {})).model(config).part
+    try:
+        model = _Builder(generation, dict(custom_objects or {})).model(config).part
+    except ModelError:
+        raise
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ModelError(f"The configuration of the model is damaged ({error!r}).") from error
     if model is None or not model.layer.built:
         raise ModelError(
             "The model has no input shape, so its layers have no weights yet. Call it once on a "

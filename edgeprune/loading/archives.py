@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import shutil
 import tempfile
 import zipfile
@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import keras
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import safety
-from edgeprune.loading.sources import Source, open_hdf5
+from edgeprune.loading.hdf5 import open_hdf5
+from edgeprune.loading.repairs import without_training
+from edgeprune.loading.sources import Source
 
+_WEIGHTS = "model.weights.h5"
 _SUFFIXES = {"hdf5": ".h5", "store": ".weights.h5", "archive": ".keras"}
 
 
@@ -29,7 +31,7 @@ def open_archive(source: Source, custom_objects: Mapping[str, Any]) -> keras.Mod
         ModelError: the configuration is unsafe, or Keras cannot rebuild the model from it.
     """
     origin = source.path.name
-    config = _without_training(source.config)
+    config = without_training(source.config)
     safety.check_configuration(config, origin, custom_objects)
     check_weights_file(source)
     config = _with_replacements(config, custom_objects)
@@ -66,46 +68,42 @@ def check_weights_file(source: Source) -> None:
         ModelError: names the entry and where it points.
     """
     if source.layout in ("hdf5", "store"):
-        with open_hdf5(source.weights) as file:
-            safety.check_links(file, source.weights.name)
+        open_hdf5(source.weights).close()
     elif source.layout == "archive":
         with zipfile.ZipFile(source.weights) as archive:
-            if "model.weights.h5" not in archive.namelist():
-                return
-            content = io.BytesIO(archive.read("model.weights.h5"))
-        try:
-            with h5py.File(content, "r") as file:
-                safety.check_links(file, source.weights.name)
-        except OSError as error:
-            raise ModelError(
-                f"'{source.weights.name}' holds damaged weights ({error}). Copy it again."
-            ) from error
+            if _WEIGHTS in archive.namelist():
+                open_hdf5(source.weights, archive.read(_WEIGHTS)).close()
 
 
 @contextlib.contextmanager
 def readable_weights(source: Source) -> Iterator[Path]:
-    """Give the weights under a name whose ending tells Keras what their content is."""
+    """Give the weights under a name whose ending tells Keras what their content is.
+
+    A whole model of Keras 2 is given without its training settings: no reader of it needs them.
+    """
     suffix = _SUFFIXES.get(source.layout)
     name = source.weights.name
     plain_hdf5 = name.endswith((".h5", ".hdf5")) and not name.endswith(".weights.h5")
-    if suffix is None or (plain_hdf5 if source.layout == "hdf5" else name.endswith(suffix)):
+    is_readable = plain_hdf5 if source.layout == "hdf5" else suffix and name.endswith(suffix)
+    is_old_model = source.layout == "archive" and source.generation < 3
+    if suffix is None or (is_readable and not is_old_model):
         yield source.weights
         return
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
-        yield Path(shutil.copy(source.weights, Path(folder) / f"copy{suffix}"))
+        copy = Path(folder) / f"copy{suffix}"
+        if is_old_model:
+            _copy_without_training(source.weights, copy)
+        else:
+            shutil.copy(source.weights, copy)
+        yield copy
 
 
-def _without_training(config: Any) -> Any:
-    """Leave out losses, metrics and optimizers, those of nested models included."""
-    if isinstance(config, list):
-        return [_without_training(item) for item in config]
-    if isinstance(config, dict):
-        return {
-            key: _without_training(value)
-            for key, value in config.items()
-            if key != "compile_config"
-        }
-    return config
+def _copy_without_training(path: Path, target: Path) -> None:
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as copy:
+        config = without_training(json.loads(archive.read("config.json")))
+        copy.writestr("config.json", json.dumps(config))
+        for name in {"metadata.json", _WEIGHTS} & set(archive.namelist()):
+            copy.writestr(name, archive.read(name))
 
 
 def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:

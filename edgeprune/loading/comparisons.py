@@ -31,8 +31,12 @@ def check_same_outputs(architecture: Architecture, reference: Reference, origin:
     model = architecture.model
     watched = _watched_layers(architecture, reference)
     graph = keras.Model(model.inputs, [*model.outputs, *(x.output for x in watched.values())])
-    with keras.device("cpu:0"):
-        values = keras.tree.flatten(graph(_inputs(reference, model), training=False))
+    try:
+        with keras.device("cpu:0"):
+            values = keras.tree.flatten(graph(_inputs(reference, model), training=False))
+    except Exception as error:
+        first_line = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ModelError(f"'{origin}' does not run in Keras 3: {first_line}") from error
     outputs, values = values[: len(model.outputs)], values[len(model.outputs) :]
     differences = {
         name: relative_difference(sample(keras.ops.convert_to_numpy(value)), reference.layers[name])
@@ -46,14 +50,12 @@ def check_same_outputs(architecture: Architecture, reference: Reference, origin:
     tolerance, inside = (_HALF_PRECISION,) * 2 if half else (TOLERANCE, LAYER_TOLERANCE)
     first = next((name for name, value in differences.items() if not value < inside), None)
     if not worst < tolerance or first is not None:
-        where = (
-            ""
-            if first is None
-            else (
+        where = ""
+        if first is not None:
+            where = (
                 f"; the first layer to differ is '{first}' ({type(watched[first]).__name__}), by "
                 f"{differences[first]:.1e} of its largest value"
             )
-        )
         raise ModelError(
             f"'{origin}' does not compute the same in Keras 3: the outputs differ from those of "
             f"tf_keras by {worst:.1e} of the largest (allowed: {tolerance:.0e}){where}. Rebuild "

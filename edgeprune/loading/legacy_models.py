@@ -18,9 +18,10 @@ from edgeprune.loading.architectures import build_architecture
 from edgeprune.loading.archives import check_weights_file, readable_weights
 from edgeprune.loading.comparisons import check_same_outputs
 from edgeprune.loading.formats import KERAS_COPY, WRITTEN_AS_CLASS
+from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.parts import Architecture
 from edgeprune.loading.references import LegacyProcess, Reference, read_reference
-from edgeprune.loading.sources import Source, open_hdf5, strings
+from edgeprune.loading.sources import Source, strings
 from edgeprune.loading.weights import assign_by_path, assign_from_hdf5, check_finite
 
 _log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ def checked_configuration(source: Source, custom: Mapping[str, Any]) -> dict[str
     Raises:
         ModelError: it holds code, foreign classes or paths of files, by layer and class.
     """
-    config: dict[str, Any] = repairs.plain(source.config)
+    config: dict[str, Any] = repairs.without_training(repairs.plain(source.config))
     safety.check_configuration(config, source.path.name, custom)
     check_weights_file(source)
     if source.generation == 1:
@@ -120,8 +121,11 @@ def _with_configuration(source: Source, legacy: LegacyProcess) -> Source:
 
 def _fill(architecture: Architecture, source: Source, reference: Reference) -> None:
     if source.convertible:
-        with open_hdf5(source.weights) as file:
-            assign_from_hdf5(architecture, file.get("model_weights", file))
+        try:
+            with open_hdf5(source.weights) as file:
+                assign_from_hdf5(architecture, file.get("model_weights", file))
+        except (KeyError, OSError) as error:
+            raise ModelError(f"'{source.weights.name}' is damaged: {error}.") from error
     elif reference.weights:
         assign_by_path(architecture, reference.weights)
     else:

@@ -46,8 +46,9 @@ def load_model(
     Example:
         >>> import keras, tempfile
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
-        >>> model.save(f"{tempfile.gettempdir()}/edgeprune_example.keras")
-        >>> load_model(f"{tempfile.gettempdir()}/edgeprune_example.keras").layers[0].name
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save(f"{folder}/model.keras")
+        ...     load_model(f"{folder}/model.keras").layers[0].name
         'head'
     """
     custom = dict(custom_objects or {})

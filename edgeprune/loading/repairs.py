@@ -58,12 +58,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     if isinstance(value, dict):
-        if value.get("class_name") in {"__tuple__", "TensorShape"} and "items" in value:
+        if value.get("class_name") in ("__tuple__", "TensorShape") and "items" in value:
             return [plain(item) for item in value["items"]]
         if value.get("type") == "ndarray" and "value" in value:
             return plain(value["value"])
         return {key: plain(item) for key, item in value.items()}
     return value
+
+
+def without_training(config: Any) -> Any:
+    """Leave out losses, metrics and optimizers, those of nested models included."""
+    if isinstance(config, list):
+        return [without_training(item) for item in config]
+    if isinstance(config, dict):
+        kept = {key: value for key, value in config.items() if key != "compile_config"}
+        return {key: without_training(value) for key, value in kept.items()}
+    return config
 
 
 def without_gpu_layers(value: Any) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import keras
 
 from edgeprune.errors import ModelError
@@ -77,43 +76,16 @@ def _check_root(config: Any, origin: str, custom: Mapping[str, Any]) -> None:
         )
 
 
-def check_links(group: h5py.Group, origin: str, seen: set[int] | None = None) -> None:
-    """Refuse an HDF5 file that draws its contents from other files.
-
-    Raises:
-        ModelError: names the entry and where it points.
-    """
-    seen = set() if seen is None else seen
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            target = getattr(link, "filename", None) or str(link.path)
-            raise ModelError(_outside(origin, f"{group.name}/{name}", target))
-        entry = group[name]
-        address = h5py.h5o.get_info(entry.id).addr
-        if address in seen:  # a second name of the same entry, possibly of one around this
-            continue
-        seen.add(address)
-        if isinstance(entry, h5py.Group):
-            check_links(entry, origin, seen)
-        elif isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
-            target = entry.external[0][0] if entry.external else "other files"
-            raise ModelError(_outside(origin, entry.name, target))
-
-
-def _outside(origin: str, entry: str, target: str) -> str:
-    return (
-        f"'{origin}' takes '{entry.lstrip('/')}' from elsewhere ('{target}'), which edgeprune does "
-        "not follow. Save the model again in the program that made it."
-    )
-
-
 def _findings(node: Any, owner: _Owner, custom: Mapping[str, Any]) -> Iterator[Finding]:
     if isinstance(node, list | tuple):
         for item in node:
             yield from _findings(item, owner, custom)
     elif isinstance(node, dict):
-        if isinstance(node.get("class_name"), str):
+        if not isinstance(node.get("class_name", ""), str):
+            raise ModelError(
+                f"A class in '{owner.name}' is called {node['class_name']!r}: damaged."
+            )
+        if "class_name" in node:
             owner = _owner_of(node, owner)
             if node["class_name"] == "Lambda" and owner.name in custom:
                 return  # replaced as a whole, so nothing in it is used
@@ -178,6 +150,8 @@ def _judge_entry(
         return
     if str(key).endswith("_type") and value == "lambda":
         yield Finding("code", owner.name, owner.class_name)
+    elif owner.class_name in custom:
+        return  # what its settings mean is up to the user's class
     elif key in _FILE_KEYS:
         yield Finding("file", owner.name, owner.class_name, value)
     elif (

@@ -13,6 +13,7 @@ import h5py
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.formats import KERAS_COPY, Format, identify
+from edgeprune.loading.hdf5 import open_hdf5
 
 _KERAS1_WORDS = frozenset({"nb_filter", "border_mode", "dim_ordering", "W_regularizer", "init"})
 _CUDNN = frozenset({"CuDNNLSTM", "CuDNNGRU"})
@@ -145,21 +146,6 @@ def _with_weights(source: Source, weights: Path) -> Source:
     return replace(source, weights=weights, layout="store", convertible=is_new)
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        ModelError: it is truncated or damaged.
-    """
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ModelError(
-            f"'{path}' is a damaged HDF5 file ({path.stat().st_size:,} bytes are there): {error}. "
-            "Copy or download it again."
-        ) from error
-
-
 def strings(config: Any) -> Iterator[str]:
     """Yield every string value of a configuration, at any depth."""
     if isinstance(config, str):
@@ -175,9 +161,7 @@ def strings(config: Any) -> Iterator[str]:
 def _parse(text: Any, path: Path) -> dict[str, Any]:
     try:
         config = json.loads(_text(text))
-        if isinstance(
-            config, str
-        ):  # JSON inside a JSON string, as json.dump(model.to_json()) writes
+        if isinstance(config, str):  # as json.dump(model.to_json()) writes it
             config = json.loads(config)
     except (ValueError, RecursionError) as error:
         raise ModelError(

@@ -11,22 +11,8 @@ import numpy as np
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import hard_sigmoids
+from edgeprune.loading.hdf5 import read_names
 from edgeprune.loading.parts import Architecture, Part
-
-_CHUNK = 10_000
-
-
-def read_attribute_list(group: h5py.Group, name: str) -> list[str]:
-    """Read a list of names, which Keras splits over numbered attributes when it is long."""
-    if name in group.attrs:
-        values = list(group.attrs[name])
-    else:
-        values = []
-        for chunk in range(_CHUNK):
-            if f"{name}{chunk}" not in group.attrs:
-                break
-            values += list(group.attrs[f"{name}{chunk}"])
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
 def assign_from_hdf5(architecture: Architecture, group: h5py.Group) -> None:
@@ -115,8 +101,8 @@ def check_finite(model: keras.Model, origin: str) -> None:
 
 def _groups_with_weights(group: h5py.Group) -> list[tuple[str, list[tuple[str, h5py.Dataset]]]]:
     groups = []
-    for name in read_attribute_list(group, "layer_names"):
-        names = read_attribute_list(group[name], "weight_names")
+    for name in read_names(group, "layer_names"):
+        names = read_names(group[name], "weight_names")
         if names:
             groups.append((name, [(item, group[name][item]) for item in names]))
     return groups
