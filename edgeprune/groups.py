@@ -15,15 +15,16 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ClassError
-from edgeprune.graph import Graph, build_graph, functional_form
+from edgeprune.graph import Graph, build_graph
 from edgeprune.labels import (
-    NO_LABEL,
     CallChange,
     ConfigChange,
     LabelSpace,
     Role,
     varying_axes,
 )
+from edgeprune.opening import functional_form
+from edgeprune.partition import number_groups, split_by_place
 from edgeprune.rules import NORMALIZED, Tracing, apply_rule
 from edgeprune.rules.tracing import BATCH
 
@@ -227,8 +228,8 @@ def _collect(graph: Graph, space: LabelSpace, outputs: list[np.ndarray]) -> Grou
     tensors = [space.channels(labels) for labels in space.tensors]
     numbers = space.channels(np.arange(len(space)))
     count = int(numbers.max(initial=-1)) + 1
-    parts = _partition(count, [*held, *tensors, *(channels for channels, _ in locks)])
-    group_of, channel_of, first = _number_groups(count, held, parts)
+    parts = split_by_place(count, [*held, *tensors, *(channels for channels, _ in locks)])
+    group_of, channel_of, first = number_groups(count, held, parts)
 
     reasons: list[dict[str, None]] = [{} for _ in first]
     for channels, reason in locks:
@@ -269,47 +270,6 @@ def _collect(graph: Graph, space: LabelSpace, outputs: list[np.ndarray]) -> Grou
         space.call_changes,
         (group_of[numbers], channel_of[numbers]),
     )
-
-
-def _partition(count: int, places: list[np.ndarray]) -> np.ndarray:
-    """Return for each of `count` channels a number that is equal for those in the same places.
-
-    Each place splits the parts found so far; how often it holds a channel counts.
-    """
-    parts = np.zeros(count, np.int64)
-    free = 1
-    for place in places:
-        channels, often = np.unique(place[place != NO_LABEL], return_counts=True)
-        pairs = parts[channels] * (often.max(initial=0) + 1) + often
-        _, inverse = np.unique(pairs, return_inverse=True)
-        parts[channels] = free + inverse
-        free += len(channels)
-    return parts
-
-
-def _number_groups(
-    count: int, held: list[np.ndarray], parts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Number the parts that are stored somewhere, and the channels in them, as they are met.
-
-    Returns:
-        Group of each channel (-1 for none), channel within its group, first channel of each group.
-    """
-    met = np.concatenate(held) if held else np.empty(0, np.int64)
-    met, index = np.unique(met[met != NO_LABEL], return_index=True)
-    met = met[np.argsort(index)]
-    group_of, channel_of = np.full(count, -1), np.full(count, -1)
-    number_of: dict[int, int] = {}
-    widths: list[int] = []
-    first: list[int] = []
-    for channel, part in zip(met.tolist(), parts[met].tolist(), strict=True):
-        number = number_of.setdefault(part, len(number_of))
-        if number == len(widths):
-            widths.append(0)
-            first.append(channel)
-        group_of[channel], channel_of[channel] = number, widths[number]
-        widths[number] += 1
-    return group_of, channel_of, first
 
 
 def _name(members: list[list[Member]]) -> list[str]:

@@ -14,13 +14,8 @@ import numpy as np
 from keras.src.models.functional import Functional
 
 from edgeprune.errors import ModelError
-from edgeprune.graph import (
-    arrange_inputs,
-    functional_form,
-    is_model,
-    map_structure,
-    nodes_in_order,
-)
+from edgeprune.graph import arrange_inputs, map_structure, nodes_in_order
+from edgeprune.opening import functional_form, is_model
 
 Make = Callable[[str, keras.Operation], keras.Operation]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]

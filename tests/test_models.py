@@ -284,7 +284,7 @@ def test_a_rule_for_a_layer_made_of_layers_keeps_it_closed(monkeypatch) -> None:
     class Closed(Block):
         pass
 
-    monkeypatch.setattr("edgeprune.graph.SEALED_TYPES", {Closed})
+    monkeypatch.setattr("edgeprune.opening.SEALED_TYPES", {Closed})
     monkeypatch.setitem(RULES, Closed, lambda tracing, layer, x: tracing.opaque("closed", [x])[0])
     inputs = keras.Input((8, 8, 3))
     x = Closed(6, name="block")(layers.Conv2D(6, 1, name="stem")(inputs))
@@ -293,7 +293,7 @@ def test_a_rule_for_a_layer_made_of_layers_keeps_it_closed(monkeypatch) -> None:
 
 
 def test_registering_a_rule_seals_the_type() -> None:
-    from edgeprune.graph import SEALED_TYPES
+    from edgeprune.opening import SEALED_TYPES
 
     class Own(Block):
         pass

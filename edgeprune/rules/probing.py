@@ -9,6 +9,7 @@ and the operation must still compute the same for the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,12 @@ import numpy as np
 from edgeprune.graph import fill_in
 from edgeprune.labels import NO_LABEL, LabelSpace, shorten, varying_axes
 from edgeprune.rules.movement import UNKNOWN_SIZE, without_batch
-from edgeprune.rules.tracing import Labels, Tracing
+from edgeprune.rules.tracing import BATCH, Labels, Tracing
 
 LARGEST = 2**25
 """Numbers in the input tensors of an operation that is still run."""
+SMALL = 6
+"""Size of axes without channels at which an operation is tried first."""
 MIN_DRAWS, MAX_DRAWS = 3, 12
 SCALES = (1.0, 0.3, 3.0, 30.0)
 RANDOM_REMOVALS = 6
@@ -37,12 +40,19 @@ def probe(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
     shapes = {ref.number: tracing.example_shape(ref) for ref in tracing.call.inputs}
     if None in shapes.values():
         return tracing.opaque(f"'{path}' needs {UNKNOWN_SIZE}", labels)
-    if sum(int(np.prod(shape)) for shape in shapes.values() if shape) > LARGEST:
-        return tracing.opaque(f"'{path}' is too large to be tried out", labels)
-    try:
-        return _Probe(tracing, labels).run()
-    except _RefusalError as refusal:
-        return tracing.opaque(str(refusal), labels)
+    for most in (SMALL, None):
+        trial = _Probe(tracing, labels, most)
+        try:
+            if trial.size > LARGEST:
+                raise _RefusalError(f"'{path}' is too large to be tried out")
+            found = trial.run()
+        except _RefusalError as refusal:
+            if most is None or not trial.is_smaller:
+                return tracing.opaque(str(refusal), labels)
+        else:
+            if not trial.is_smaller or trial.fits(found):
+                return trial.report(found)
+    raise AssertionError("the second trial always returns")
 
 
 @dataclass
@@ -74,7 +84,15 @@ class _Answers:
 class _Probe:
     """One operation, with its channels numbered from 0 in a label space of their own."""
 
-    def __init__(self, tracing: Tracing, labels: Sequence[Labels]) -> None:
+    def __init__(self, tracing: Tracing, labels: Sequence[Labels], most: int | None) -> None:
+        """Number the channels, and choose shapes.
+
+        Args:
+            tracing: the call.
+            labels: of its inputs.
+            most: shrink axes that hold no channels to this size, if that matters to the operation
+                it says so by failing; `None` leaves them.
+        """
         self.tracing = tracing
         self.path = tracing.call.path
         self.generator = np.random.default_rng(0)
@@ -83,6 +101,7 @@ class _Probe:
         self.given: dict[int, Labels] = {}
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.types: dict[int, str] = {}
+        self.is_smaller = False
         for ref, found in zip(tracing.call.inputs, labels, strict=True):
             if ref.number in self.given:
                 continue
@@ -90,25 +109,43 @@ class _Probe:
             self.given[ref.number] = numbers
             self.space.fresh(len(named))
             self.table = np.append(self.table, named)
-            self.shapes[ref.number] = tracing.example_shape(ref) or ()
+            shape = tracing.example_shape(ref) or ()
+            self.shapes[ref.number] = shape if most is None else _shrink(shape, found, most)
+            self.is_smaller |= self.shapes[ref.number] != shape
             self.types[ref.number] = ref.dtype
 
+    @property
+    def size(self) -> int:
+        """Numbers in all inputs."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
     def run(self) -> list[Labels]:
+        """Return the labels of the outputs, in the numbers of this trial."""
         if not len(self.space):
-            return [self._constant(index) for index in range(len(self.tracing.call.outputs))]
+            ranks = [len(shape) for shape in self.tracing.output_shapes]
+            return [np.full((1,) * rank, NO_LABEL) for rank in ranks]
         answers = self._ask()
         made = [self._read(found) for found in answers]
         self._remove(made)
+        return made
+
+    def fits(self, made: list[Labels]) -> bool:
+        """Whether labels found on smaller tensors fit the real ones."""
+        return all(
+            size in (1, real)
+            for found, shape in zip(made, self.tracing.output_shapes, strict=True)
+            for size, real in zip(found.shape, shape, strict=True)
+        )
+
+    def report(self, made: list[Labels]) -> list[Labels]:
+        """Tie and lock in the space of the model, and return its labels."""
         self.tracing.space.adopt(self.space, self.table)
         table = np.append(self.table, NO_LABEL)
-        results = []
-        for index, found in enumerate(made):
-            lost = (found == NO_LABEL).all()
-            results.append(self._constant(index) if lost else table[found])
-        return results
-
-    def _constant(self, index: int) -> Labels:
-        return self.tracing.locked_output(index, f"made by '{self.path}', which mixes channels")
+        reason = f"made by '{self.path}', which mixes channels"
+        return [
+            self.tracing.locked_output(index, reason) if (found == NO_LABEL).all() else table[found]
+            for index, found in enumerate(made)
+        ]
 
     def _call(self, values: Mapping[int, np.ndarray]) -> list[np.ndarray]:
         tensors = {
@@ -181,7 +218,10 @@ class _Probe:
         for ref, output in zip(self.tracing.call.outputs, outputs, strict=True):
             if output.ndim != len(ref.shape):
                 raise _RefusalError(f"'{self.path}' returns tensors of another rank than it says")
-            self.tracing.record_shape(ref, output.shape)
+            if not self.is_smaller:
+                self.tracing.record_shape(ref, output.shape)
+            elif output.shape[0] != (ref.shape[0] or BATCH):
+                raise _RefusalError(f"'{self.path}' moves positions into the batch")
 
     def _read(self, answers: dict[int, _Answers]) -> Labels:
         """Return the labels of one output; tie what meets there, lock what mixes."""
@@ -266,6 +306,13 @@ def _number(channels: Labels, labels: Labels, start: int) -> tuple[Labels, np.nd
     rank[order] = np.arange(len(order))
     numbers[named] = start + rank[inverse.reshape(-1)]
     return numbers, labels[named][first[order]]
+
+
+def _shrink(shape: tuple[int, ...], labels: Labels, most: int) -> tuple[int, ...]:
+    """Return a shape with small axes in place of those that hold neither batch nor channels."""
+    kept = varying_axes(shorten(labels)) or (labels.ndim - 1,)
+    sizes = (size if axis in kept else min(size, most) for axis, size in enumerate(shape[1:]))
+    return (*shape[:1], *sizes)
 
 
 def _rectangles(size: int, groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from edgeprune.graph import SEALED_TYPES, Call, TensorRef
+from edgeprune.graph import Call, TensorRef
 from edgeprune.labels import (
     AxisUse,
     CallChange,
@@ -21,6 +21,7 @@ from edgeprune.labels import (
     shorten,
     varying_axes,
 )
+from edgeprune.opening import SEALED_TYPES
 
 Labels = np.ndarray
 Rule = Callable[..., "Labels | list[Labels]"]
