@@ -31,7 +31,9 @@ TENSORFLOW = [
     "scikit-learn>=1.4",
     "scipy>=1.12",
 ]
+DRAWING = ["pydot>=3.0"]
 DEVELOPMENT = [
+    *DRAWING,
     "hypothesis>=6.100",
     "import-linter>=2.1",
     "mypy>=1.13",
@@ -76,7 +78,12 @@ setup(
     },
     exclude_package_data={folder: ["**/__pycache__/*", "**/*.pyc"] for folder in FOLDERS},
     install_requires=["click>=8.1", "numpy>=1.26", "rich>=13.0"],
-    extras_require={"tensorflow": TENSORFLOW, "device": DEVICE, "dev": DEVELOPMENT},
+    extras_require={
+        "tensorflow": TENSORFLOW,
+        "device": DEVICE,
+        "drawing": DRAWING,
+        "dev": DEVELOPMENT,
+    },
     entry_points={"console_scripts": ["edgeprune = edgeprune.cli:main"]},
     zip_safe=False,
 )
