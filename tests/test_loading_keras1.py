@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from test_loading_legacy import shared_process
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.keras1 import upgrade_configuration
@@ -21,10 +21,9 @@ from edgeprune.loading.sources import read_source
 GENERATOR = np.random.default_rng(3)
 
 
-@pytest.fixture(scope="module")
-def legacy() -> Iterator[LegacyProcess]:
-    with LegacyProcess() as process:
-        yield process
+@pytest.fixture
+def legacy() -> LegacyProcess:
+    return shared_process()
 
 
 def random(*shape: int) -> np.ndarray:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +16,25 @@ import tensorflow as tf
 import tf_keras
 
 from edgeprune.errors import ModelError
-from edgeprune.loading import comparisons, hard_sigmoids, load_model
+from edgeprune.loading import load_model
 from edgeprune.loading.legacy_models import open_legacy
 from edgeprune.loading.references import LegacyProcess, Reference
 from edgeprune.loading.sources import read_source
 
 L = tf_keras.layers
-REAL_FILES = {
-    "mlperf_tiny": ["dscnn_kws.h5", "mobilenetv1_025_vww.h5", "resnet8_cifar10.h5", "wakeword.h5"],
-    "legacy_models": [
-        "big_xception_emotion.hdf5",
-        "mini_xception_emotion.hdf5",
-        "mini_xception_gender.hdf5",
-        "mobilenet_v1_025_imagenet.h5",
-        "ssrnet_densenet19.json",
-        "ssrnet_mobilenet05.json",
-        "teachable_machine.h5",
-        "yamnet256_esc10.h5",
-    ],
-}
 
 
-@pytest.fixture(scope="module")
-def legacy() -> Iterator[LegacyProcess]:
-    with LegacyProcess() as process:
-        yield process
+@functools.cache
+def shared_process() -> LegacyProcess:
+    """Start tf_keras once for all tests of old files: its import takes seconds."""
+    process = LegacyProcess()
+    atexit.register(process.__exit__, None, None, None)
+    return process
+
+
+@pytest.fixture
+def legacy() -> LegacyProcess:
+    return shared_process()
 
 
 def opened(
@@ -356,39 +352,6 @@ def test_a_sequential_model_in_list_form_and_without_input_opens(
     assert model.inputs[0].name == f"{model.layers[0].name}_input"
 
 
-def test_a_difference_to_tf_keras_is_refused_with_numbers_and_the_layer(
-    tmp_path: Path, legacy: LegacyProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    randomised(separable_layers_with_the_old_hard_sigmoid()).save(tmp_path / "model.h5")
-    monkeypatch.setattr(hard_sigmoids, "FACTOR", 1.0)
-
-    with pytest.raises(
-        ModelError,
-        match=r"'model.h5' does not compute the same in Keras 3: the outputs differ from those of "
-        r"tf_keras by \d.\de-\d\d of the largest \(allowed: 1e-05\); the first layer to differ is "
-        r"'separable_conv2d\w*' \(SeparableConv2D\), by \d.\de-\d\d of its largest value. Rebuild",
-    ):
-        opened(tmp_path / "model.h5", legacy)
-
-
-def test_a_difference_behind_a_saturated_softmax_is_found(
-    tmp_path: Path, legacy: LegacyProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tf_keras.Sequential(
-        [
-            L.Dense(3, activation="hard_sigmoid", input_shape=(3,), name="hidden"),
-            L.Dense(3, activation="softmax"),
-        ]
-    )
-    randomised(model)
-    model.layers[1].bias.assign([1000.0, 0.0, 0.0])
-    model.save(tmp_path / "model.h5")
-    monkeypatch.setattr(hard_sigmoids, "FACTOR", 1.0)
-
-    with pytest.raises(ModelError, match=r"by 0.0e\+00 of the largest .* 'hidden' \(Dense\)"):
-        opened(tmp_path / "model.h5", legacy)
-
-
 def test_without_tf_keras_a_file_opens_and_the_user_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -518,55 +481,3 @@ def test_the_process_is_gone_after_loading(tmp_path: Path) -> None:
 
     assert difference(model, original) < 1e-5
     assert [process.poll() is None for process in processes] == [False]
-
-
-def test_all_real_files_without_code_equal_tf_keras(
-    shared_data: Path, legacy: LegacyProcess
-) -> None:
-    differences, seen = {}, 0
-    for folder, names in REAL_FILES.items():
-        for name in names:
-            path = shared_data / folder / name
-            weights = path.with_suffix(".h5") if path.suffix == ".json" else None
-            if weights is None:
-                original = tf_keras.models.load_model(path, compile=False)
-            else:
-                original = tf_keras.models.model_from_json(path.read_text())
-                original.load_weights(weights)
-            model = opened(path, legacy, weights)
-            differences[name] = difference(model, original)
-            assert [x.name for x in model.inputs] == [x.name for x in original.inputs]
-            assert [x.name.replace("/", "_") for x in original.layers] == [
-                x.name for x in model.layers
-            ]
-            seen += 1
-
-    assert seen == 12
-    assert {name: value for name, value in differences.items() if not value < 1e-5} == {}
-
-
-def test_the_real_saved_model_equals_the_file_derived_from_it(
-    shared_data: Path, legacy: LegacyProcess
-) -> None:
-    model = opened(shared_data / "mlperf_tiny" / "dscnn_kws_savedmodel", legacy)
-    original = tf_keras.models.load_model(shared_data / "mlperf_tiny" / "dscnn_kws.h5")
-
-    assert difference(model, original) < 1e-5
-
-
-@pytest.mark.parametrize("save", [saved_model, archive, architecture_and_hdf5])
-def test_rounding_is_told_from_a_difference_by_double_precision(
-    save: Callable[[Any, Path], Any],
-    tmp_path: Path,
-    legacy: LegacyProcess,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    path, weights = save(randomised(plain_layers()), tmp_path)
-    monkeypatch.setattr(comparisons, "TOLERANCE", 1e-10)  # no single precision gets there
-
-    with caplog.at_level(logging.INFO, logger="edgeprune"):
-        model = opened(path, legacy, weights)
-
-    assert caplog.messages[-1] == f"'{path.name}' differs from tf_keras by rounding only."
-    assert model.layers[-1].dtype == "float32"
