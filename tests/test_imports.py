@@ -26,9 +26,11 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def heavy_modules_after(code: str) -> list[str]:
+def heavy_modules_after(code: str, *arguments: str) -> list[str]:
     report = f"print('heavy:', [name for name in {HEAVY} if name in sys.modules])"
-    result = run_python(f"import sys, atexit\natexit.register(lambda: {report})\n{code}")
+    result = run_python(
+        f"import sys, atexit\natexit.register(lambda: {report})\n{code}", *arguments
+    )
     assert result.returncode == 0, result.stderr
     return ast.literal_eval(result.stdout.rpartition("heavy: ")[2])
 
@@ -42,7 +44,7 @@ def test_the_check_for_heavy_modules_can_fail():
 
 
 def test_help_loads_neither_keras_nor_tensorflow():
-    assert heavy_modules_after("from edgeprune.cli import main\nmain(['--help'])") == []
+    assert heavy_modules_after("from edgeprune.cli import main\nmain()", "--help") == []
 
 
 @pytest.mark.parametrize("module", LIGHT_MODULES)
@@ -50,14 +52,29 @@ def test_light_modules_load_neither_keras_nor_tensorflow(module: str):
     assert heavy_modules_after(f"import edgeprune.{module}") == []
 
 
+def run_light_install(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command where the packages of the extras do not exist."""
+    without = f"import sys\nfor name in {NOT_IN_THE_LIGHT_INSTALL}: sys.modules[name] = None\n"
+    return run_python(without + "from edgeprune.cli import main\nmain()", *arguments)
+
+
 @pytest.mark.parametrize("command", ["--help", "targets", "--version"])
 def test_the_light_install_runs(command: str):
-    """What plain `pip install edgeprune` can do, where the packages of the extras do not exist."""
-    without = f"import sys\nfor name in {NOT_IN_THE_LIGHT_INSTALL}: sys.modules[name] = None\n"
-    result = run_python(without + "from edgeprune.cli import main\nmain(sys.argv[1:])", command)
+    result = run_light_install(command)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
-    assert "Traceback" not in result.stderr
+    assert result.stderr == ""
+
+
+def test_the_light_install_says_which_extra_opens_models(tmp_path: Path):
+    model = tmp_path / "model.keras"
+    model.touch()
+    result = run_light_install("inspect", str(model))
+    assert result.returncode == 2, result.stderr
+    assert result.stderr == (
+        "Error: This command needs keras, which is not installed. Install the extra: "
+        "pip install 'edgeprune[tensorflow]'\n"
+    )
 
 
 def test_python_dash_m_is_the_command():

@@ -103,7 +103,7 @@ def test_the_unpacked_wheel_finds_its_targets_from_anywhere(wheel: Path, tmp_pat
         "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
         "for name in ('keras', 'tensorflow', 'tf_keras'): sys.modules[name] = None\n"
         "import edgeprune; assert edgeprune.__file__.startswith(sys.path[0]), edgeprune.__file__\n"
-        "from edgeprune.cli import main; main(sys.argv[1:])"
+        "from edgeprune.cli import main; main()"
     )
     result = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "installed"), "targets"],
