@@ -1,7 +1,8 @@
-"""Proof and measurement: slim against cut, `.tflite` against Keras, accuracy on held-out samples."""
+"""Proof and measurement: slim against cut, and accuracy on held-out samples."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -10,10 +11,13 @@ import numpy as np
 from edgeprune.errors import EquivalenceError
 from edgeprune.groups import Groups
 from edgeprune.plan import Plan
+from edgeprune.precision import in_float32
 from edgeprune.replica import replace_softmax
 from edgeprune.surgery import cut
 
 TOLERANCE = 1e-4
+BATCH_SIZE = 128
+Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,18 +45,21 @@ def check_equivalence(
     smaller: keras.Model,
     plan: Plan,
     groups: Groups,
-    inputs: np.ndarray,
+    inputs: Samples,
     *,
     tolerance: float = TOLERANCE,
 ) -> Equivalence:
-    """Prove on given inputs that the slim model computes what the plan says.
+    """Prove on given inputs that the slim model computes what the plan says, in every output.
+
+    Models in mixed precision are compared in float32.
 
     Args:
         model: the original.
         smaller: `slim(model, plan)`, before any recovery.
         plan: the plan.
         groups: the groups of the original.
-        inputs: `(n, ...)` preprocessed samples; noise of the same range is added to them, because
+        inputs: `(n, ...)` preprocessed samples, one array per input if there are several (a list,
+            or a dict if the model takes one); noise of the same range is added to floats, because
             real images alone may leave channels silent.
         tolerance: largest accepted error as a fraction of the scale of the logits.
 
@@ -63,18 +70,18 @@ def check_equivalence(
         EquivalenceError: they differ, or one gives NaN: a rule is wrong.
     """
     generator = np.random.default_rng(0)
-    noise = generator.uniform(inputs.min(), inputs.max(), inputs.shape)
-    both = np.concatenate([inputs, noise.astype(inputs.dtype)])
-    oracle = predict(replace_softmax(cut(model, plan, groups=groups)), both)
-    found = predict(replace_softmax(smaller), both)
-    if plan.classes is not None:
-        oracle = oracle[..., list(plan.classes)]
-    if oracle.shape != found.shape:
-        raise EquivalenceError(
-            f"The slim model returns shape {found.shape[1:]}, the plan asks for {oracle.shape[1:]}."
-        )
-    result = Equivalence(
-        float(np.abs(oracle - found).max()), float(np.abs(oracle).max()), len(both)
+
+    def add_noise(samples: np.ndarray) -> np.ndarray:
+        if samples.dtype.kind != "f":
+            return np.concatenate([samples, samples])
+        noise = generator.uniform(samples.min(), samples.max(), samples.shape)
+        return np.concatenate([samples, noise.astype(samples.dtype)])
+
+    both = keras.tree.map_structure(add_noise, inputs)
+    oracles, found = _logits(cut(model, plan, groups=groups), both), _logits(smaller, both)
+    result = max(
+        (_compare(one, other, plan) for one, other in zip(oracles, found, strict=True)),
+        key=lambda measured: np.nan_to_num(measured.relative, nan=np.inf),
     )
     if not result.relative <= tolerance:
         raise EquivalenceError(
@@ -86,7 +93,31 @@ def check_equivalence(
     return result
 
 
-def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = 128) -> np.ndarray:
+def _logits(model: keras.Model, inputs: Samples) -> list[np.ndarray]:
+    """Return every output of a model in float32, before a final softmax or sigmoid."""
+    comparable = in_float32(replace_softmax(model))
+    batches = []
+    for start in range(0, len(keras.tree.flatten(inputs)[0]), BATCH_SIZE):
+        batch = keras.tree.map_structure(
+            lambda samples, start=start: samples[start : start + BATCH_SIZE], inputs
+        )
+        outputs = keras.tree.flatten(comparable(batch, training=False))
+        batches.append([keras.ops.convert_to_numpy(output) for output in outputs])
+    return [np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True)]
+
+
+def _compare(oracle: np.ndarray, found: np.ndarray, plan: Plan) -> Equivalence:
+    expected = oracle if plan.classes is None else oracle[..., list(plan.classes)]
+    if expected.shape != found.shape:
+        raise EquivalenceError(
+            f"The slim model returns shape {found.shape[1:]}, the plan asks for "
+            f"{expected.shape[1:]}."
+        )
+    error, scale = float(np.abs(expected - found).max()), float(np.abs(expected).max())
+    return Equivalence(error, scale, len(found))
+
+
+def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Return a single-output model's outputs on `(n, ...)` inputs, in batches, without training."""
     batches = [
         keras.ops.convert_to_numpy(model(inputs[start : start + batch_size], training=False))

@@ -19,6 +19,13 @@ def check(model: keras.Model, plan: Plan):
     return check_equivalence(model, slim(model, plan, groups=groups), plan, groups, inputs)
 
 
+def lift_locks(tracing, layer, x):
+    """A wrong rule: LayerNormalization mixes channels."""
+    for weight in (layer.gamma, layer.beta):
+        tracing.use(weight, 0, "passes", tracing.on_axis(x, -1))
+    return x
+
+
 def test_a_slim_model_is_proven_equal() -> None:
     model = networks.randomize(networks.build_residual_network())
     result = check(model, networks.random_plan(find_groups(model)))
@@ -32,14 +39,7 @@ def test_a_specialist_is_proven_equal_on_its_classes() -> None:
 
 
 def test_a_wrong_rule_is_found_out(monkeypatch) -> None:
-    """LayerNormalization mixes channels; a rule that lets them pass must not survive."""
-
-    def wrong(tracing, layer, x):
-        for weight in (layer.gamma, layer.beta):
-            tracing.use(weight, 0, "passes", tracing.on_axis(x, -1))
-        return x
-
-    monkeypatch.setitem(RULES, layers.LayerNormalization, wrong)
+    monkeypatch.setitem(RULES, layers.LayerNormalization, lift_locks)
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(8, 3, name="conv")(inputs)
     x = layers.GlobalAveragePooling2D()(layers.LayerNormalization()(x))
@@ -74,3 +74,35 @@ def test_a_model_that_gives_nan_is_found_out() -> None:
     model.get_layer("head").bias.assign([float("nan")] * 5)
     with pytest.raises(EquivalenceError, match="error nan"):
         check(model, Plan())
+
+
+def test_a_model_in_mixed_precision_is_compared_in_float32() -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, dtype="mixed_float16", name="conv")(inputs)
+    x = layers.GlobalAveragePooling2D(dtype="mixed_float16")(x)
+    model = networks.randomize(keras.Model(inputs, layers.Dense(3, dtype="float32")(x)))
+    assert check(model, Plan({"conv": (0, 2, 5)})).relative < 1e-6
+
+
+def build_two_sided(wrong: bool) -> keras.Model:
+    left, right = keras.Input((6,), name="left"), keras.Input((5,), name="right")
+    a = layers.Dense(4, name="a")(left)
+    b = layers.Dense(4, name="b")(right)
+    second = layers.LayerNormalization()(b) if wrong else b
+    outputs = [layers.Dense(2)(a), layers.Dense(2, activation="softmax")(second)]
+    return networks.randomize(keras.Model({"left": left, "right": right}, outputs))
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_every_output_of_every_input_counts(wrong, monkeypatch) -> None:
+    monkeypatch.setitem(RULES, layers.LayerNormalization, lift_locks)
+    model = build_two_sided(wrong)
+    groups = find_groups(model)
+    plan = Plan({"a": (1, 2), "b": (0, 3)})
+    inputs = dict(zip(("left", "right"), networks.random_inputs(model), strict=True))
+    small = slim(model, plan, groups=groups)
+    if wrong:
+        with pytest.raises(EquivalenceError, match="is not equal to the original"):
+            check_equivalence(model, small, plan, groups, inputs)
+    else:
+        assert check_equivalence(model, small, plan, groups, inputs).relative < 1e-6

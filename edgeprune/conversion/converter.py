@@ -70,7 +70,7 @@ def convert(
         >>> content = convert(model, scheme="float32", labels=["cat", "dog", "fox"],
         ...                   path="model.tflite")                           # doctest: +SKIP
     """
-    from edgeprune.conversion.precision import in_float32
+    from edgeprune.precision import in_float32
 
     check_choices(scheme, io)
     check_model(model)

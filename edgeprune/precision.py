@@ -1,4 +1,4 @@
-"""Mixed and half precision, back to the float32 that TensorFlow Lite computes in."""
+"""Mixed and half precision, back to float32: for comparisons, and for TensorFlow Lite."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from edgeprune.replica import copy_weights, operations_by_path, replicate
+from edgeprune.replica import copy_weights, operations_by_path, rebuild, replicate
 
 _OTHER_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
@@ -16,12 +16,13 @@ def in_float32(model: keras.Model) -> keras.Model:
     types = {getattr(layer, "compute_dtype", None) for layer in operations_by_path(model).values()}
     if types.isdisjoint(_OTHER_FLOATS):
         return model
-    single, made = replicate(
-        model,
-        lambda path, layer: type(layer).from_config(_float32_config(layer.get_config())),
-    )
+    single, made = replicate(model, lambda path, layer: rebuild(path, layer, _set_float32))
     copy_weights(model, made)
     return single
+
+
+def _set_float32(config: dict[str, Any]) -> None:
+    config.update(_float32_config(config))
 
 
 def _float32_config(config: Any) -> Any:
