@@ -18,7 +18,7 @@ from edgeprune.allocation import (
 )
 from edgeprune.cost import Cost, CostModel
 from edgeprune.criteria import CRITERIA, Evidence
-from edgeprune.criteria.subsets import eliminate
+from edgeprune.criteria.subsets import follow_order
 from edgeprune.datasets import Samples
 from edgeprune.errors import EdgepruneError, ModelError
 from edgeprune.groups import Groups, find_groups
@@ -137,9 +137,7 @@ def prune(
         True
     """
     budget = Budget.parse(budget)
-    _check_choice("criterion", criterion, list(CRITERIA))
-    _check_choice("recovery", recovery, ["auto", *RECOVERIES])
-    _check_choice("recalibration", recalibration, ["auto", "on", "off"])
+    check_methods(criterion, recovery, recalibration)
     stages = Stopwatch()
     with stages.time("trace"):
         groups = find_groups(model)
@@ -216,7 +214,7 @@ def make_plan(
         for group in groups.removable:
             scores = CRITERIA[criterion](evidence, group)
             order = np.argsort(-scores, kind="stable")
-            _, error = eliminate(evidence.views(group), group.width, order)
+            error = follow_order(evidence.views(group), order)
             rankings[group.name] = Ranking(order, error)
             advance()
     widths = allocate_by_gain(groups, costs, rankings, budget, step=step)
@@ -269,7 +267,20 @@ def _renumber(targets: np.ndarray) -> tuple[np.ndarray | None, int]:
     return numbers, len(found)
 
 
-def _check_choice(what: str, given: str, known: Sequence[str]) -> None:
-    if given not in known:
-        raise EdgepruneError(f"Unknown {what} '{given}'. Choose from: {', '.join(known)}.")
+def check_methods(criterion: str, recovery: str, recalibration: str) -> None:
+    """Refuse names that do not exist.
+
+    Args:
+        criterion: as for `prune`, likewise the others.
+
+    Raises:
+        EdgepruneError: says which there are.
+    """
+    for what, given, known in (
+        ("criterion", criterion, list(CRITERIA)),
+        ("recovery", recovery, ["auto", *RECOVERIES]),
+        ("recalibration", recalibration, ["auto", "on", "off"]),
+    ):
+        if given not in known:
+            raise EdgepruneError(f"Unknown {what} '{given}'. Choose from: {', '.join(known)}.")
 

@@ -7,9 +7,11 @@ Products are computed on the backend; only `C x C` results come home, as float64
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
+from typing import Any, TypeVar
 
 import numpy as np
 from keras import ops
@@ -17,26 +19,48 @@ from keras import ops
 from edgeprune.graph import Call, run
 from edgeprune.groups import Groups
 from edgeprune.progress import SILENT, Progress
-from edgeprune.readers import Reader, find_readers
+from edgeprune.readers import Reader, channels_last, find_readers
 
 POSITIONS = 64
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Sums over all positions of a tensor.
+
+    Attributes:
+        count: number of positions.
+        total: `(channels,)` sum.
+        squares: `(channels,)` sum of squares.
+    """
+
+    count: int = 0
+    total: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    squares: np.ndarray = field(default_factory=lambda: np.zeros(1))
+
+    def __add__(self, other: Spread) -> Spread:
+        """Add two shards."""
+        return _add(self, other)
+
+    @property
+    def variance(self) -> np.ndarray:
+        """`(channels,)` variance over positions."""
+        return np.maximum(self.squares / self.count - (self.total / self.count) ** 2, 0.0)
+
+
+@dataclass(frozen=True)
 class Moments:
-    """Sums at the input of one reader over `count` sampled positions of C channels.
+    """Sums at the input of one reader over sampled positions, for the C columns of the reader.
 
     Attributes:
         count: number of rows.
         total: `(C,)` sum.
         gram: `(C, C)` sum of outer products.
-        class_count: `(K,)` samples per class.
-        class_total: `(K, C)` sum over samples of the mean over positions.
-        class_squares: `(K, C)` sum over samples of the squared mean over positions.
-        landing_count: positions of the tensor where the reader's output lands.
-        landing_total: `(outputs,)` sum of that tensor.
-        landing_squares: `(outputs,)` sum of its squares.
+        class_count: `(K,)` samples per class, as often as the layer was called.
+        class_total: `(K, C)` sum over samples of the mean over the sampled positions.
+        class_squares: `(K, C)` sum over samples of the square of that mean.
+        landing: of the tensor where the reader's output lands; empty if there is none.
     """
 
     count: int
@@ -45,15 +69,11 @@ class Moments:
     class_count: np.ndarray
     class_total: np.ndarray
     class_squares: np.ndarray
-    landing_count: int
-    landing_total: np.ndarray
-    landing_squares: np.ndarray
+    landing: Spread = Spread()
 
     def __add__(self, other: Moments) -> Moments:
         """Add two shards."""
-        return Moments(
-            *(getattr(self, field.name) + getattr(other, field.name) for field in fields(self))
-        )
+        return _add(self, other)
 
     @property
     def mean(self) -> np.ndarray:
@@ -65,11 +85,26 @@ class Moments:
         """`(C, C)` covariance over rows."""
         return self.gram / self.count - np.outer(self.mean, self.mean)
 
-    @property
-    def landing_variance(self) -> np.ndarray:
-        """`(outputs,)` variance of the tensor where the reader's output lands."""
-        mean = self.landing_total / self.landing_count
-        return np.maximum(self.landing_squares / self.landing_count - mean**2, 0.0)
+    def pooled_covariance(self, columns: np.ndarray) -> np.ndarray:
+        """Return the covariance of n channels of which each is held in several columns.
+
+        Args:
+            columns: `(times, n)`; the rows of all times count alike.
+
+        Returns:
+            `(n, n)`.
+        """
+        mean = self.mean[columns].mean(axis=0)
+        grams = [self.gram[np.ix_(row, row)] for row in columns]
+        return np.asarray(sum(grams) / (self.count * len(columns)) - np.outer(mean, mean))
+
+
+Sums = TypeVar("Sums", Spread, Moments)
+
+
+def _add(one: Sums, other: Sums) -> Sums:
+    found = (getattr(one, entry.name) + getattr(other, entry.name) for entry in fields(one))
+    return type(one)(*found)
 
 
 @dataclass(frozen=True)
@@ -82,12 +117,20 @@ class Statistics:
         """Add the statistics of two shards of the data.
 
         Raises:
-            ValueError: they belong to different models.
+            ValueError: they belong to different models or numbers of classes.
         """
-        if self.moments.keys() != other.moments.keys():
+        shapes, others = (
+            {
+                path: (m.class_total.shape, m.landing.total.shape)
+                for path, m in found.moments.items()
+            }
+            for found in (self, other)
+        )
+        if shapes != others:
+            different = sorted(path for path, _ in shapes.items() ^ others.items())
             raise ValueError(
-                "Statistics of different models cannot be added: "
-                f"{sorted(self.moments.keys() ^ other.moments.keys())[:4]} are in only one of them."
+                "Statistics of different models cannot be added: these layers are in only one of "
+                f"them, or of another size or number of classes: {', '.join(different[:4])}."
             )
         return Statistics({path: m + other.moments[path] for path, m in self.moments.items()})
 
@@ -117,18 +160,33 @@ def collect_statistics(
 
     Returns:
         The statistics of this data.
+
+    Raises:
+        ValueError: there are no samples.
+
+    Example:
+        >>> import keras
+        >>> from edgeprune.groups import find_groups
+        >>> model = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
+        >>> samples = np.array([[1, 0], [3, 4]], np.float32)
+        >>> collect_statistics(find_groups(model), samples).moments["hidden"].mean.tolist()
+        [2.0, 2.0]
     """
+    if not len(inputs):
+        raise ValueError("Statistics need at least one sample. Got none.")
     classes = np.zeros(len(inputs), np.int64) if targets is None else targets
     collector = _Collector(groups, positions, np.random.default_rng(seed))
-    result: Statistics | None = None
     starts = range(0, len(inputs), batch_size)
     with progress.stage("statistics", len(starts)) as advance:
-        for start in starts:
+
+        def observe(start: int) -> Statistics:
             one_hot = np.eye(num_classes, dtype=np.float32)[classes[start : start + batch_size]]
             found = collector.observe(inputs[start : start + batch_size], one_hot)
-            result = found if result is None else result + found
             advance()
-    return Statistics({}) if result is None else result
+            return found
+
+        return reduce(operator.add, map(observe, starts))
 
 
 class _Collector:
@@ -138,60 +196,51 @@ class _Collector:
         self.graph = groups.graph
         self.positions = positions
         self.generator = generator
-        readers = find_readers(groups)
-        self.by_path = {reader.path: reader for reader in readers}
-        self.calls = {id(c): self.by_path[c.path] for c in self.graph.calls if c.path in self.by_path}
-        self.landings: dict[int, list[str]] = {}
-        for reader in readers:
-            self.landings.setdefault(reader.landing.tensor, []).append(reader.path)
+        self.readers = {reader.path: reader for reader in find_readers(groups)}
+        self.landings: dict[int | None, list[Reader]] = {}
+        for reader in self.readers.values():
+            self.landings.setdefault(reader.landing.tensor, []).append(reader)
 
     def observe(self, batch: np.ndarray, one_hot: np.ndarray) -> Statistics:
-        sums: dict[str, tuple[Any, ...]] = {}
-        landed: dict[str, tuple[Any, ...]] = {}
+        sums: dict[str, Moments] = {}
+        landed: dict[str, Spread] = {}
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            reader = self.calls.get(id(call))
+            reader = self.readers.get(call.path)
             if reader is not None:
                 found = self._sum(reader, args[0], one_hot)
-                known = sums.get(reader.path)
-                sums[reader.path] = (
-                    found
-                    if known is None
-                    else tuple(a + b for a, b in zip(known, found, strict=True))
-                )
+                sums[call.path] = sums[call.path] + found if call.path in sums else found
             result = call.operation(*args, **kwargs)
-            for path in self.landings.get(call.outputs[0].number, []):
-                landed[path] = _sum_channels(result, self.by_path[path])
+            for lands in self.landings.get(call.outputs[0].number, []):
+                landed[lands.path] = _spread(channels_last(lands.layer, result))
             return result
 
         run(self.graph, [ops.convert_to_tensor(batch)], on_call)
-        counts = one_hot.sum(0).astype(np.float64)
         return Statistics(
             {
-                path: Moments(found[0], *found[1:3], counts, *found[3:], *landed[path])
+                path: replace(found, landing=landed.get(path, Spread()))
                 for path, found in sums.items()
             }
         )
 
-    def _sum(self, reader: Reader, x: Any, one_hot: np.ndarray) -> tuple[Any, ...]:
+    def _sum(self, reader: Reader, x: Any, one_hot: np.ndarray) -> Moments:
         rows = reader.rows(x, self.positions, self.generator)
         pooled = ops.mean(rows, axis=1)
         flat = ops.reshape(rows, (-1, rows.shape[-1]))
-        results = (
-            ops.sum(flat, axis=0),
-            ops.matmul(ops.transpose(flat), flat),
-            ops.matmul(one_hot.T, pooled),
-            ops.matmul(one_hot.T, ops.square(pooled)),
+        return Moments(
+            int(flat.shape[0]),
+            _bring_home(ops.sum(flat, axis=0)),
+            _bring_home(ops.matmul(ops.transpose(flat), flat)),
+            one_hot.sum(0).astype(np.float64),
+            _bring_home(ops.matmul(one_hot.T, pooled)),
+            _bring_home(ops.matmul(one_hot.T, ops.square(pooled))),
         )
-        return (int(flat.shape[0]), *(_bring_home(result) for result in results))
 
 
-def _sum_channels(x: Any, reader: Reader) -> tuple[int, np.ndarray, np.ndarray]:
-    first = getattr(reader.layer, "data_format", None) == "channels_first"
-    x = ops.cast(ops.moveaxis(x, 1, -1) if first else x, "float32")
+def _spread(x: Any) -> Spread:
     flat = ops.reshape(x, (-1, x.shape[-1]))
     total, squares = ops.sum(flat, axis=0), ops.sum(ops.square(flat), axis=0)
-    return int(flat.shape[0]), _bring_home(total), _bring_home(squares)
+    return Spread(int(flat.shape[0]), _bring_home(total), _bring_home(squares))
 
 
 def _bring_home(x: Any) -> np.ndarray:

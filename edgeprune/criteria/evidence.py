@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from edgeprune.errors import ClassError
+from edgeprune.graph import Call
 from edgeprune.groups import Group, Groups, find_head
 from edgeprune.readers import Reader, find_readers, kernel_matrix
-from edgeprune.statistics import Statistics
+from edgeprune.statistics import Moments, Statistics
+
+LEAST_SIGNAL = 1e-3
+TINY = float(np.finfo(float).tiny)
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,6 @@ class Evidence:
     seed: int = 0
 
     @cached_property
-    def readers(self) -> tuple[Reader, ...]:
-        """Every layer with statistics."""
-        return tuple(r for r in find_readers(self.groups) if r.path in self.statistics.moments)
-
-    @cached_property
     def weights(self) -> dict[str, list[np.ndarray]]:
         """Weights of every layer, by path."""
         return {
@@ -58,6 +58,13 @@ class Evidence:
             for call in self.groups.graph.calls
             if call.is_layer
         }
+
+    @cached_property
+    def _readers(self) -> list[tuple[Reader, Moments, np.ndarray]]:
+        """Every layer with statistics, and how much an error of each output's variance hurts."""
+        known = self.statistics.moments
+        found = [(r, known[r.path]) for r in find_readers(self.groups) if r.path in known]
+        return [(reader, moments, self._weigh(reader, moments)) for reader, moments in found]
 
     @cached_property
     def _head(self) -> str | None:
@@ -78,52 +85,75 @@ class Evidence:
         """
         number = self.groups.index[group.name]
         found = []
-        for reader in self.readers:
+        for reader, moments, weight in self._readers:
             columns, channels = reader.columns(number)
-            if not columns.size or not reader.uniform:
-                continue
-            covariance = np.zeros((group.width, group.width))
-            metric = np.zeros((group.width, group.width))
-            inner = np.ix_(channels, channels)
-            seen = np.ix_(columns, columns)
-            covariance[inner] = self.statistics.moments[reader.path].covariance[seen]
-            metric[inner] = self._metric(reader)[seen]
-            found.append(View(covariance, metric))
+            if channels.size:
+                inner = np.ix_(channels, channels)
+                covariance, metric = np.zeros((2, group.width, group.width))
+                covariance[inner] = moments.pooled_covariance(columns)
+                slots = reader.slots[:, columns].reshape(-1, len(channels))
+                metric[inner] = _outer(self._kernel(reader)[:, slots], weight)
+                found.append(View(covariance, metric))
         return found
 
-    def _metric(self, reader: Reader) -> np.ndarray:
-        """Return M with tr(M E) = damage done by an error of covariance E at the reader's input.
+    def _kernel(self, reader: Reader) -> np.ndarray:
+        """Return `(taps, positions of the axis, outputs)` of what counts in a reader's output.
 
-        The damage is the mean over output channels of the error's variance relative to the variance
-        of the tensor in which the output lands; taps count as independent. The head is judged on
-        the kept classes and up to a common offset, which softmax does not see.
+        The head is judged on the kept classes, and up to a common offset where softmax does not see
+        that.
         """
-        moments = self.statistics.moments[reader.path]
-        kernel = kernel_matrix(reader.layer, reader.kind)
-        if reader.path == self._head:
-            chosen = kernel if self.classes is None else kernel[:, :, list(self.classes)]
-            chosen = chosen - chosen.mean(axis=-1, keepdims=True)
-            metric = _outer(chosen, reader, np.ones(chosen.shape[-1]))
-            total = float((metric * moments.covariance).sum())
-            return metric / max(total, np.finfo(float).tiny)
-        scale = np.ones(kernel.shape[-1])
-        normalization = reader.landing.normalization
-        if normalization is not None:
-            variance = ops.convert_to_numpy(normalization.moving_variance).astype(np.float64)
-            scale = 1 / (variance + normalization.epsilon)
-            if normalization.gamma is not None:
-                scale = scale * ops.convert_to_numpy(normalization.gamma).astype(np.float64) ** 2
-        variance = moments.landing_variance
-        floor = max(1e-3 * float(variance.mean()), np.finfo(float).tiny)
-        weight = scale / np.maximum(variance, floor) / len(variance)
-        return _outer(kernel, reader, weight)
+        kernel = kernel_matrix(reader.layer)
+        if reader.path != self._head:
+            return kernel
+        chosen = kernel if self.classes is None else kernel[:, :, list(self.classes)]
+        return chosen - chosen.mean(axis=-1, keepdims=True) if _compares(reader.layer) else chosen
+
+    def _weigh(self, reader: Reader, moments: Moments) -> np.ndarray:
+        """Return for each output of a reader what an error of variance 1 in it counts.
+
+        The damage is the mean over outputs of the error's variance relative to the variance of the
+        tensor in which the output lands; taps count as independent. Where there is no such tensor,
+        it is relative to what the reader makes of its input, and outputs of the head share that.
+        """
+        landing = reader.landing
+        if reader.path == self._head or landing.tensor is None:
+            by_slot = self._kernel(reader)[:, reader.slots]  # taps, slots, channels, outputs
+            variance = np.einsum("tsco,tsco->o", by_slot, moments.covariance @ by_slot)
+            if reader.path == self._head:
+                variance = np.full(len(variance), variance.mean())
+            gain = np.ones(len(variance))
+        else:
+            variance, gain = moments.landing.variance, _gain(landing.normalization)
+        floor = max(LEAST_SIGNAL * float(variance.mean()), TINY)
+        return np.asarray(gain / np.maximum(variance, floor) / len(variance))
 
 
-def _outer(kernel: np.ndarray, reader: Reader, weight: np.ndarray) -> np.ndarray:
-    """Sum of `W_c diag(weight) W_d^T` over taps and slots, `(C, C)`."""
-    by_slot = kernel[:, reader.slots]  # taps, slots, channels, outputs
-    rows = np.moveaxis(by_slot, 2, 0).reshape(by_slot.shape[2], -1, len(weight))
-    flat = (rows * np.sqrt(weight)).reshape(len(rows), -1)
+def _compares(layer: Any) -> bool:
+    """Whether only differences between the outputs of a head matter."""
+    several = kernel_matrix(layer).shape[-1] > 1
+    return several and getattr(layer.activation, "__name__", "") != "sigmoid"
+
+
+def _gain(normalization: Call | None) -> np.ndarray:
+    """Return by how much a BatchNormalization multiplies variances."""
+    if normalization is None:
+        return np.ones(1)
+    layer = normalization.operation
+    gain = 1 / (ops.convert_to_numpy(layer.moving_variance).astype(np.float64) + layer.epsilon)
+    if layer.gamma is not None:
+        gain = gain * ops.convert_to_numpy(layer.gamma).astype(np.float64) ** 2
+    return np.asarray(gain)
+
+
+def _outer(by_slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Sum of `W_c diag(weight) W_d^T` over taps and slots, `(C, C)`.
+
+    Args:
+        by_slot: `(taps, slots, C, outputs)`.
+        weight: `(outputs,)`, not negative.
+    """
+    rows = np.moveaxis(by_slot, 2, 0) * np.sqrt(weight)
+    flat = rows.reshape(len(rows), -1)
     return np.asarray(flat @ flat.T)
 
 

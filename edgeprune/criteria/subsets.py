@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.linalg.lapack import dpstrf
 
 from edgeprune.criteria.evidence import Evidence, View
+from edgeprune.criteria.norms import score_l1
 from edgeprune.groups import Group
 
 SINGULAR = 1e-6
+"""Share of a channel's variance below which it counts as explained by others."""
+NEGLIGIBLE = 1e-9
+BLOCK = POOL = 64
 
 
 def score_pivoted_qr(evidence: Evidence, group: Group) -> np.ndarray:
-    """Rank by pivoted QR of what the readers see: each pivot is what the earlier ones explain least.
+    """Rank by pivoted QR of what readers see: each pivot is what the earlier ones explain least.
 
     After Zhang, Davoodi, Hu, "CHaPR: Efficient Inference of CNNs via Channel Pruning" (2020). Ours:
-    pivots are taken by pivoted Cholesky of the covariance (a bias can restore any constant), columns
-    are scaled by how strongly the readers use them, and a group with several readers is judged on
-    all of them.
+    pivots are taken by pivoted Cholesky of the covariance (a bias can restore any constant),
+    columns are scaled by how strongly the readers use them, and a group with several readers is
+    judged on all of them.
 
     Args:
         evidence: statistics and weights of the model.
         group: whose channels are scored.
 
     Returns:
-        `(width,)`: `width` for the first pivot down to 1 for the last.
+        `(width,)`: `width` for the first pivot down to 1 for the last; the L1 norm where no reader
+        has statistics.
     """
+    views = evidence.views(group)
+    if not views:
+        return score_l1(evidence, group)
     stacked = np.zeros((group.width, group.width))
-    for view in evidence.views(group):
+    for view in views:
         scale = np.sqrt(np.maximum(np.diag(view.metric), 0))
         stacked += view.covariance * np.outer(scale, scale)
     return _score(pivoted_cholesky(stacked))
@@ -46,9 +55,13 @@ def score_greedy_least_squares(evidence: Evidence, group: Group) -> np.ndarray:
         group: whose channels are scored.
 
     Returns:
-        `(width,)`: `width` for the first choice down to 1 for the last.
+        `(width,)`: `width` for the first choice down to 1 for the last; the L1 norm where no reader
+        has statistics.
     """
-    return _score(eliminate(evidence.views(group), group.width)[0])
+    views = evidence.views(group)
+    if not views:
+        return score_l1(evidence, group)
+    return _score(choose_greedily(views, group.width)[0])
 
 
 def _score(order: np.ndarray) -> np.ndarray:
@@ -79,78 +92,169 @@ def pivoted_cholesky(matrix: np.ndarray) -> np.ndarray:
     return order
 
 
-def eliminate(
-    views: Sequence[View], width: int, order: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Take channels one by one and follow the error that remains in the readers' outputs.
+def choose_greedily(views: Sequence[View], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take channels one by one, each time the one that lowers the error in the readers most.
+
+    Once nothing lowers it any more, the rest follows, the largest in its readers first.
 
     Args:
         views: of all readers of a group.
         width: number of channels.
-        order: `(width,)` in which to take them; by default the one that lowers the error most.
 
     Returns:
-        `(width,)` order, and `(width + 1,)` the error after 0, 1, ... channels, summed over readers.
+        `(width,)` order, and `(width + 1,)` the error after 0, 1, ... channels, summed over
+        readers.
 
     Example:
-        >>> view = View(np.diag([1.0, 2.0]), np.eye(2))
-        >>> order, error = eliminate([view], 2)
+        >>> order, error = choose_greedily([View(np.diag([1.0, 2.0]), np.eye(2))], 2)
         >>> order.tolist(), error.tolist()
         ([1, 0], [3.0, 1.0, 0.0])
     """
-    states = [_State(view) for view in views]
-    taken = np.full(width, False)
-    chosen = np.empty(width, dtype=np.int64)
-    errors = [sum(state.error for state in states)]
-    for step in range(width):
-        if order is None:
-            gain = sum((state.gains() for state in states), np.zeros(width))
-            pivot = int(np.argmax(np.where(taken, -np.inf, gain)))
-        else:
-            pivot = int(order[step])
-        chosen[step] = pivot
-        taken[pivot] = True
-        for state in states:
-            state.take(pivot)
-        errors.append(sum(state.error for state in states))
-    return chosen, np.minimum.accumulate(np.clip(errors, 0.0, None))
+    rests = [_Rest(view) for view in views]
+    errors = [sum(rest.error for rest in rests)]
+    least = NEGLIGIBLE * errors[0]
+    left = np.arange(width)
+    chosen: list[int] = []
+    while left.size:
+        gain = sum((rest.gains() for rest in rests), np.zeros(left.size))
+        best = np.argsort(-gain, kind="stable")
+        if gain[best[0]] <= least:
+            break
+        pool, bar = best[:POOL], max(gain[best[POOL:]].max(initial=0.0), least)
+        inside = [rest.enter(pool) for rest in rests]
+        taken = _choose_in_pool(inside, bar, errors)
+        for rest, entered in zip(rests, inside, strict=True):
+            rest.leave(pool, entered, pool[taken])
+        chosen += left[pool[taken]].tolist()
+        left = np.delete(left, pool[taken])
+    size = sum((np.diag(v.metric) * np.diag(v.covariance) for v in views), np.zeros(width))
+    chosen += left[np.argsort(-size[left], kind="stable")].tolist()
+    errors += [errors[-1]] * left.size
+    return np.array(chosen, np.int64), _descending(errors)
 
 
-class _State:
-    """What remains of one view after some channels were taken.
+def _choose_in_pool(inside: Sequence[_Pool], bar: float, errors: list[float]) -> list[int]:
+    """Take channels of a pool while the best is worth more than any outside; note the errors."""
+    taken: list[int] = []
+    while len(taken) < len(inside[0].floor):
+        gain = np.sum([pool.gains() for pool in inside], axis=0)
+        gain[taken] = 0
+        pivot = int(np.argmax(gain))
+        if taken and gain[pivot] <= bar:
+            break
+        taken.append(pivot)
+        errors.append(errors[-1] - sum(pool.take(pivot) for pool in inside))
+    return taken
 
-    With U the factor of what they explain, the rest is S = covariance - U U^T. Only its diagonal
-    and that of S M S are kept up to date: two matrix-vector products per step.
+
+def follow_order(views: Sequence[View], order: np.ndarray) -> np.ndarray:
+    """Return the error that remains in the readers' outputs while channels are taken in an order.
+
+    Args:
+        views: of all readers of a group.
+        order: `(width,)` channels.
+
+    Returns:
+        `(width + 1,)` the error after 0, 1, ... channels, summed over readers; 0 without readers.
+
+    Example:
+        >>> follow_order([View(np.diag([1.0, 4.0]), np.eye(2))], np.array([0, 1])).tolist()
+        [5.0, 4.0, 0.0]
+    """
+    errors = np.zeros(len(order) + 1)
+    for view in views:
+        errors += np.sum(view.metric * view.covariance)
+        errors[1:] -= np.cumsum(_energies(view, order))
+    return _descending(errors)
+
+
+def _descending(errors: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Remove what rounding made rise or fall below 0."""
+    return np.minimum.accumulate(np.clip(errors, 0.0, None))
+
+
+def _energies(view: View, order: np.ndarray) -> np.ndarray:
+    """Return by how much each channel of an order lowers the error: Cholesky, block by block."""
+    covariance = view.covariance[np.ix_(order, order)]
+    floor = SINGULAR * np.diag(covariance)
+    factor = np.zeros_like(covariance)
+    for start in range(0, len(order), BLOCK):
+        block = slice(start, start + BLOCK)
+        columns = covariance[:, block] - factor[:, :start] @ factor[block, :start].T
+        for index in range(columns.shape[1]):
+            pivot = columns[start + index, index]
+            usable = pivot > max(floor[start + index], 0)
+            columns[:, index] *= 1 / np.sqrt(pivot) if usable else 0
+            later = columns[start + index + 1 : start + BLOCK, index]
+            columns[:, index + 1 :] -= np.outer(columns[:, index], later)
+        factor[:, block] = columns
+    return np.asarray(np.einsum("ij,ij->j", factor, view.metric[np.ix_(order, order)] @ factor))
+
+
+class _Rest:
+    """What the channels that were taken leave unexplained in one view, for those that are left.
+
+    S is the covariance of the rest and M the metric: taking channel j lowers the error by
+    (S M S)_jj / S_jj. Channels are taken from pools of the most valuable ones, within which all is
+    small; the large matrices are touched once per pool.
     """
 
     def __init__(self, view: View) -> None:
-        self.covariance, self.metric = view.covariance, view.metric
-        product = self.metric @ self.covariance
+        self._rest, self._metric = view.covariance, view.metric
+        product = self._metric @ self._rest
         self.error = float(np.trace(product))
-        self.diagonal = np.diag(self.covariance).copy()
-        self.curved = np.einsum("ij,ij->j", self.covariance, product)
-        self.floor = SINGULAR * np.maximum(self.diagonal, 0)
-        self._columns = np.empty((len(self.diagonal), len(self.diagonal)), order="F")
-        self._taken = 0
-
-    @property
-    def factor(self) -> np.ndarray:
-        return self._columns[:, : self._taken]
+        self._curved = np.einsum("ij,ij->j", self._rest, product)
+        self._floor = SINGULAR * np.maximum(np.diag(self._rest), 0)
 
     def gains(self) -> np.ndarray:
-        usable = self.diagonal > self.floor
-        return np.where(usable, self.curved / np.where(usable, self.diagonal, 1), 0.0)
+        return _gains(np.diag(self._rest), self._curved, self._floor)
 
-    def take(self, pivot: int) -> None:
-        if self.diagonal[pivot] <= self.floor[pivot]:
-            return
-        column = self.covariance[:, pivot] - self.factor @ self.factor[pivot]
-        u = column / np.sqrt(self.diagonal[pivot])
-        pulled = self.metric @ u
-        rest = self.covariance @ pulled - self.factor @ (self.factor.T @ pulled)
-        energy = float(u @ pulled)
-        self.error -= energy
-        self.curved = self.curved - 2 * u * rest + u**2 * energy
-        self.diagonal = self.diagonal - u**2
-        self._columns[:, self._taken] = u
-        self._taken += 1
+    def enter(self, pool: np.ndarray) -> _Pool:
+        rows = self._rest[pool]
+        pulled = self._metric @ rows.T
+        return _Pool(rows[:, pool], rows @ pulled, self._floor[pool], pulled)
+
+    def leave(self, pool: np.ndarray, entered: _Pool, taken: np.ndarray) -> None:
+        """Account for what was taken in a pool, and forget these channels."""
+        used = entered.used
+        rows = self._rest[pool[used]]
+        inverse = np.linalg.inv(np.linalg.cholesky(rows[:, pool[used]])).T
+        factor, pulled = rows.T @ inverse, entered.pulled[:, used] @ inverse
+        both = self._rest @ pulled - 0.5 * factor @ (factor.T @ pulled)
+        curved = self._curved - 2 * np.einsum("ij,ij->i", factor, both)
+        left = np.delete(np.arange(len(curved)), taken)
+        inner = np.ix_(left, left)
+        self._rest, self._metric = self._rest[inner], self._metric[inner]
+        self._rest -= factor[left] @ factor[left].T
+        self._curved, self._floor = curved[left], self._floor[left]
+
+
+@dataclass
+class _Pool:
+    """A few channels of one view: S and S M S among them, M S for all; `used` were taken."""
+
+    rest: np.ndarray
+    curved: np.ndarray
+    floor: np.ndarray
+    pulled: np.ndarray
+    used: list[int] = field(default_factory=list)
+
+    def gains(self) -> np.ndarray:
+        return _gains(np.diag(self.rest), np.diag(self.curved), self.floor)
+
+    def take(self, pivot: int) -> float:
+        """Take a channel; return by how much the error becomes less."""
+        if self.rest[pivot, pivot] <= self.floor[pivot]:
+            return 0.0
+        self.used.append(pivot)
+        u, v = np.stack([self.rest[pivot], self.curved[pivot]]) / np.sqrt(self.rest[pivot, pivot])
+        energy = float(v[pivot] / u[pivot])
+        cross = np.outer(u, v - 0.5 * energy * u)
+        self.curved -= cross + cross.T
+        self.rest -= np.outer(u, u)
+        return energy
+
+
+def _gains(rest: np.ndarray, curved: np.ndarray, floor: np.ndarray) -> np.ndarray:
+    usable = rest > floor
+    return np.where(usable, curved / np.where(usable, rest, 1), 0.0)

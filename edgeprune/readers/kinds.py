@@ -32,7 +32,7 @@ class ReaderKind:
 
 
 def channels_last(layer: Any, x: Tensor) -> Tensor:
-    """Return a tensor that a layer takes or gives, in float32, with its channels on the last axis."""
+    """Return what a layer takes or gives in float32, with its channels on the last axis."""
     x = ops.cast(x, "float32")
     return ops.moveaxis(x, 1, -1) if _is_channels_first(layer) else x
 

@@ -50,7 +50,8 @@ class LandingFinder:
         if activation != "linear":
             rectified = activation == "relu"
             return Landing(tensor if rectified else None, rectified)
-        normalization, added = None, ()
+        normalization: Call | None = None
+        added: tuple[int, ...] = ()
         following = self._following(tensor)
         if following is not None and self._normalizes(following, call):
             normalization = following
@@ -64,12 +65,12 @@ class LandingFinder:
         return Landing(tensor, rectified, normalization, added)
 
     def _following(self, tensor: int) -> Call | None:
-        """Return the only call that takes a tensor; `None` if there are others, or it is given out."""
+        """Return the only call that takes a tensor; `None` if the model gives it out as well."""
         found = self._consumers.get(tensor, [])
         return found[0] if len(found) == 1 and tensor not in self._outputs else None
 
     def _normalizes(self, following: Call, call: Call) -> bool:
-        """Whether a call normalises what another one makes, channel by channel, and nothing else."""
+        """Whether a call normalises the channels that another one makes, and nothing else."""
         layer = following.operation
         often = max(self._times[following.path], self._times[call.path])
         if type(layer) is not L.BatchNormalization or often > 1:

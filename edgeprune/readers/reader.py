@@ -77,12 +77,12 @@ class Reader:
         return self._held[1]
 
     def columns(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the columns `(times, n)` that hold channels of a group, and the channels `(n,)`."""
+        """Return the columns `(times, n)` that hold a group's channels, and these `(n,)`."""
         found = np.nonzero(self.channels[:, 0] == group)[0]
         channel = self.channels[found, 1]
         unique = np.unique(channel)
-        order = np.argsort(channel, kind="stable")
-        return found[order].reshape(len(unique), -1).T, unique
+        sorted_columns = found[np.argsort(channel, kind="stable")]
+        return sorted_columns.reshape(max(len(unique), 1), -1).T, unique
 
     def keeps(self, ranks: Sequence[np.ndarray]) -> np.ndarray:
         """Return a mask `(C,)` over the columns: which channels stay (see `channel_ranks`)."""
@@ -137,9 +137,7 @@ def find_readers(groups: Groups) -> tuple[Reader, ...]:
         reads = axes.get((path, index, rank - 2))
         if reads is None or reads.role != "reads":
             continue
-        reader = Reader(
-            call, reads, landings.find(call), axes[path, index, rank - 1], bool(more)
-        )
+        reader = Reader(call, reads, landings.find(call), axes[path, index, rank - 1], bool(more))
         if len(reader.channels) <= MOST_COLUMNS:
             readers.append(reader)
     return tuple(readers)

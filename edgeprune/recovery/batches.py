@@ -11,14 +11,15 @@ from keras import ops
 
 from edgeprune.graph import Call, Graph, fill_in
 
-BATCH_SIZE = 64
+BATCH_SIZE = 256
+LEAST_SAMPLES = 16
 MEMORY = 1024**3
 
 Values = dict[int, Any]
 
 
 def make_batches(graph: Graph, inputs: np.ndarray, *, models: int = 1) -> list[Any]:
-    """Return backend tensors of up to 64 samples each.
+    """Return samples as backend tensors, a few hundred in each.
 
     Args:
         graph: of the model that will be walked with all batches alive at once.
@@ -26,13 +27,15 @@ def make_batches(graph: Graph, inputs: np.ndarray, *, models: int = 1) -> list[A
         models: how many such models are walked side by side.
 
     Returns:
-        All samples, or as many as keep the feature maps within one gigabyte.
+        All samples, or as many as keep the feature maps within one gigabyte, from all over the
+        array: samples are often sorted by class.
     """
-    count = max(BATCH_SIZE, MEMORY // max(models * bytes_per_sample(graph), 1))
-    chosen = inputs[:count]
+    most = max(LEAST_SAMPLES, MEMORY // max(models * bytes_per_sample(graph), 1))
+    if len(inputs) > most:
+        inputs = inputs[np.linspace(0, len(inputs) - 1, most).astype(np.int64)]
     return [
-        ops.convert_to_tensor(chosen[start : start + BATCH_SIZE])
-        for start in range(0, len(chosen), BATCH_SIZE)
+        ops.convert_to_tensor(inputs[start : start + BATCH_SIZE])
+        for start in range(0, len(inputs), BATCH_SIZE)
     ]
 
 

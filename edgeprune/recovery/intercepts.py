@@ -2,53 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from edgeprune.graph import Graph, build_graph
-from edgeprune.groups import Groups
-from edgeprune.readers import find_readers
-from edgeprune.replica import operations_by_path, replicate, reproduce
+from edgeprune.readers import Reader
+from edgeprune.replica import operations_by_path, rebuild, replicate, reproduce
 
 
-def following_normalization(graph: Graph, path: str) -> Any | None:
-    """Return the BatchNormalization that alone consumes a layer's output, if there is one."""
-    consumers = graph.consumers()
-    outputs = {ref.number for ref in graph.outputs}
-    found = []
-    for call in graph.calls:
-        if call.path == path:
-            number = call.outputs[0].number
-            found += consumers.get(number, []) if number not in outputs else [call]
-    if len(found) == 1 and type(found[0].operation) is keras.layers.BatchNormalization:
-        return found[0].operation
-    return None
-
-
-def give_biases(smaller: keras.Model, groups: Groups) -> keras.Model:
-    """Return a copy in which every reader can take a constant.
+def give_biases(smaller: keras.Model, readers: Iterable[Reader]) -> keras.Model:
+    """Return a copy in which readers can take a constant.
 
     A reader without a bias gets one, at zero, unless a BatchNormalization follows: Keras subtracts
     that layer's moving mean, so the constant goes there and the layer stays as the user built it.
+
+    Args:
+        smaller: a slim model; not changed.
+        readers: of the original, those that need to take a constant.
     """
-    graph = build_graph(smaller)
+    operations: Mapping[str, Any] = operations_by_path(smaller)
     without = {
         reader.path
-        for reader in find_readers(groups)
-        if not reader.layer.use_bias and following_normalization(graph, reader.path) is None
+        for reader in readers
+        if not operations[reader.path].use_bias and reader.landing.normalization is None
     }
 
     def make(path: str, operation: keras.Operation) -> keras.Operation:
         if path in without:
-            config = operation.get_config() | {"use_bias": True}
-            return type(operation).from_config(config)
+            return rebuild(path, operation, lambda config: config.update(use_bias=True))
         return reproduce(path, operation)
 
     copy, made = replicate(smaller, make)
-    for path, operation in operations_by_path(smaller).items():
-        weights = getattr(operation, "weights", []) and operation.get_weights()
+    for path, operation in operations.items():
+        weights = operation.get_weights() if isinstance(operation, keras.Layer) else []
         if path in without:
             weights = [*weights, np.zeros(made[path].bias.shape)]
         if weights:
@@ -56,12 +44,17 @@ def give_biases(smaller: keras.Model, groups: Groups) -> keras.Model:
     return copy
 
 
-def add_constant(graph: Graph, path: str, layer: Any, constant: np.ndarray) -> None:
-    """Add a constant `(outputs,)` to what a layer gives, through its bias or the next BatchNorm."""
+def add_constant(operations: Mapping[str, Any], reader: Reader, constant: np.ndarray) -> None:
+    """Add a constant to what a reader of a slim model gives, in its bias or the next BatchNorm.
+
+    Args:
+        operations: of the model that `give_biases` returned, by path; changed in place.
+        reader: of the original.
+        constant: `(kept outputs,)`.
+    """
+    layer, normalization = operations[reader.path], reader.landing.normalization
     if layer.use_bias:
         layer.bias.assign(keras.ops.convert_to_numpy(layer.bias) + constant)
-        return
-    normalization = following_normalization(graph, path)
-    if normalization is not None:
-        mean = keras.ops.convert_to_numpy(normalization.moving_mean)
-        normalization.moving_mean.assign(mean - constant)
+    elif normalization is not None:
+        mean = operations[normalization.path].moving_mean
+        mean.assign(keras.ops.convert_to_numpy(mean) - constant)

@@ -1,0 +1,63 @@
+"""Least squares for the kernel of one reader, with what a ReLU sets to zero left free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+ROUNDS = 4
+TINY = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True)
+class Equations:
+    """At n sampled places, `found + (patches @ kernel + constant) * scale = wanted` should hold.
+
+    Attributes:
+        patches: `(n, size)` float32.
+        found: `(n, outputs)` what there is.
+        wanted: `(n, outputs)` what there should be.
+        scale: `(outputs,)`, not zero.
+    """
+
+    patches: np.ndarray
+    found: np.ndarray
+    wanted: np.ndarray
+    scale: np.ndarray
+
+    def solve(self, *, ridge: float, rectified: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return the kernel `(size, outputs)` and the constant `(outputs,)` that fit best.
+
+        Args:
+            ridge: penalty on the kernel, as a fraction of the mean square of the patches.
+            rectified: where `wanted` is not positive, anything not positive is as good.
+
+        Returns:
+            Kernel and constant; zeros if something is not finite.
+        """
+        count, size = self.patches.shape
+        normal = np.empty((size + 1, size + 1))
+        normal[:size, :size] = self.patches.T @ self.patches
+        normal[:size, size] = normal[size, :size] = self.patches.sum(axis=0, dtype=np.float64)
+        normal[size, size] = count
+        penalty = max(ridge * float(np.trace(normal[:size, :size])) / size, TINY)
+        normal[np.arange(size), np.arange(size)] += penalty
+        solution = np.zeros((size + 1, len(self.scale)), np.float32)
+        if not (np.isfinite(normal).all() and np.isfinite(self.wanted - self.found).all()):
+            return solution[:-1], solution[-1]
+        factor = cho_factor(normal, overwrite_a=True, check_finite=False)
+        for _ in range(ROUNDS if rectified else 1):
+            goal = self.wanted
+            if rectified:
+                now = self.found + self._apply(solution)
+                goal = np.where(self.wanted > 0, self.wanted, np.minimum(now, 0))
+            rest = (goal - self.found) / self.scale
+            right = np.vstack([self.patches.T @ rest, rest.sum(axis=0)])
+            solution = cho_solve(factor, right.astype(np.float64), check_finite=False)
+            solution = solution.astype(np.float32)
+        return solution[:-1], solution[-1]
+
+    def _apply(self, solution: np.ndarray) -> np.ndarray:
+        return np.asarray((self.patches @ solution[:-1] + solution[-1]) * self.scale)
