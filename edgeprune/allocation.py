@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
-from edgeprune.cost import Cost, CostModel
+from edgeprune.cost import Cost, CostModel, Widths
 from edgeprune.errors import BudgetError
-from edgeprune.groups import Groups
+from edgeprune.groups import Groups, find_head
 from edgeprune.plan import Budget
 
 DEFAULT_STEP = 8
+NOTHING: Widths = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,25 +51,58 @@ def allowed_widths(width: int, step: int = DEFAULT_STEP) -> tuple[int, ...]:
     return (*range(size, width, size), width)
 
 
-def smallest_cost(groups: Groups, costs: CostModel, step: int = DEFAULT_STEP) -> Cost:
-    """Return the cost with every removable group at its smallest allowed width."""
-    return costs.count({g.name: allowed_widths(g.width, step)[0] for g in groups.removable})
+def fix_classes(groups: Groups, classes: Sequence[int] | None) -> Widths:
+    """Return the width that the head of a specialist will have; nothing without classes.
+
+    Raises:
+        ClassError: the classes cannot be cut out of this model.
+    """
+    return NOTHING if classes is None else {find_head(groups).name: len(classes)}
 
 
-def check_budget(groups: Groups, costs: CostModel, budget: Budget, step: int) -> float:
-    """Return the budget's limit in units.
+def smallest_cost(
+    groups: Groups, costs: CostModel, step: int = DEFAULT_STEP, fixed: Widths = NOTHING
+) -> Cost:
+    """Return the cost with every removable group at its smallest allowed width.
+
+    Args:
+        groups: of the model.
+        costs: of the model.
+        step: see `allowed_widths`.
+        fixed: widths that other groups will have (see `fix_classes`).
+    """
+    smallest = {g.name: allowed_widths(g.width, step)[0] for g in groups.removable}
+    return costs.count(smallest | dict(fixed))
+
+
+def check_budget(
+    groups: Groups,
+    costs: CostModel,
+    budget: Budget,
+    step: int = DEFAULT_STEP,
+    fixed: Widths = NOTHING,
+) -> float:
+    """Return the budget's limit in units, fractions being those of the original.
+
+    Args:
+        groups: of the model.
+        costs: of the model.
+        budget: what must be met.
+        step: see `allowed_widths`.
+        fixed: see `smallest_cost`.
 
     Raises:
         BudgetError: even the smallest widths cost more; says what is reachable.
     """
-    limit = budget.limit(getattr(costs.full, budget.quantity))
     full = getattr(costs.full, budget.quantity)
-    smallest = getattr(smallest_cost(groups, costs, step), budget.quantity)
+    limit = budget.limit(full)
+    smallest = getattr(smallest_cost(groups, costs, step, fixed), budget.quantity)
     if smallest > limit:
+        percent = math.ceil(1e4 * smallest / full) / 100
         hint = f" (a finer step than {step} reaches lower: --step 1)" if step > 1 else ""
         raise BudgetError(
             f"The budget {budget} cannot be met: this model can go down to "
-            f"{budget.quantity}={smallest / full:.2%} ({smallest:,} of {full:,}){hint}. "
+            f"{budget.quantity}={percent:g}% ({smallest:,} of {full:,}){hint}. "
             "Ask for at least that."
         )
     return limit
@@ -79,6 +115,7 @@ def allocate_by_gain(
     budget: Budget,
     *,
     step: int = DEFAULT_STEP,
+    fixed: Widths = NOTHING,
 ) -> dict[str, int]:
     """Choose widths by gain per cost: shrink wherever the readers lose least for what is saved.
 
@@ -92,23 +129,34 @@ def allocate_by_gain(
         rankings: for every removable group.
         budget: what must be met.
         step: see `allowed_widths`.
+        fixed: see `smallest_cost`.
 
     Returns:
         Width of every removable group.
 
     Raises:
         BudgetError: the budget cannot be met.
+
+    Example:
+        >>> import keras
+        >>> from edgeprune.groups import find_groups
+        >>> model = keras.Sequential([
+        ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
+        >>> groups = find_groups(model)
+        >>> ranking = Ranking(np.arange(8), np.linspace(1, 0, 9))
+        >>> allocate_by_gain(groups, CostModel(groups), {"hidden": ranking}, Budget("macs", 0.5))
+        {'hidden': 4}
     """
-    limit = check_budget(groups, costs, budget, step)
+    limit = check_budget(groups, costs, budget, step, fixed)
     choices = {group.name: allowed_widths(group.width, step) for group in groups.removable}
     hulls = {name: convex_hull(found, rankings[name].error) for name, found in choices.items()}
     widths = {group.name: group.width for group in groups.removable}
 
-    def spend(changed: Mapping[str, int]) -> float:
-        return float(getattr(costs.count(widths | changed), budget.quantity))
+    def spend(changed: Widths = NOTHING) -> float:
+        return float(getattr(costs.count({**fixed, **widths, **changed}), budget.quantity))
 
-    while spend({}) > limit:
-        price = costs.marginal(budget.quantity, widths)
+    while spend() > limit:
+        price = costs.marginal(budget.quantity, {**fixed, **widths})
         rates = {}
         for name, hull in hulls.items():
             if len(hull) > 1 and price[name] > 0:
@@ -148,11 +196,11 @@ def _give_back(
     choices: Mapping[str, tuple[int, ...]],
     rankings: Mapping[str, Ranking],
     limit: float,
-    spend: Callable[[Mapping[str, int]], float],
+    spend: Callable[[Widths], float],
 ) -> dict[str, int]:
     """Widen groups again, best gain first, while the budget still holds."""
     while True:
-        now = spend({})
+        now = spend(NOTHING)
         gains = []
         for name, width in widths.items():
             wider = next((w for w in choices[name] if w > width), None)
@@ -169,5 +217,5 @@ def _give_back(
 
 
 def keep_channels(ranking: Ranking, width: int) -> tuple[int, ...]:
-    """Return the kept channels of a group, sorted."""
+    """Return the channels that a group keeps at a width, sorted."""
     return tuple(sorted(ranking.order[:width].tolist()))

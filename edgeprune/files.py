@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgeprune.errors import EdgepruneError
@@ -34,24 +34,11 @@ def replace_on_success(path: str | os.PathLike[str]) -> Iterator[Path]:
         'done'
     """
     target = Path(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise EdgepruneError(f"Cannot write to '{target.parent}': {error.strerror}.") from error
-    temporary = workspace / target.name
-    try:
+    with _workspace(target) as workspace:
+        temporary = workspace / target.name
         yield temporary
         if temporary.exists():
-            if target.is_dir():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
-    except OSError as error:
-        raise EdgepruneError(
-            f"Cannot write '{target}': {error.strerror or error}. Nothing was left half-written."
-        ) from error
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+            _replace({temporary: target}, workspace)
 
 
 @contextlib.contextmanager
@@ -78,6 +65,17 @@ def move_together(folder: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise EdgepruneError(f"'{target}' is a file; expected a folder, or a name that is free.")
+    with _workspace(target) as workspace:
+        made = workspace / "made"
+        made.mkdir()
+        yield made
+        target.mkdir(exist_ok=True)
+        _replace({path: target / path.name for path in made.iterdir()}, workspace)
+
+
+@contextlib.contextmanager
+def _workspace(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside a target, gone afterwards; say what could not be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -85,12 +83,30 @@ def move_together(folder: str | os.PathLike[str]) -> Iterator[Path]:
         raise EdgepruneError(f"Cannot write to '{target.parent}': {error.strerror}.") from error
     try:
         yield workspace
-        target.mkdir(exist_ok=True)
-        for path in workspace.iterdir():
-            os.replace(path, target / path.name)
     except OSError as error:
         raise EdgepruneError(
-            f"Cannot write to '{target}': {error.strerror or error}. Nothing was left half-written."
+            f"Cannot write '{target}': {error.strerror or error}. Nothing was left half-written."
         ) from error
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _replace(places: Mapping[Path, Path], workspace: Path) -> None:
+    """Move files and folders to where others of their kind may be; none of them if one is not."""
+    for new, target in places.items():
+        if target.exists() and target.is_dir() != new.is_dir():
+            found, expected = ("folder", "file") if target.is_dir() else ("file", "folder")
+            raise EdgepruneError(
+                f"'{target}' is a {found}; expected a {expected}, or a name that is free."
+            )
+    for number, (new, target) in enumerate(places.items()):
+        if not target.is_dir():
+            os.replace(new, target)
+            continue
+        old = workspace / f"old-{number}"
+        os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except BaseException:
+            os.replace(old, target)
+            raise

@@ -14,16 +14,19 @@ from edgeprune.allocation import (
     Ranking,
     allocate_by_gain,
     check_budget,
+    fix_classes,
     keep_channels,
 )
 from edgeprune.cost import Cost, CostModel
 from edgeprune.criteria import CRITERIA, Evidence
+from edgeprune.criteria.norms import score_l1
 from edgeprune.criteria.subsets import follow_order
-from edgeprune.datasets import Samples
-from edgeprune.errors import EdgepruneError, ModelError
-from edgeprune.groups import Groups, find_groups
+from edgeprune.errors import EdgepruneError
+from edgeprune.groups import Group, Groups, find_groups
 from edgeprune.plan import Budget, Plan
+from edgeprune.preconditions import Data, check_classes, check_model, make_samples
 from edgeprune.progress import SILENT, Progress
+from edgeprune.recipes import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES, Loss, recalibrate
 from edgeprune.statistics import Statistics, collect_statistics
 from edgeprune.stopwatch import Stopwatch
@@ -31,12 +34,11 @@ from edgeprune.surgery import slim
 from edgeprune.validation import Grade, Judge, hold_out
 from edgeprune.verification import Equivalence, check_equivalence
 
-DEFAULT_BUDGET = Budget("macs", 0.5)
 DEFAULT_CRITERION = "greedy_least_squares"
 PROBES = 16
+TINY = float(np.finfo(np.float32).tiny)
 
 Recalibration = Literal["auto", "on", "off"]
-Data = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ def prune(
 
     Args:
         model: a trained Functional or Sequential model with one input; it is not changed.
-        data: preprocessed calibration samples `(n, ...)`, alone or with their classes `(n,)`;
-            50 to 100 per class are enough.
+        data: preprocessed calibration samples `(n, ...)`, alone or with their class indices `(n,)`;
+            50 to 100 per class are enough. With `classes`, samples of other classes are left out.
         budget: the most it may cost, such as `"macs=50%"` or `"params=120k"`.
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that choose among recoveries; a quarter of `data` by default.
@@ -123,9 +125,11 @@ def prune(
 
     Raises:
         BudgetError: the budget cannot be met.
-        ClassError: the classes cannot be cut out of this model.
+        ClassError: the classes cannot be cut out of this model, or have no samples.
+        DataError: the samples do not fit the model.
+        EdgepruneError: a name or a step that does not exist.
         EquivalenceError: the slim model is not what the plan says.
-        ModelError: the model cannot be traced, or has several inputs.
+        ModelError: the model cannot be traced, has several inputs, or weights that are not finite.
 
     Example:
         >>> model = keras.Sequential([
@@ -138,17 +142,21 @@ def prune(
     """
     budget = Budget.parse(budget)
     check_methods(criterion, recovery, recalibration)
+    _check_step(step)
+    chosen = None if classes is None else tuple(int(number) for number in classes)
     stages = Stopwatch()
     with stages.time("trace"):
         groups = find_groups(model)
-        if len(groups.graph.inputs) != 1:
-            raise ModelError(
-                f"Model '{model.name}' has {len(groups.graph.inputs)} inputs; pruning needs one."
-            )
+        check_model(model)
+        check_classes(groups, chosen)
         costs = CostModel(groups)
-        check_budget(groups, costs, budget, step)
-    calibration, held_out = _split(data, validation, seed)
-    judge = Judge(model, held_out, None if classes is None else tuple(classes))
+        check_budget(groups, costs, budget, step, fix_classes(groups, chosen))
+    calibration = make_samples(model, data, chosen)
+    if validation is None:
+        calibration, held_out = hold_out(calibration, seed=seed)
+    else:
+        held_out = make_samples(model, validation, chosen, name="validation data")
+    judge = Judge(model, held_out, chosen)
     with stages.time("statistics"):
         targets, num_classes = _renumber(calibration.targets)
         statistics = collect_statistics(
@@ -162,7 +170,7 @@ def prune(
     with stages.time("plan"):
         plan = make_plan(
             groups, costs, statistics, budget,
-            classes=classes, criterion=criterion, step=step, seed=seed, progress=progress,
+            classes=chosen, criterion=criterion, step=step, seed=seed, progress=progress,
         )  # fmt: skip
     with stages.time("surgery"):
         smaller = slim(model, plan, groups=groups)
@@ -212,18 +220,36 @@ def make_plan(
     rankings = {}
     with progress.stage("ranking channels", len(groups.removable)) as advance:
         for group in groups.removable:
-            scores = CRITERIA[criterion](evidence, group)
-            order = np.argsort(-scores, kind="stable")
-            error = follow_order(evidence.views(group), order)
-            rankings[group.name] = Ranking(order, error)
+            rankings[group.name] = rank(evidence, group, criterion)
             advance()
-    widths = allocate_by_gain(groups, costs, rankings, budget, step=step)
+    fixed = fix_classes(groups, chosen)
+    widths = allocate_by_gain(groups, costs, rankings, budget, step=step, fixed=fixed)
     keep = {
         name: keep_channels(rankings[name], width)
         for name, width in widths.items()
         if width < groups[name].width
     }
     return Plan(keep, groups.fingerprint, chosen)
+
+
+def rank(evidence: Evidence, group: Group, criterion: str) -> Ranking:
+    """Order a group's channels by a criterion and say what its readers lose at every width.
+
+    Where no reader has statistics, the loss is taken to be the share of the filters' squared L1
+    norms that is gone: 1 for all of them, as for a reader that has lost its signal.
+
+    Args:
+        evidence: weights and statistics of the model.
+        group: whose channels are ranked.
+        criterion: name in `CRITERIA`.
+    """
+    scores = CRITERIA[criterion](evidence, group)
+    order = np.argsort(-scores, kind="stable")
+    views = evidence.views(group)
+    if views:
+        return Ranking(order, follow_order(views, order))
+    power = score_l1(evidence, group)[order] ** 2 + TINY
+    return Ranking(order, 1 - np.append(0, np.cumsum(power) / power.sum()))
 
 
 def _recover(
@@ -244,21 +270,6 @@ def _recover(
     return tried[0][1], tuple(candidate for candidate, _ in tried)
 
 
-def _split(data: Data, validation: Data | None, seed: int) -> tuple[Samples, Samples]:
-    calibration = _as_samples(data)
-    if validation is not None:
-        return calibration, _as_samples(validation)
-    return hold_out(calibration, seed=seed)
-
-
-def _as_samples(data: Data) -> Samples:
-    if isinstance(data, Samples):
-        return data
-    inputs, targets = data if isinstance(data, tuple) else (data, None)
-    classes = np.zeros(0, np.int64) if targets is None else np.asarray(targets).reshape(-1)
-    return Samples(np.asarray(inputs, np.float32), classes.astype(np.int64))
-
-
 def _renumber(targets: np.ndarray) -> tuple[np.ndarray | None, int]:
     """Number the classes that occur from 0."""
     if not targets.size:
@@ -271,7 +282,9 @@ def check_methods(criterion: str, recovery: str, recalibration: str) -> None:
     """Refuse names that do not exist.
 
     Args:
-        criterion: as for `prune`, likewise the others.
+        criterion: as for `prune`.
+        recovery: likewise.
+        recalibration: likewise.
 
     Raises:
         EdgepruneError: says which there are.
@@ -284,3 +297,7 @@ def check_methods(criterion: str, recovery: str, recalibration: str) -> None:
         if given not in known:
             raise EdgepruneError(f"Unknown {what} '{given}'. Choose from: {', '.join(known)}.")
 
+
+def _check_step(step: int) -> None:
+    if step < 1:
+        raise EdgepruneError(f"The step of widths must be at least 1. Got {step}.")

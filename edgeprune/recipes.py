@@ -11,6 +11,9 @@ from edgeprune.plan import Budget
 from edgeprune.resources import find_folder
 
 
+DEFAULT_BUDGET = Budget("macs", 0.5)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a build that its target does not fix.
@@ -20,7 +23,7 @@ class Recipe:
         recovery: how accuracy is given back.
     """
 
-    budget: Budget
+    budget: Budget = DEFAULT_BUDGET
     recovery: str = "auto"
 
 
@@ -28,22 +31,27 @@ def read_recipe(target: str) -> Recipe:
     """Read the recipe of a target.
 
     Args:
-        target: name of a target, such as `rpi4`.
+        target: name of a target, such as `rpi4`; one without a recipe gets the defaults.
 
     Raises:
-        EdgepruneError: the recipe holds settings that do not exist.
+        EdgepruneError: the recipe cannot be read, or holds settings that do not exist.
 
     Example:
         >>> print(read_recipe("rpi4").budget)
         macs=50%
     """
     path = find_folder("pipelines") / f"{target}.toml"
-    settings: dict[str, Any] = tomllib.loads(path.read_text()) if path.exists() else {}
-    unknown = settings.keys() - {field.name for field in fields(Recipe)}
+    try:
+        settings: dict[str, Any] = tomllib.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise EdgepruneError(f"The recipe '{path}' cannot be read: {error}.") from error
+    known = [field.name for field in fields(Recipe)]
+    unknown = sorted(settings.keys() - set(known))
     if unknown:
         raise EdgepruneError(
-            f"The recipe '{path}' has unknown settings: {', '.join(sorted(unknown))}."
+            f"The recipe '{path}' has unknown settings: {', '.join(unknown)}. Expected some of: "
+            f"{', '.join(known)}."
         )
-    return Recipe(
-        Budget.parse(settings.get("budget", "macs=50%")), settings.get("recovery", "auto")
-    )
+    if "budget" in settings:
+        settings["budget"] = Budget.parse(settings["budget"])
+    return Recipe(**settings)
