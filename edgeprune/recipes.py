@@ -10,7 +10,6 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.plan import Budget
 from edgeprune.resources import find_folder
 
-
 DEFAULT_BUDGET = Budget("macs", 0.5)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from edgeprune.datasets import Samples
-from edgeprune.graph import build_graph
+from edgeprune.graph import build_graph, run
 from edgeprune.replica import ends_in_softmax
 from edgeprune.verification import measure_accuracy
 
@@ -61,11 +61,11 @@ class Judge:
 
     def _predict(self, model: keras.Model) -> list[np.ndarray]:
         """Return every output, logits in place of probabilities."""
-        inputs = self.samples.inputs
-        batches = []
-        for start in range(0, len(inputs), BATCH_SIZE):
-            batch = keras.tree.pack_sequence_as(model.input, [inputs[start : start + BATCH_SIZE]])
-            batches.append(keras.tree.flatten(model(batch, training=False)))
+        graph, inputs = build_graph(model), self.samples.inputs
+        batches = [
+            run(graph, [keras.ops.convert_to_tensor(inputs[start : start + BATCH_SIZE])])
+            for start in range(0, len(inputs), BATCH_SIZE)
+        ]
         outputs = [
             np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)
             for parts in zip(*batches, strict=True)
