@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from edgeprune.datasets import (
     warn_near_chance,
     warn_shared_samples,
 )
-from edgeprune.errors import ClassError, DataError, ModelError
+from edgeprune.errors import ClassError, ModelError
 
 if TYPE_CHECKING:
     import keras
@@ -76,23 +74,6 @@ class Material:
         return {"kept": kept, "all": kept + (0 if self.other is None else len(self.other.targets))}
 
 
-def check_source(data: Any) -> None:
-    """Refuse a path that does not exist before anything slow is loaded.
-
-    Raises:
-        DataError: nothing is there.
-    """
-    if not isinstance(data, (str, os.PathLike)):
-        return
-    path = Path(data)
-    looks_like_path = path.suffix or len(path.parts) > 1 or str(data).endswith(os.sep)
-    if looks_like_path and not path.exists():
-        raise DataError(
-            f"There is no data at '{data}'. Expected a folder with one folder of images per class, "
-            "an .npz file with x and y, or the name of a built-in data set."
-        )
-
-
 def read_material(
     model: keras.Model,
     data: Any,
@@ -143,29 +124,33 @@ def read_material(
         dataset,
         preprocess,
         chosen,
-        tuple(dataset.classes[index] for index in wanted),
-        *(
-            read_samples(dataset, indices, preprocess)
-            for indices in (parts.calibration, parts.validation, parts.test)
-        ),
-        read_samples(dataset, others, preprocess) if len(others) else None,
+        names=tuple(dataset.classes[index] for index in wanted),
+        calibration=read_samples(dataset, parts.calibration, preprocess),
+        validation=read_samples(dataset, parts.validation, preprocess),
+        test=read_samples(dataset, parts.test, preprocess),
+        other=read_samples(dataset, others, preprocess) if len(others) else None,
     )
 
 
 def _count_classes(model: keras.Model) -> int:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
+        found = f"{_count(model.inputs, 'input')} and {_count(model.outputs, 'output')}"
         raise ModelError(
-            f"Model '{model.name}' has {len(model.inputs)} inputs and {len(model.outputs)} outputs;"
-            " `build` needs a classifier with one of each. `edgeprune.prune` takes models with "
-            "several outputs."
+            f"Model '{model.name}' has {found}; expected a classifier with one of each. From "
+            "Python, `edgeprune.prune` also takes models with several outputs."
         )
     shape = model.outputs[0].shape
     if len(shape) != 2 or not shape[1] or shape[1] < 2:
         raise ModelError(
-            f"Model '{model.name}' gives outputs of shape {tuple(shape)}; `build` needs a "
-            "classifier that gives (batch, classes) with at least two classes."
+            f"Model '{model.name}' gives outputs of shape {tuple(shape)}; expected a classifier "
+            "that gives (batch, classes) with at least two classes. From Python, "
+            "`edgeprune.prune` also takes other models."
         )
     return int(shape[1])
+
+
+def _count(things: Sequence[Any], noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def test_original(model: keras.Model, material: Material) -> tuple[dict[str, float], list[str]]:

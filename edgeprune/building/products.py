@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from edgeprune.pruning import Pruned
 
+MEASUREMENT = "measurement.json"
 BENCH_SECONDS = 3.0
 CALIBRATION_SAMPLES = 200
 
@@ -54,18 +54,26 @@ class Products:
         """The `.tflite` that is delivered."""
         return self.workspace / "model.tflite"
 
-    def write(self, original: keras.Model, pruned: Pruned) -> None:
-        """Write the new model as `.keras` and `.tflite`, its labels and its plan; and, for
-        comparison only, the original as `.tflite`, in the same format and in float32.
-        """  # noqa: D205
+    def write(self, pruned: Pruned) -> None:
+        """Write the new model as `.keras` and as `.tflite`, its labels and its plan."""
         names = self.material.names
         pruned.model.save(self.workspace / "model.keras")
         self._convert(pruned.model, self.scheme, self.model, names)
-        self._convert(original, self.scheme, self.before, self.material.dataset.classes)
-        if self.scheme != "float32":
-            self._convert(original, "float32", self.before_float, self.material.dataset.classes)
-        (self.workspace / "labels.txt").write_text("".join(f"{name}\n" for name in names))
-        (self.workspace / "plan.json").write_text(pruned.plan.to_json())
+        labels = "".join(f"{name}\n" for name in names)
+        (self.workspace / "labels.txt").write_text(labels, encoding="utf-8")
+        (self.workspace / "plan.json").write_text(pruned.plan.to_json(), encoding="utf-8")
+
+    def write_originals(self, original: keras.Model, *, in_float: bool) -> None:
+        """Write the original for comparison, in the same number format.
+
+        Args:
+            original: the model before pruning.
+            in_float: in float32 as well.
+        """
+        names = self.material.dataset.classes
+        self._convert(original, self.scheme, self.before, names)
+        if in_float and self.before_float != self.before:
+            self._convert(original, "float32", self.before_float, names)
 
     @property
     def before(self) -> Path:
@@ -81,14 +89,14 @@ class Products:
         self, model: keras.Model, scheme: str, path: Path, labels: tuple[str, ...]
     ) -> None:
         with self.progress.stage(f"converting to {scheme}"):
-            convert(
+            content = convert(
                 model,
                 scheme=scheme,
                 calibration=self.material.calibration.inputs[:CALIBRATION_SAMPLES],
                 labels=labels,
                 io=self.io if scheme == "int8" else "float32",
-                path=path,
             )
+        path.write_bytes(content)
 
     def test(self, recovered: np.ndarray, threads: int) -> tuple[float, float]:
         """Run the `.tflite` on the test samples.
@@ -117,7 +125,7 @@ class Products:
             models, target=board, threads=threads, seconds=BENCH_SECONDS, progress=self.progress
         )
         text = json.dumps(result.to_dict(), indent=1)
-        (self.workspace / "measurement.json").write_text(text)
+        (self.workspace / MEASUREMENT).write_text(text, encoding="utf-8")
         return result
 
     def size(self) -> Change:
@@ -131,7 +139,7 @@ class Products:
         self._scratch.rmdir()
         names = {path.name for path in self.workspace.iterdir()} | {"report.json"}
         complete = replace(outcome, files=tuple(sorted(names)))
-        (self.workspace / "report.json").write_text(complete.to_json())
+        (self.workspace / "report.json").write_text(complete.to_json(), encoding="utf-8")
         return complete
 
 
@@ -142,9 +150,3 @@ def latency(measured: BenchResult | None) -> tuple[Change | None, str | None]:
     before, after = measured["before"], measured["after"]
     where = f"{after.where}, {after.runtime}, {after.threads} threads"
     return Change(before.p50_ms, after.p50_ms), where
-
-
-def describe_settings(model: Any, **settings: Any) -> Mapping[str, Any]:
-    """Return settings as JSON types, the model by its path or name."""
-    named = model if isinstance(model, (str, Path)) else getattr(model, "name", model)
-    return {"model": str(named), **settings}

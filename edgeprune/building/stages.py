@@ -1,4 +1,4 @@
-"""The stages of a build, in order: decide, cut, prove, recover, convert, verify, measure, report."""
+"""The stages of a build: decide, cut, prove, recover, convert, verify, measure, report."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.benchmarking import find_target
-from edgeprune.building.material import (
-    Amounts,
-    check_source,
-    read_material,
-    test_original,
-)
-from edgeprune.building.products import Products, describe_settings, latency
-from edgeprune.conversion import IO_TYPES, SCHEMES
+from edgeprune.building.checks import check_output
+from edgeprune.building.material import Amounts, test_original
+from edgeprune.building.products import MEASUREMENT, Products, latency
+from edgeprune.building.request import Request, prepare, prune_prepared
+from edgeprune.conversion.checks import check_choices
 from edgeprune.datasets import parse_preprocess
-from edgeprune.errors import ConversionError
 from edgeprune.files import move_together
 from edgeprune.plan import Budget
 from edgeprune.progress import SILENT, Progress
@@ -37,6 +33,7 @@ if TYPE_CHECKING:
     from edgeprune.pruning import Pruned, Recalibration
 
 DEFAULT_TARGET = "x86-64"
+DEFAULT_CRITERION = "greedy_least_squares"
 DEFAULT_AMOUNTS = Amounts()
 
 
@@ -68,7 +65,7 @@ def build(
     preprocess: str | Callable[[np.ndarray], np.ndarray] = "raw",
     labels: Sequence[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
-    criterion: str | None = None,
+    criterion: str = DEFAULT_CRITERION,
     recovery: str | None = None,
     recalibration: Recalibration = "auto",
     step: int | None = None,
@@ -118,53 +115,36 @@ def build(
         >>> built.outcome.accuracy["tflite"]                                    # doctest: +SKIP
         0.8
     """
-    stopwatch = Stopwatch()
     board = find_target(target)
     recipe = read_recipe(target)
-    scheme = _check_format(quantize or board.scheme, io)
-    allowed = recipe.budget if budget is None else Budget.parse(budget)
-    scaling = parse_preprocess(preprocess)
-    check_source(data)
-    with stopwatch.time("load model"), progress.stage("loading the model"):
-        from edgeprune.loading import load_model
-        from edgeprune.pruning import DEFAULT_CRITERION, prune
-        from edgeprune.verification import measure_accuracy, predict
-
-        original = load_model(model, weights=weights)
-    with stopwatch.time("read data"), progress.stage("reading the data"):
-        material = read_material(
-            original, data, classes=classes, labels=labels, preprocess=scaling,
-            amounts=amounts, seed=seed,
-        )  # fmt: skip
-    with stopwatch.time("test original"), progress.stage("testing the original"):
-        accuracy, warnings = test_original(original, material)
-    settings = describe_settings(
+    scheme = quantize or board.scheme
+    check_choices(scheme, io)
+    check_output(out)
+    request = Request(
         model,
-        target=target,
-        budget=str(allowed),
-        quantize=scheme,
-        io=io,
-        preprocess=scaling.name,
-        criterion=criterion or DEFAULT_CRITERION,
+        data,
+        weights=weights,
+        classes=classes,
+        labels=labels,
+        preprocess=parse_preprocess(preprocess),
+        budget=recipe.budget if budget is None else Budget.parse(budget),
+        criterion=criterion,
         recovery=recovery or recipe.recovery,
         recalibration=recalibration,
         step=board.channel_step if step is None else step,
-    )
-    pruned = prune(
-        original,
-        material.calibration,
-        budget=allowed,
-        classes=material.classes,
-        validation=material.validation,
-        criterion=settings["criterion"],
-        recovery=settings["recovery"],
-        recalibration=recalibration,
-        step=settings["step"],
+        amounts=amounts,
         seed=seed,
-        progress=progress,
     )
+    stopwatch = Stopwatch()
+    original, material = prepare(request, stopwatch, progress)
+    pruned = prune_prepared(request, original, material, progress)
     stopwatch.seconds.update(pruned.seconds)
+    with stopwatch.time("test original"), progress.stage("testing the original"):
+        accuracy, warnings = test_original(original, material)
+        warnings += _warn_loose_budget(request.budget, pruned)
     with stopwatch.time("test slim"), progress.stage("testing the slim model"):
+        from edgeprune.verification import measure_accuracy, predict
+
         targets = material.test.targets
         recovered = predict(pruned.model, material.test.inputs)
         cut = predict(pruned.slim, material.test.inputs)
@@ -174,7 +154,8 @@ def build(
     with move_together(folder) as workspace:
         products = Products(workspace, material, scheme, io, progress)
         with stopwatch.time("convert"):
-            products.write(original, pruned)
+            products.write(pruned)
+            products.write_originals(original, in_float=measure)
         with stopwatch.time("test tflite"):
             accuracy["tflite"], agreement = products.test(recovered, os.cpu_count() or 1)
         with stopwatch.time("bench"):
@@ -198,7 +179,7 @@ def build(
                 candidates=_candidates(pruned),
                 classes=material.names,
                 widths=_widths(pruned),
-                settings=settings,
+                settings=request.to_dict() | {"target": target, "quantize": scheme, "io": io},
                 warnings=tuple(warnings),
                 seconds=stopwatch.seconds,
                 versions=_versions(),
@@ -206,16 +187,20 @@ def build(
                 command=command,
             )
         )
+    if measured is None:
+        (folder / MEASUREMENT).unlink(missing_ok=True)  # of an earlier build
     return Built(pruned.model, outcome, folder)
 
 
-def _check_format(scheme: str, io: str) -> str:
-    if scheme not in SCHEMES or io not in IO_TYPES:
-        raise ConversionError(
-            f"Unknown number format '{scheme}' or io '{io}'. Choose the format from "
-            f"{', '.join(SCHEMES)} and, for int8, the io from {', '.join(IO_TYPES)}."
-        )
-    return scheme
+def _warn_loose_budget(budget: Budget, pruned: Pruned) -> list[str]:
+    """Say so when an absolute budget asks for nothing, which is what a wrong unit looks like."""
+    cost = getattr(pruned.before, budget.quantity)
+    if budget.relative or budget.amount < cost:
+        return []
+    return [
+        f"The budget {budget} is not below what the original costs, {budget.quantity}={cost:,}: no "
+        "channel had to go."
+    ]
 
 
 def _candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:

@@ -1,4 +1,4 @@
-"""The command line: `edgeprune build | inspect | prune | convert | bench | demo | methods | targets`.
+"""The command line: build, inspect, prune, convert, bench, demo, methods, targets.
 
 Commands import what they need when they run, so that `--help` needs neither Keras nor TensorFlow.
 """
@@ -6,19 +6,28 @@ Commands import what they need when they run, so that `--help` needs neither Ker
 from __future__ import annotations
 
 import sys
-
-from edgeprune.cli.commands import edgeprune
-
-INTERRUPTED = 130
+from collections.abc import Sequence
 
 
-def main() -> None:
-    """Run the command line; user errors are one line and exit code 2, Ctrl-C is 130."""
-    from edgeprune.cli.failures import explain
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; user errors are one line and exit code 2, Ctrl-C is 130.
 
+    Args:
+        arguments: without the name of the program; by default those of this process.
+
+    Raises:
+        SystemExit: with the exit code, unless all went well.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        edgeprune(standalone_mode=False)
+        from edgeprune.cli.commands import edgeprune
+        from edgeprune.cli.failures import clean_up_when_terminated
+
+        with clean_up_when_terminated():
+            edgeprune(given, prog_name="edgeprune", standalone_mode=False, obj=given)
     except BaseException as error:
+        from edgeprune.cli.failures import explain
+
         code, message = explain(error)
         if code is None:
             raise
@@ -27,4 +36,4 @@ def main() -> None:
         sys.exit(code)
 
 
-__all__ = ["edgeprune", "main"]
+__all__ = ["main"]

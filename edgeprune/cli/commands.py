@@ -2,68 +2,96 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
-import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from edgeprune.cli.options import (
-    data_options,
+    COUNT,
+    SEED,
+    TARGETS_OWN,
+    InOrder,
+    budget_option,
+    classes_option,
+    data_option,
+    labels_option,
     model_options,
     output_options,
-    pruning_options,
+    preprocess_option,
     read_labels,
+    tuning_options,
 )
-from edgeprune.progress import SILENT, Progress
+from edgeprune.cli.terminal import show, show_built, working
+
+EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="edgeprune")
-def edgeprune() -> None:
-    """Make a trained Keras CNN small enough for a board: fewer classes, fewer channels, int8.
-
-    \b
-    edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4
-    """
+@click.group(
+    cls=InOrder,
+    invoke_without_command=True,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
+    epilog=f"\b\nExamples:\n  edgeprune demo\n  {EXAMPLE}",
+)
+@click.version_option(None, "--version", "-V", package_name="edgeprune")
+@click.pass_context
+def edgeprune(context: click.Context) -> None:
+    """Make a trained Keras CNN small enough for a board: fewer classes, fewer channels, int8."""
+    if context.invoked_subcommand is None:
+        raise click.UsageError(f"No command was given, such as: {EXAMPLE}  See edgeprune --help.")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
-@edgeprune.command()
+@edgeprune.command(
+    short_help="Prune, prove, recover, quantize, verify and measure.",
+    epilog="\b\nExamples:\n"
+    f"  {EXAMPLE}\n"
+    "  edgeprune build net.h5 --data cifar10 --preprocess unit --budget params=40k --out small/",
+)
 @model_options
-@data_options
-@pruning_options
-@click.option("--target", default="x86-64", show_default=True, help="Board; see `targets`.")
-@click.option("--quantize", metavar="FORMAT", help="float32, float16, dynamic or int8.")
+@data_option
+@preprocess_option
+@classes_option
+@click.option("--target", metavar="NAME", default="x86-64", help="Board; see `edgeprune targets`.")
+@budget_option(show_default=TARGETS_OWN)
 @click.option(
-    "--io", default="float32", show_default=True, help="In and out of int8: float32, int8, uint8."
-)
-@click.option("--out", default="edgeprune-output", show_default=True, help="Folder for the files.")
-@click.option(
-    "--validation",
-    type=click.IntRange(min=1),
-    default=200,
-    show_default=True,
-    metavar="N",
-    help="Validation samples per class.",
+    "--quantize",
+    metavar="FORMAT",
+    show_default=TARGETS_OWN,
+    help="float32, float16, dynamic or int8.",
 )
 @click.option(
-    "--test",
-    type=click.IntRange(min=1),
-    default=3000,
-    show_default=True,
-    metavar="N",
-    help="Test samples of the kept classes, in all.",
+    "--io",
+    metavar="TYPE",
+    default="float32",
+    help="What goes in and out of an int8 model: float32, int8 or uint8.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Of the measurement.")
+@click.option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
+@labels_option
+@tuning_options(recovery={"show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN})
+@click.option(
+    "--test", type=COUNT, default=3000, help="Test samples of the kept classes, all together."
+)
+@click.option("--threads", type=COUNT, show_default=TARGETS_OWN, help="Threads of the measurement.")
 @click.option("--no-bench", is_flag=True, help="Do not measure latency.")
 @output_options
-def build(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Make a specialist of MODEL: prune, prove, recover, quantize, verify, measure."""
-    with _tensorflow_silenced():
+@click.pass_obj
+def build(
+    arguments: Sequence[str] | None, /, model: str, as_json: bool, quiet: bool, **options: Any
+) -> None:
+    """Make a smaller, quantized, proven .tflite of MODEL that knows the classes you need.
+
+    MODEL is a .keras or .h5 file, an architecture in JSON (with --weights) or a SavedModel folder.
+    The folder given by --out receives model.tflite, model.keras, labels.txt, plan.json, report.json
+    and measurement.json.
+    """
+    with working(quiet) as progress:
         from edgeprune.building import Amounts
         from edgeprune.building import build as run
 
@@ -77,19 +105,24 @@ def build(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
             recalibration=options.pop("recalibrate"),
             measure=not options.pop("no_bench"),
             amounts=amounts,
-            command=shlex.join(["edgeprune", *sys.argv[1:]]),
-            progress=_progress(quiet),
+            command=_command(arguments, "build"),
+            progress=progress,
             **options,
         )
-    _show_outcome(built.outcome, built.folder, as_json, quiet)
+    show_built(built, as_json, quiet)
 
 
-@edgeprune.command()
+@edgeprune.command(
+    short_help="Show which channels can be removed, and which cannot.",
+    epilog="\b\nExample:\n  edgeprune inspect model.keras",
+)
 @model_options
 @output_options
 def inspect(model: str, weights: str | None, as_json: bool, quiet: bool) -> None:
-    """Show the groups of MODEL: what can be removed together, and what cannot, and why."""
-    with _tensorflow_silenced():
+    """Show the groups of MODEL: channels that go or stay together, what they cost, and for those
+    that must stay the reason.
+    """  # noqa: D205
+    with working(quiet):
         from edgeprune.cost import CostModel
         from edgeprune.groups import find_groups
         from edgeprune.loading import load_model
@@ -97,144 +130,147 @@ def inspect(model: str, weights: str | None, as_json: bool, quiet: bool) -> None
 
         groups = find_groups(load_model(model, weights=weights))
         costs = CostModel(groups)
-    if as_json:
-        click.echo(json.dumps(list_groups(groups, costs), indent=1))
-    elif not quiet:
-        _print(describe_groups(groups, costs))
+    show(lambda: list_groups(groups, costs), lambda: describe_groups(groups, costs), as_json, quiet)
 
 
-@edgeprune.command()
+@edgeprune.command(
+    short_help="Prune and recover only: from Keras to Keras.",
+    epilog="\b\nExample:\n"
+    "  edgeprune prune model.keras --data photos/ --budget macs=30% --out small.keras",
+)
 @model_options
-@data_options
-@pruning_options
-@click.option("--out", default="slim.keras", show_default=True, help="File for the slim model.")
+@data_option
+@preprocess_option
+@classes_option
+@budget_option(default="macs=50%")
+@click.option("--out", metavar="FILE", default="slim.keras", help="For the slim model.")
+@labels_option
+@tuning_options(recovery={"default": "auto"}, step={"default": 8})
 @output_options
 def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Prune MODEL and recover it, without quantization: a .keras file and its plan."""
-    with _tensorflow_silenced():
+    """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""
+    with working(quiet) as progress:
         from edgeprune.cli.pruning import prune_file
 
-        result = prune_file(model, out, _progress(quiet), **options)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-    elif not quiet:
-        for key, value in result.items():
-            click.echo(f"{key:<22}{value}")
+        result = prune_file(model, out, progress, **options)
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: result, lambda: describe_values(result), as_json, quiet)
 
 
-@edgeprune.command()
+@edgeprune.command(
+    short_help="Convert to .tflite without pruning.",
+    epilog="\b\nExamples:\n"
+    "  edgeprune convert model.keras --data photos/ --labels labels.txt\n"
+    "  edgeprune convert model.keras --quantize dynamic",
+)
 @model_options
-@click.option("--quantize", default="int8", show_default=True, help="Number format.")
-@click.option("--io", default="float32", show_default=True, help="In and out of int8.")
-@click.option("--data", help="Samples for the ranges of int8; as for `build`.")
-@click.option("--preprocess", default="raw", show_default=True, help="As for `build`.")
-@click.option("--labels", metavar="FILE", help="Class names to put into the file, one per line.")
-@click.option("--samples", type=click.IntRange(min=1), default=200, show_default=True, metavar="N")
-@click.option("--out", default="model.tflite", show_default=True, help="File to write.")
+@click.option(
+    "--quantize", metavar="FORMAT", default="int8", help="float32, float16, dynamic or int8."
+)
+@click.option(
+    "--io",
+    metavar="TYPE",
+    default="float32",
+    help="What goes in and out of an int8 model: float32, int8 or uint8.",
+)
+@click.option(
+    "--data", metavar="SAMPLES", help="For the ranges of int8, needed there; as for `build`."
+)
+@preprocess_option
+@click.option("--samples", type=COUNT, default=200, help="How many samples serve for the ranges.")
+@click.option(
+    "--labels", metavar="FILE", help="Class names to put into the .tflite file, one per line."
+)
+@click.option("--out", metavar="FILE", default="model.tflite", help="The file to write.")
 @output_options
 def convert(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert MODEL to .tflite as it is, without pruning."""
-    with _tensorflow_silenced():
+    with working(quiet) as progress:
         from edgeprune.cli.conversion import convert_file
 
-        result = convert_file(model, out, _progress(quiet), **options)
-    if as_json:
-        click.echo(json.dumps(result, indent=1))
-    elif not quiet:
-        click.echo(f"{out}: {result['size_bytes']:,} bytes, {result['quantize']}")
+        result = convert_file(model, out, progress, **options)
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: result, lambda: describe_values(result), as_json, quiet)
 
 
-@edgeprune.command()
+@edgeprune.command(
+    short_help="Measure .tflite models side by side.",
+    epilog="\b\nExample:\n  edgeprune bench before.tflite after/model.tflite --threads 4",
+)
 @click.argument("models", nargs=-1, required=True)
-@click.option("--target", help="Board the models are for: gives the number of threads.")
-@click.option("--threads", type=click.IntRange(min=1), metavar="N")
-@click.option("--runs", type=click.IntRange(min=1), default=1000, show_default=True)
-@click.option("--seconds", type=float, default=5.0, show_default=True, help="Per model, at most.")
+@click.option(
+    "--target", metavar="NAME", help="Board the models are for: gives the number of threads."
+)
+@click.option(
+    "--threads",
+    type=COUNT,
+    show_default="the target's, or 4",
+    help="Threads of the runtime; never more than this machine has, unless asked for.",
+)
+@click.option("--runs", type=COUNT, default=1000, help="Timed inferences per model, at most.")
+@click.option(
+    "--seconds", type=float, metavar="S", default=5.0, help="Timed seconds per model, at most."
+)
 @output_options
-def bench(models: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:
-    """Measure .tflite MODELS side by side on this machine, interleaved in one clean process."""
+def bench(models: Sequence[str], as_json: bool, quiet: bool, **options: Any) -> None:
+    """Measure .tflite MODELS on this machine, interleaved in one clean process."""
     from edgeprune.benchmarking import bench as run
 
-    result = run(list(models), progress=_progress(quiet), **options)
-    if as_json:
-        click.echo(json.dumps(result.to_dict(), indent=1))
-    elif not quiet:
-        from edgeprune.report.tables import describe_measurements
+    with working(quiet) as progress:
+        repeated = {model for model in models if models.count(model) > 1}
+        if repeated:
+            raise click.UsageError(f"'{min(repeated)}' is given twice.")
+        result = run({model: model for model in models}, progress=progress, **options)
+    from edgeprune.report.tables import describe_measurements
 
-        _print(describe_measurements(result))
+    show(result.to_dict, lambda: describe_measurements(result), as_json, quiet)
 
 
-@edgeprune.command()
-@click.option("--out", default="edgeprune-demo", show_default=True, help="Folder for the files.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@edgeprune.command(
+    short_help="See it work, without a model or data of your own.",
+    epilog="\b\nExample:\n  edgeprune demo",
+)
+@click.option("--out", metavar="FOLDER", default="edgeprune-demo", help="For the files.")
+@click.option("--seed", type=SEED, default=0, help="Of everything that is drawn.")
 @output_options
-def demo(out: str, seed: int, as_json: bool, quiet: bool) -> None:
+@click.pass_obj
+def demo(
+    arguments: Sequence[str] | None, /, out: str, seed: int, as_json: bool, quiet: bool
+) -> None:
     """Train a small network on handwritten digits, then make a specialist for 3, 5 and 8 of it."""
-    with _tensorflow_silenced():
+    with working(quiet) as progress:
         from edgeprune.cli.demonstration import build_demonstration
 
-        built = build_demonstration(out, seed, _progress(quiet))
-    _show_outcome(built.outcome, built.folder, as_json, quiet)
+        built = build_demonstration(out, seed, _command(arguments, "demo"), progress)
+    show_built(built, as_json, quiet)
 
 
-@edgeprune.command()
+@edgeprune.command(short_help="List the criteria and the recoveries.")
 @output_options
 def methods(as_json: bool, quiet: bool) -> None:
     """List criteria and recoveries, with what they do and where they come from."""
-    with _tensorflow_silenced():
-        from edgeprune.report.methods import describe_methods, list_methods
+    from edgeprune.report.methods import describe_methods, list_methods
 
-        found = list_methods()
-    if as_json:
-        click.echo(json.dumps(found, indent=1))
-    elif not quiet:
-        _print(describe_methods(found))
+    found = list_methods()
+    show(lambda: found, lambda: describe_methods(found), as_json, quiet)
 
 
-@edgeprune.command()
+@edgeprune.command(short_help="List the boards.")
 @output_options
 def targets(as_json: bool, quiet: bool) -> None:
     """List the boards that a model can be built for."""
+    from dataclasses import asdict
+
     from edgeprune.benchmarking import list_targets
     from edgeprune.report.tables import describe_targets
 
     found = list_targets()
-    if as_json:
-        from dataclasses import asdict
-
-        click.echo(json.dumps([asdict(target) for target in found], indent=1))
-    elif not quiet:
-        _print(describe_targets(found))
+    values = [asdict(target) for target in found]
+    show(lambda: values, lambda: describe_targets(found), as_json, quiet)
 
 
-def _progress(quiet: bool) -> Progress:
-    if quiet:
-        return SILENT
-    from edgeprune.cli.terminal import TerminalProgress
-
-    return TerminalProgress()
-
-
-def _tensorflow_silenced() -> Any:
-    """Keep what TensorFlow writes while it is imported and used off the terminal."""
-    from edgeprune.noise import captured_stderr
-
-    return captured_stderr()
-
-
-def _print(renderable: Any) -> None:
-    from rich.console import Console
-
-    Console().print(renderable)
-
-
-def _show_outcome(outcome: Any, folder: Any, as_json: bool, quiet: bool) -> None:
-    for warning in outcome.warnings:
-        click.echo(f"Warning: {warning}", err=True)
-    if as_json:
-        click.echo(outcome.to_json())
-    elif not quiet:
-        from edgeprune.report import describe_outcome
-
-        _print(describe_outcome(outcome))
-        click.echo(f"\nFiles in {folder}: {', '.join(outcome.files)}")
+def _command(arguments: Sequence[str] | None, name: str) -> str:
+    """Return the command line for the report."""
+    return shlex.join(["edgeprune", *(arguments or [name])])

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.building.material import check_source
+from edgeprune.building.checks import check_output, check_source
 from edgeprune.cli.options import read_labels
 from edgeprune.conversion import convert
+from edgeprune.conversion.checks import check_choices
 from edgeprune.datasets import load_dataset, parse_preprocess, read_samples
 from edgeprune.errors import ConversionError
 from edgeprune.progress import Progress
@@ -23,36 +24,42 @@ def convert_file(model: str, out: str, progress: Progress, **options: Any) -> di
         progress: told about stages.
         options: as parsed from the command line.
 
+    Returns:
+        What the command prints.
+
     Raises:
         EdgepruneError: one of its kinds; nothing is written.
     """
+    scheme, io, source = options["quantize"], options["io"], options["data"]
+    check_choices(scheme, io)
+    check_output(out, suffix=".tflite")
     scaling = parse_preprocess(options["preprocess"])
     labels = read_labels(options["labels"])
-    scheme = options["quantize"]
-    if scheme == "int8" and options["data"] is None:
+    if scheme == "int8" and source is None:
         raise ConversionError(
-            "int8 needs samples for the ranges of values: give --data, or take --quantize dynamic."
+            "int8 needs samples for the ranges of its integers: give --data, or take "
+            "--quantize dynamic, which needs none."
         )
-    check_source(options["data"])
-    from edgeprune.loading import load_model
+    check_source(source)
+    with progress.stage("starting TensorFlow, loading model"):
+        from edgeprune.loading import load_model
 
-    with progress.stage("loading the model"):
         original = load_model(model, weights=options["weights"])
     calibration = None
     if scheme == "int8":
-        shape = tuple(original.inputs[0].shape[1:])
-        dataset = load_dataset(options["data"], input_shape=shape, classes=labels)
-        split = dataset.splits.get("train", next(iter(dataset.splits.values())))
-        count = min(options["samples"], len(split))
-        chosen = np.random.default_rng(0).choice(split, count, replace=False)
-        calibration = read_samples(dataset, np.sort(chosen), scaling).inputs
-    content = convert(
-        original,
-        scheme=scheme,
-        calibration=calibration,
-        labels=labels,
-        io=options["io"],
-        path=out,
-        progress=progress,
-    )
-    return {"file": out, "quantize": scheme, "size_bytes": len(content)}
+        with progress.stage("reading the data"):
+            dataset = load_dataset(source, input_shape=tuple(original.inputs[0].shape[1:]))
+            split = dataset.splits.get("train", next(iter(dataset.splits.values())))
+            chosen = np.random.default_rng(0).permutation(split)[: options["samples"]]
+            calibration = read_samples(dataset, np.sort(chosen), scaling).inputs
+    with progress.stage(f"converting to {scheme}"):
+        content = convert(
+            original,
+            scheme=scheme,
+            calibration=calibration,
+            labels=labels,
+            io=io,
+            path=out,
+            progress=progress,
+        )
+    return {"file": out, "quantize": scheme, "io": io, "size_bytes": len(content)}

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 
 import click
 
@@ -11,6 +16,7 @@ from edgeprune.errors import EdgepruneError
 USAGE = 2
 INTERRUPTED = 130
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+EXTRAS = ("keras", "tensorflow", "scipy", "PIL", "h5py", "sklearn", "tf_keras")
 
 
 def explain(error: BaseException) -> tuple[int | None, str]:
@@ -25,15 +31,13 @@ def explain(error: BaseException) -> tuple[int | None, str]:
     """
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
         return INTERRUPTED, "Interrupted. Nothing was left half-written."
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code, ""
     if isinstance(error, click.ClickException):
         return error.exit_code, f"Error: {error.format_message()}"
     if isinstance(error, EdgepruneError):
         return error.exit_code, f"Error: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return USAGE, f"Error: The disk is full ({error.strerror}). Nothing was left half-written."
-    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return USAGE, (
             f"Error: This command needs {error.name}, which is not installed. Install the extra: "
             "pip install 'edgeprune[tensorflow]'"
@@ -43,4 +47,18 @@ def explain(error: BaseException) -> tuple[int | None, str]:
     return None, ""
 
 
-_EXTRAS = ("keras", "tensorflow", "scipy", "PIL", "h5py", "sklearn", "tf_keras")
+@contextlib.contextmanager
+def clean_up_when_terminated() -> Iterator[None]:
+    """Let SIGTERM (`kill`, `docker stop`, `timeout`) unwind like Ctrl-C: no workspace is left."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

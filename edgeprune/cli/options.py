@@ -13,6 +13,35 @@ from edgeprune.errors import DataError
 Command = Callable[..., Any]
 
 
+class WholeNumber(click.ParamType):  # type: ignore[type-arg]
+    """A whole number from a smallest one up; adds nothing to the help, unlike `click.IntRange`."""
+
+    name = "n"
+
+    def __init__(self, smallest: int) -> None:
+        """Remember the smallest number that is allowed."""
+        self.smallest = smallest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number."""
+        number: int = click.INT.convert(value, param, ctx)
+        if number < self.smallest:
+            self.fail(f"{number} is too small, expected at least {self.smallest}.", param, ctx)
+        return number
+
+
+COUNT = WholeNumber(1)
+SEED = WholeNumber(0)
+
+
+class InOrder(click.Group):
+    """A group whose help lists the commands in the order in which they are defined."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names."""
+        return list(self.commands)
+
+
 def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return one decorator for several options, listed in `--help` in this order."""
 
@@ -25,68 +54,102 @@ def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 
 output_options = combine(
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-    click.option("--quiet", "-q", is_flag=True, help="No progress, no tables."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress, no tables; errors only."),
 )
 model_options = combine(
     click.argument("model"),
     click.option(
-        "--weights", metavar="FILE", help="Weights, where MODEL is an architecture in JSON."
-    ),
-)
-data_options = combine(
-    click.option(
-        "--data",
-        required=True,
-        help="Image folder (split/class/* or class/*), .npz with x and y, or digits, cifar10, "
-        "cifar100, mnist, fashion_mnist.",
-    ),
-    click.option(
-        "--preprocess",
-        default="raw",
-        show_default=True,
-        metavar="HOW",
-        help="How stored samples become inputs: raw, unit (x/255), symmetric (x/127.5-1), "
-        "'standardize:mean=..;std=..' or module:function.",
-    ),
-    click.option(
-        "--labels",
+        "--weights",
         metavar="FILE",
-        help="Names of the model's outputs, one per line, if the data does not name them all.",
+        help="Weights, if MODEL is an architecture in JSON or its weights are to be replaced.",
     ),
 )
-pruning_options = combine(
-    click.option("--classes", metavar="NAMES", help="Classes to keep, by name or index: cat,dog."),
-    click.option(
+data_option = click.option(
+    "--data",
+    required=True,
+    metavar="SAMPLES",
+    help="Image folder (split/class/* or class/*), .npz with x and y, or digits, cifar10, "
+    "cifar100, mnist, fashion_mnist.",
+)
+preprocess_option = click.option(
+    "--preprocess",
+    default="raw",
+    metavar="HOW",
+    help="How stored samples become inputs, as in training: raw, unit (x/255), symmetric "
+    "(x/127.5-1), 'standardize:mean=..;std=..' or module:function.",
+)
+labels_option = click.option(
+    "--labels",
+    metavar="FILE",
+    help="Names of the model's outputs, one per line, if the data does not name them all.",
+)
+classes_option = click.option(
+    "--classes",
+    metavar="NAMES",
+    show_default="all",
+    help="Classes to keep, by name or index, in the order of the new outputs: cat,dog,fox.",
+)
+
+
+TARGETS_OWN = "the target's"
+DEFAULT_CRITERION = "greedy_least_squares"
+
+
+def budget_option(**default: Any) -> Callable[[Command], Command]:
+    """Return `--budget`.
+
+    Args:
+        default: `default`, or `show_default` where it is decided later.
+    """
+    return click.option(
         "--budget",
         metavar="QUANTITY=AMOUNT",
-        help="The most it may cost: macs=50%, macs=6.2M, params=120k.  [default: the target's]",
-    ),
-    click.option("--criterion", metavar="NAME", help="How channels are ranked; see `methods`."),
-    click.option("--recovery", metavar="NAME", help="How accuracy is given back; auto tries all."),
-    click.option(
-        "--recalibrate",
-        type=click.Choice(["auto", "on", "off"]),
-        default="auto",
-        show_default=True,
-        help="BatchNorm recalibration after the recovery.",
-    ),
-    click.option(
-        "--step",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Widths are multiples of N; 1 allows any.  [default: the target's]",
-    ),
-    click.option(
-        "--calibration",
-        type=click.IntRange(min=1),
-        default=100,
-        show_default=True,
-        metavar="N",
-        help="Calibration samples per class.",
-    ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of everything drawn."),
-)
+        help="The most it may cost: macs=50%, macs=6.2M or params=120k.",
+        **default,
+    )
+
+
+def tuning_options(
+    *, recovery: dict[str, Any], step: dict[str, Any]
+) -> Callable[[Command], Command]:
+    """Return the options that say how to prune.
+
+    Args:
+        recovery: `default`, or `show_default` where it is decided later.
+        step: likewise.
+    """
+    return combine(
+        click.option(
+            "--criterion",
+            metavar="NAME",
+            default=DEFAULT_CRITERION,
+            help="How channels are ranked; see `edgeprune methods`.",
+        ),
+        click.option(
+            "--recovery",
+            metavar="NAME",
+            help="How accuracy is given back; see `edgeprune methods`. auto: whichever is best.",
+            **recovery,
+        ),
+        click.option(
+            "--recalibrate",
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            help="BatchNorm recalibration after the recovery. auto: where it helps.",
+        ),
+        click.option(
+            "--step",
+            type=COUNT,
+            help="Layers get widths that are multiples of N; 1 allows any.",
+            **step,
+        ),
+        click.option(
+            "--calibration", type=COUNT, default=100, help="Calibration samples per class."
+        ),
+        click.option("--validation", type=COUNT, default=200, help="Validation samples per class."),
+        click.option("--seed", type=SEED, default=0, help="Of everything that is drawn."),
+    )
 
 
 def read_labels(path: str | None) -> list[str] | None:
@@ -98,9 +161,13 @@ def read_labels(path: str | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read the labels '{path}': {error}.") from error
+        names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise DataError(f"Cannot read the labels '{path}': {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The labels file '{path}' is not text in UTF-8. Expected one class name per line."
+        ) from error
     names = [name for name in names if name]
     if not names:
         raise DataError(f"The labels file '{path}' is empty. Expected one class name per line.")

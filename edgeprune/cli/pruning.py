@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeprune.building.material import Amounts, check_source, read_material
+from edgeprune.building import Amounts
+from edgeprune.building.checks import check_output
+from edgeprune.building.request import Request, prepare, prune_prepared
 from edgeprune.cli.options import read_labels
 from edgeprune.datasets import parse_preprocess
-from edgeprune.errors import EdgepruneError
 from edgeprune.files import replace_on_success
 from edgeprune.plan import Budget
 from edgeprune.progress import Progress
+from edgeprune.stopwatch import Stopwatch
 
 
 def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict[str, Any]:
@@ -29,52 +31,38 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
     Raises:
         EdgepruneError: one of its kinds; nothing is written.
     """
-    if Path(out).suffix != ".keras":
-        raise EdgepruneError(f"--out must end in .keras. Got '{out}'.")
-    budget = Budget.parse(options["budget"] or "macs=50%")
-    scaling = parse_preprocess(options["preprocess"])
-    labels = read_labels(options["labels"])
-    check_source(options["data"])
-    from edgeprune.loading import load_model
-    from edgeprune.pruning import DEFAULT_CRITERION, DEFAULT_STEP, prune
-
-    with progress.stage("loading the model"):
-        original = load_model(model, weights=options["weights"])
-    with progress.stage("reading the data"):
-        material = read_material(
-            original,
-            options["data"],
-            classes=options["classes"],
-            labels=labels,
-            preprocess=scaling,
-            amounts=Amounts(calibration_per_class=options["calibration"], test=1),
-            seed=options["seed"],
-        )
-    pruned = prune(
-        original,
-        material.calibration,
-        budget=budget,
-        classes=material.classes,
-        validation=material.validation,
-        criterion=options["criterion"] or DEFAULT_CRITERION,
-        recovery=options["recovery"] or "auto",
+    check_output(out, suffix=".keras")
+    request = Request(
+        model,
+        options["data"],
+        weights=options["weights"],
+        classes=options["classes"],
+        labels=read_labels(options["labels"]),
+        preprocess=parse_preprocess(options["preprocess"]),
+        budget=Budget.parse(options["budget"]),
+        criterion=options["criterion"],
+        recovery=options["recovery"],
         recalibration=options["recalibrate"],
-        step=options["step"] or DEFAULT_STEP,
+        step=options["step"],
+        amounts=Amounts(options["calibration"], options["validation"], test=1),
         seed=options["seed"],
-        progress=progress,
     )
+    original, material = prepare(request, Stopwatch(), progress)
+    pruned = prune_prepared(request, original, material, progress)
     plan = Path(out).with_suffix(".plan.json")
-    with replace_on_success(out) as temporary:
-        pruned.model.save(temporary)
-    pruned.plan.save(plan)
+    with replace_on_success(out) as new_model, replace_on_success(plan) as new_plan:
+        pruned.model.save(new_model)
+        pruned.plan.save(new_plan)
     return {
         "model": out,
         "plan": str(plan),
-        "classes": ", ".join(material.names),
-        "macs": f"{pruned.before.macs:,} -> {pruned.after.macs:,}",
-        "params": f"{pruned.before.params:,} -> {pruned.after.params:,}",
+        "classes": list(material.names),
+        "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
+        "params": {"before": pruned.before.params, "after": pruned.after.params},
         "recovery": pruned.chosen.name,
-        "validation accuracy": f"{pruned.chosen.grade.accuracy:.4f}",
-        "equivalence error": f"{pruned.equivalence.max_abs_error:.3g}"
-        f" at a scale of {pruned.equivalence.scale:.3g}",
+        "validation_accuracy": pruned.chosen.grade.accuracy,
+        "equivalence": {
+            "max_abs_error": pruned.equivalence.max_abs_error,
+            "scale": pruned.equivalence.scale,
+        },
     }

@@ -1,17 +1,53 @@
-"""Progress bars and results on a terminal: bars on stderr, results on stdout."""
+"""What a command shows: progress on stderr while it works, its result on stdout at the end."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
+import os
+import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+import click
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
 
-from edgeprune.progress import Advance
+from edgeprune.noise import captured_stderr
+from edgeprune.progress import SILENT, Advance, Progress
+
+if TYPE_CHECKING:
+    from edgeprune.building import Built
 
 SHOWN_AFTER_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def working(quiet: bool) -> Iterator[Progress]:
+    """Keep the remarks of frameworks off the terminal, and what anyone prints off stdout.
+
+    Args:
+        quiet: show no progress either.
+
+    Yields:
+        What is told about stages.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(captured_stderr())
+        for logger in map(logging.getLogger, ("absl", "tensorflow")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
+        stack.enter_context(warnings.catch_warnings())
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        elsewhere = stack.enter_context(open(os.devnull, "w")) if quiet else sys.stderr
+        stack.enter_context(contextlib.redirect_stdout(elsewhere))
+        yield SILENT if quiet else TerminalProgress()
 
 
 class TerminalProgress:
@@ -20,10 +56,10 @@ class TerminalProgress:
     def __init__(self) -> None:
         """Draw on stderr; without a terminal only the lines of finished stages are written."""
         self.console = Console(stderr=True)
-        self._bars = Progress(
+        self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            _Count(),
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
@@ -37,7 +73,7 @@ class TerminalProgress:
         if self._depth == 0:
             self._bars.start()
         self._depth += 1
-        task = self._bars.add_task(name, total=total if total else 1)
+        task = self._bars.add_task(name, total=total)
         start = time.perf_counter()
         try:
             yield lambda: self._bars.advance(task)
@@ -49,3 +85,38 @@ class TerminalProgress:
             self._depth -= 1
             if self._depth == 0:
                 self._bars.stop()
+
+
+class _Count(ProgressColumn):
+    """How far a stage has come, where it counts its steps."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:.0f}/{task.total:.0f}")
+
+
+def show(
+    value: Callable[[], Any], table: Callable[[], RenderableType], as_json: bool, quiet: bool
+) -> None:
+    """Print a result.
+
+    Args:
+        value: gives it as JSON types.
+        table: gives it for people.
+        as_json: which of the two.
+        quiet: no table.
+    """
+    if as_json:
+        click.echo(json.dumps(value(), indent=1))
+    elif not quiet:
+        Console().print(table())
+
+
+def show_built(built: Built, as_json: bool, quiet: bool) -> None:
+    """Print what a build made; warnings go to stderr, also when it is to be quiet."""
+    from edgeprune.report import describe_outcome
+
+    for warning in built.outcome.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    show(built.outcome.to_dict, lambda: describe_outcome(built.outcome), as_json, quiet)
+    if not (as_json or quiet):
+        click.echo(f"\nFiles in {built.folder}: {', '.join(built.outcome.files)}")

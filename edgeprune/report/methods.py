@@ -1,38 +1,62 @@
-"""Criteria and recoveries with what their docstrings say of them."""
+"""Criteria and recoveries with what their docstrings say of them, read without importing Keras."""
 
 from __future__ import annotations
 
-import inspect
+import ast
 from collections.abc import Mapping
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from edgeprune.criteria import CRITERIA
-from edgeprune.recovery import RECOVERIES
+REGISTRIES = {
+    "criteria": ("edgeprune.criteria", "CRITERIA"),
+    "recoveries": ("edgeprune.recovery", "RECOVERIES"),
+}
 
 
 def list_methods() -> dict[str, dict[str, str]]:
-    """Return, for criteria and recoveries, each name with its summary and source."""
-    return {
-        "criteria": {name: _describe(function) for name, function in CRITERIA.items()},
-        "recoveries": {name: _describe(function) for name, function in RECOVERIES.items()},
-    }
+    """Return, for criteria and recoveries, each name with its summary and source.
+
+    The registries are read from the sources: importing them would import Keras, which takes
+    seconds.
+    """
+    return {kind: _read_registry(*place) for kind, place in REGISTRIES.items()}
 
 
 def describe_methods(found: Mapping[str, Mapping[str, str]]) -> Table:
     """Return the table that `edgeprune methods` prints."""
     table = Table(box=SIMPLE_HEAD, show_lines=True)
     for name in ("kind", "name", "what it does"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=name != "what it does")
     for kind, entries in found.items():
         for name, text in entries.items():
             table.add_row({"criteria": "criterion", "recoveries": "recovery"}[kind], name, text)
     return table
 
 
-def _describe(function: Any) -> str:
-    """Return the paragraphs of a docstring before its arguments."""
-    text = inspect.getdoc(function) or ""
-    return " ".join(text.split("\nArgs:")[0].split())
+def _read_registry(package: str, registry: str) -> dict[str, str]:
+    """Return what the functions of a registry, `NAME: ... = {"name": function, ...}`, say."""
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None  # it is a package of ours
+    initial = Path(spec.origin)
+    functions: dict[str, str] = {}
+    entries: dict[str, str] = {}
+    for path in [*sorted(initial.parent.glob("*.py"))]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                functions[node.name] = ast.get_docstring(node) or ""
+            elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == registry:
+                assert isinstance(node.value, ast.Dict)
+                entries = {
+                    ast.literal_eval(key): ast.unparse(value)
+                    for key, value in zip(node.value.keys, node.value.values, strict=True)
+                    if key is not None
+                }
+    return {name: _summarize(functions[function]) for name, function in entries.items()}
+
+
+def _summarize(docstring: str) -> str:
+    """Return the paragraphs before the arguments, as one."""
+    return " ".join(docstring.split("\nArgs:")[0].split())

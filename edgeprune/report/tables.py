@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -53,35 +54,72 @@ def describe_outcome(outcome: Outcome) -> Group:
     cost.add_row("size, bytes", *_numbers(outcome.size_bytes, ",.0f"), "counted")
     if outcome.latency_ms is not None:
         cost.add_row("latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), "measured")
-    notes = [] if outcome.latency_measured is None else [f"Latency: {outcome.latency_measured}."]
+    notes = []
+    if outcome.latency_measured is not None:
+        notes.append(Text(f"Latency: {outcome.latency_measured}."))
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
     proof = Text(
-        f"Proof: slim and cut differ by {error:.2g} at a scale of {scale:.3g}. The .tflite gives "
-        f"the same answer as the Keras model on {100 * outcome.agreement:.1f} % of the samples."
+        "Proof: the original with the removed channels silenced gives the logits of the slim model;"
+        f" they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite answers as "
+        f"the recovered Keras model does on {100 * outcome.agreement:.1f} % of the samples."
     )
     return Group(accuracy, cost, *notes, proof)
 
 
 def describe_measurements(result: BenchResult) -> Group:
-    """Return the table that `edgeprune bench` prints."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("model")
-    for name in ("p50 ms", "min", "p90", "p99", "runs", "first ms", "load ms", "peak MiB", "bytes"):
-        table.add_column(name, justify="right")
+    """Return the tables that `edgeprune bench` prints.
+
+    Args:
+        result: of one run.
+    """
+    latency = Table(title="Latency, ms per inference", title_justify="left", box=SIMPLE_HEAD)
+    start = Table(title="Start, memory and size", title_justify="left", box=SIMPLE_HEAD)
+    for table, names in (
+        (latency, ("p50", "min", "p90", "p99", "inferences")),
+        (start, ("load, ms", "first run, ms", "peak memory, MiB", "bytes")),
+    ):
+        table.add_column("model", overflow="fold")
+        for name in names:
+            table.add_column(name, justify="right")
     for entry in result.measurements:
-        table.add_row(
+        milliseconds = (entry.p50_ms, entry.min_ms, entry.p90_ms, entry.p99_ms)
+        latency.add_row(entry.model, *(f"{ms:.3f}" for ms in milliseconds), f"{entry.count:,}")
+        start.add_row(
             entry.model,
-            *(f"{ms:.3f}" for ms in (entry.p50_ms, entry.min_ms, entry.p90_ms, entry.p99_ms)),
-            f"{entry.count:,}",
-            f"{entry.first_ms:.2f}",
             f"{entry.load_ms:.1f}",
+            f"{entry.first_ms:.2f}",
             f"{entry.memory_peak_bytes / 2**20:.1f}",
             f"{entry.size_bytes:,}",
         )
     first = result.measurements[0]
-    return Group(
-        table, Text(f"{first.where}, {first.runtime}, {first.threads} threads, interleaved")
-    )
+    how = f"{first.where}, {first.runtime}, {_count_threads(first.threads)}, interleaved."
+    return Group(latency, start, Text(how[0].upper() + how[1:]))
+
+
+def describe_values(values: Mapping[str, Any]) -> Table:
+    """Return a few named values as two columns; `{"before": ..., "after": ...}` as an arrow.
+
+    Args:
+        values: JSON types.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        table.add_row(name.replace("_", " "), _in_words(value))
+    return table
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Mapping):
+        if value.keys() == {"before", "after"}:
+            return " -> ".join(_in_words(part) for part in value.values())
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(v)}" for name, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def describe_targets(targets: Sequence[Target]) -> Table:
@@ -95,6 +133,10 @@ def describe_targets(targets: Sequence[Target]) -> Table:
             str(target.channel_step), target.scheme,
         )  # fmt: skip
     return table
+
+
+def _count_threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _numbers(change: Change, form: str) -> tuple[str, str, str]:

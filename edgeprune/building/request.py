@@ -1,0 +1,142 @@
+"""What is to be pruned, for whom and how: checked first, then loaded, then pruned."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgeprune.building.checks import check_source
+from edgeprune.building.material import Amounts, Material, read_material
+from edgeprune.datasets import Preprocess
+from edgeprune.plan import Budget
+from edgeprune.progress import Progress
+from edgeprune.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgeprune.pruning import Pruned, Recalibration
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is asked for, as far as pruning goes.
+
+    Attributes:
+        model: whatever `load_model` takes; likewise `weights`.
+        data: whatever `load_dataset` takes.
+        weights: of an architecture in JSON.
+        classes: to keep, in this order; `None` keeps all.
+        labels: names of the model's outputs, if not those of the data.
+        preprocess: how stored samples become inputs.
+        budget: the most the model may cost.
+        criterion: name in `CRITERIA`.
+        recovery: name in `RECOVERIES`, or `auto`.
+        recalibration: of BatchNorm.
+        step: widths are multiples of it.
+        amounts: how many samples serve for what.
+        seed: of everything that is drawn.
+
+    Raises:
+        DataError: there is nothing at the path of the data.
+    """
+
+    model: str | os.PathLike[str] | keras.Model
+    data: Any
+    weights: str | os.PathLike[str] | None
+    classes: str | Sequence[str | int] | None
+    labels: Sequence[str] | None
+    preprocess: Preprocess
+    budget: Budget
+    criterion: str
+    recovery: str
+    recalibration: Recalibration
+    step: int
+    amounts: Amounts
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse what can be refused without loading anything."""
+        check_source(self.data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON types; a model and data in memory by their names."""
+        named = isinstance(self.model, (str, os.PathLike))
+        stored = isinstance(self.data, (str, os.PathLike))
+        return {
+            "model": str(self.model) if named else self.model.name,  # type: ignore[union-attr]
+            "data": str(self.data) if stored else type(self.data).__name__,
+            "preprocess": self.preprocess.name,
+            "budget": str(self.budget),
+            "criterion": self.criterion,
+            "recovery": self.recovery,
+            "recalibration": self.recalibration,
+            "step": self.step,
+            "samples": asdict(self.amounts),
+        }
+
+
+def prepare(
+    request: Request, stopwatch: Stopwatch, progress: Progress
+) -> tuple[keras.Model, Material]:
+    """Load the model and read the samples for it.
+
+    Args:
+        request: what is asked for.
+        stopwatch: gets the seconds of each stage.
+        progress: told about stages.
+
+    Raises:
+        EdgepruneError: one of its kinds.
+    """
+    with stopwatch.time("load model"), progress.stage("starting TensorFlow, loading model"):
+        from edgeprune.loading import load_model
+
+        original = load_model(request.model, weights=request.weights)
+        from edgeprune.pruning import check_methods
+
+        check_methods(request.criterion, request.recovery, request.recalibration)
+    with stopwatch.time("read data"), progress.stage("reading the data"):
+        material = read_material(
+            original,
+            request.data,
+            classes=request.classes,
+            labels=request.labels,
+            preprocess=request.preprocess,
+            amounts=request.amounts,
+            seed=request.seed,
+        )
+    return original, material
+
+
+def prune_prepared(
+    request: Request, model: keras.Model, material: Material, progress: Progress
+) -> Pruned:
+    """Prune a prepared model.
+
+    Args:
+        request: what is asked for.
+        model: that `prepare` loaded.
+        material: that it read.
+        progress: told about stages.
+
+    Raises:
+        EquivalenceError: the slim model is not what the plan says.
+    """
+    from edgeprune.pruning import prune
+
+    return prune(
+        model,
+        material.calibration,
+        budget=request.budget,
+        classes=material.classes,
+        validation=material.validation,
+        criterion=request.criterion,
+        recovery=request.recovery,
+        recalibration=request.recalibration,
+        step=request.step,
+        seed=request.seed,
+        progress=progress,
+    )
