@@ -86,20 +86,20 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
     from edgeprune.groups import find_groups
     from edgeprune.plan import Plan
 
-    started = time.perf_counter()
+    started = time.process_time()
     model = build(name)
     row: dict[str, Any] = {"model": name, "params": model.count_params()}
-    row["build_seconds"] = time.perf_counter() - started
+    row["build_seconds"] = time.process_time() - started
     row["input"] = model.input_shape[1]
 
-    started = time.perf_counter()
+    started = time.process_time()
     groups = find_groups(model)
-    row["trace_seconds"] = time.perf_counter() - started
-    started = time.perf_counter()
+    row["trace_seconds"] = time.process_time() - started
+    started = time.process_time()
     costs = CostModel(groups)
     floor = costs.count({group.name: 1 for group in groups.removable})
     plan = draw_plan(groups)
-    row["plan_seconds"] = time.perf_counter() - started
+    row["plan_seconds"] = time.process_time() - started
     row["groups"] = len(groups)
     row["channels"] = sum(group.width for group in groups)
     row["locked"] = share_locked(groups)
@@ -112,15 +112,15 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
 
     def timed(*args: Any) -> Any:
         nonlocal keras_seconds
-        begun = time.perf_counter()
+        begun = time.process_time()
         made = build_replica(*args)
-        keras_seconds = time.perf_counter() - begun
+        keras_seconds = time.process_time() - begun
         return made
 
     surgery.replicate = timed
-    started = time.perf_counter()
+    started = time.process_time()
     small = surgery.slim(model, plan, groups=groups)
-    row["surgery_seconds"] = time.perf_counter() - started - keras_seconds
+    row["surgery_seconds"] = time.process_time() - started - keras_seconds
     row["keras_seconds"] = keras_seconds
     surgery.replicate = build_replica
     row["small_params"] = small.count_params()
@@ -269,8 +269,8 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
         "the image's channels and the classes.",
         "- *floor*: smallest reachable share of the original, one channel per group, classifier "
         "head with all its classes included.",
-        "- *seconds*: tracing + surgery (two shared cores); in brackets what Keras needs on top to "
-        "build the new model.",
+        "- *seconds*: processor time of tracing, planning and surgery; in brackets what Keras "
+        "needs on top to build the new model.",
         "",
         "| model | input | parameters | groups | locked | floor MACs | floor params | slim == cut "
         "| identity | reopened | `.tflite` | seconds | peak GB |",

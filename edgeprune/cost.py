@@ -62,7 +62,7 @@ class CostModel:
         rows: list[np.ndarray] = []
         constants: list[float] = []
         row_of: dict[tuple[str, int, int], int] = {}
-        for axis in groups.axes:
+        for axis in (*groups.axes, *groups.repeats.values()):
             row = np.zeros(len(groups))
             held, counts = np.unique(axis.group, return_counts=True)
             for number, count in zip(held.tolist(), counts.tolist(), strict=True):
@@ -71,7 +71,7 @@ class CostModel:
             row_of[axis.layer, axis.weight, axis.axis] = len(rows)
             rows.append(row)
             constants.append(float((axis.group < 0).sum()))
-        self._rows = np.array(rows).reshape(-1, len(groups))
+        self._rows = np.array(rows).reshape(len(rows), len(groups))
         self._constants = np.array(constants)
         weight_terms, call_terms = self._find_terms(row_of)
         self._params = _Products(weight_terms, len(rows))
@@ -105,6 +105,9 @@ class CostModel:
                 index = index_of[id(product.weight)]
                 axes = range(len(shapes[index])) if product.axes is None else product.axes
                 factor, found = term(call.path, index, shapes[index], axes)
+                if call.path in self.groups.repeats:
+                    factor /= len(self.groups.repeats[call.path].group)
+                    found.append(row_of[call.path, -1, -1])
                 of_calls.append((factor * product.times, found))
         return of_weights, of_calls
 

@@ -118,6 +118,7 @@ class Groups:
         graph: the calls of the model.
         output_channels: per model output, the group and channel at each of its positions.
         fingerprint: identifies the architecture the groups belong to.
+        repeats: path of a layer -> channels for each of which it does its work.
         config_changes: path of a layer -> what adapts the rest of its config.
         call_changes: (path, which of its calls) -> what adapts the arguments of the call.
         placement: group and channel of every label.
@@ -129,6 +130,7 @@ class Groups:
     graph: Graph = field(repr=False)
     output_channels: tuple[Axis, ...] = field(repr=False)
     fingerprint: str
+    repeats: Mapping[str, Axis] = field(repr=False, default_factory=dict)
     config_changes: Mapping[str, ConfigChange] = field(repr=False, default_factory=dict)
     call_changes: Mapping[tuple[str, int], CallChange] = field(repr=False, default_factory=dict)
     placement: tuple[np.ndarray, np.ndarray] = field(
@@ -266,6 +268,10 @@ def _collect(graph: Graph, space: LabelSpace, outputs: list[np.ndarray]) -> Grou
             for labels, ref in zip(outputs, graph.outputs, strict=True)
         ),
         _fingerprint(graph),
+        {
+            path: Axis(path, -1, -1, "passes", *locate(labels))
+            for path, labels in space.repeats.items()
+        },
         space.config_changes,
         space.call_changes,
         (group_of[numbers], channel_of[numbers]),

@@ -64,6 +64,7 @@ class LabelSpace:
     Attributes:
         uses: every axis of a weight that carries labels, in the order in which it was met.
         extents: labels counted by an entry of a layer's config: `(layer, "filters", None)`.
+        repeats: path of a layer -> labels that no weight of it holds: it works once for each.
         tensors: labels of tensors that hold some channels of another tensor: never all of them go.
         config_changes: path of a layer -> what adapts the rest of its config.
         call_changes: (path, which of its calls) -> what adapts the arguments.
@@ -84,6 +85,7 @@ class LabelSpace:
         self._channels: np.ndarray | None = None
         self.uses: dict[Hashable, AxisUse] = {}
         self.extents: dict[tuple[str, str, int | None], np.ndarray] = {}
+        self.repeats: dict[str, np.ndarray] = {}
         self.tensors: list[np.ndarray] = []
         self.config_changes: dict[str, ConfigChange] = {}
         self.call_changes: dict[tuple[str, int], CallChange] = {}

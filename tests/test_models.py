@@ -196,6 +196,20 @@ def test_a_custom_layer_made_of_layers_is_opened() -> None:
     assert groups["block/first"].locked == ()
 
 
+def test_a_sequential_model_may_hold_custom_layers_and_models() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(6, 1, name="stem"),
+            Block(6, name="block"),
+            Network(),
+            layers.Dense(2, name="last"),
+        ]
+    )
+    groups = networks.assert_exact(model)
+    assert {group.name for group in groups.removable} >= {"stem", "block/first", "network/stem"}
+
+
 def test_a_subclassed_model_becomes_a_functional_one_that_plain_keras_opens(tmp_path) -> None:
     model = Network()
     data = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)

@@ -103,6 +103,7 @@ ELEMENTWISE = {
             layers.Permute((3, 1, 2))(x)
         )
     ),
+    "EinsumDense of positions": lambda: layers.EinsumDense("abcd,bce->ade", (6, 4)),
     "TimeDistributed": lambda: layers.TimeDistributed(layers.Conv1D(5, 3, activation="relu")),
     "TimeDistributed Dense": lambda: layers.TimeDistributed(layers.Dense(5)),
     "TimeDistributed BatchNormalization": lambda: layers.TimeDistributed(
@@ -316,6 +317,12 @@ def test_a_rule_that_returns_labels_of_another_shape_is_refused(monkeypatch) -> 
         find_groups(around(layers.ReLU(name="relu")))
 
 
+def test_a_rule_that_fails_names_the_layer(monkeypatch) -> None:
+    monkeypatch.setitem(RULES, layers.ReLU, lambda tracing, layer, x: x[7])
+    with pytest.raises(ModelError, match=r"stopped at 'relu' \(ReLU\).* IndexError: .*report"):
+        find_groups(around(layers.ReLU(name="relu")))
+
+
 def test_quantized_and_lora_layers_are_locked() -> None:
     model = around(layers.Dense(4, name="lora"))
     model.get_layer("lora").enable_lora(2)
@@ -366,3 +373,128 @@ def test_channels_first_slims_like_channels_last(step) -> None:
     for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert ops.shape(found.outputs[0]) == (None, 3)
+
+
+def lock_of(steps, shape=(6, 6, 3)) -> str:
+    """First reason why the channels of `before` are locked; the model is checked as well."""
+    groups = networks.assert_exact(around(steps, shape), seeds=[0])
+    (group,) = [found for found in groups if "before" in found.layers("writes")]
+    return group.locked[0]
+
+
+@keras.saving.register_keras_serializable("test_rules")
+class OwnCell(layers.SimpleRNNCell):
+    """A cell that no rule knows."""
+
+
+@pytest.mark.parametrize(
+    ("step", "shape", "reason"),
+    [
+        (
+            lambda x: layers.RNN(OwnCell(4, name="cell"), name="rnn")(x),
+            (6, 3),
+            "cell 'cell' of 'rnn' has no channel rule",
+        ),
+        (
+            lambda x: layers.RNN([layers.GRUCell(4), layers.GRUCell(3)], name="rnn")(x),
+            (6, 3),
+            "cell '.*' of 'rnn' has no channel rule",
+        ),
+        (
+            lambda x: layers.Bidirectional(layers.RNN(layers.GRUCell(4)), name="both")(x),
+            (6, 3),
+            "'both' wraps a layer without a rule for both directions",
+        ),
+        (
+            lambda x: layers.TimeDistributed(
+                keras.Sequential([layers.Conv1D(4, 3)], name="inner"), name="steps"
+            )(x),
+            (6, 6, 3),
+            "'steps' repeats 'inner', which has no channel rule",
+        ),
+        (
+            lambda x: layers.EinsumDense("abcd,c->ab", (6,), name="e")(x),
+            (6, 6, 3),
+            "'e' .abcd,c->ab. mixes the axis that holds these channels",
+        ),
+        (
+            lambda x: layers.MultiHeadAttention(2, 3, output_shape=(2, 3), name="mha")(x, x),
+            (6, 3),
+            r"'mha' \(MultiHeadAttention\) is called in an unusual way",
+        ),
+        (
+            lambda x: layers.Concatenate(axis=1, name="join")(
+                [layers.Permute((2, 1))(x), layers.Conv1D(6, 1)(x)]
+            ),
+            (6, 3),
+            "'join' joins channels that lie on different axes",
+        ),
+        (
+            lambda x: layers.AdditiveAttention(name="attention")([x, x]),
+            (6, 3),
+            r"Layer 'attention' \(AdditiveAttention\) has no channel rule",
+        ),
+    ],
+)
+def test_what_cannot_be_followed_is_locked_with_its_name(step, shape, reason) -> None:
+    assert re.fullmatch(reason, lock_of(step, shape))
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        layers.EinsumDense("btc,ts->bsc", (4, 6)),
+        lambda x: layers.Permute((2, 1))(layers.Dense(5)(layers.Permute((2, 1))(x))),
+    ],
+)
+def test_mixing_positions_lets_channels_pass(step) -> None:
+    """As in the token mixing of an MLP-Mixer."""
+    model = around(step, (6, 3))
+    groups = networks.assert_exact(model)
+    assert not groups["before"].locked
+    plan = networks.random_plan(groups)
+    predicted = CostModel(groups).count({name: len(kept) for name, kept in plan.keep.items()})
+    assert predicted == CostModel(find_groups(slim(model, plan))).full
+
+
+def test_the_units_of_a_stateful_layer_stay() -> None:
+    inputs = keras.Input(batch_shape=(2, 5, 3))
+    x = layers.Conv1D(6, 1, name="before")(inputs)
+    x = layers.LSTM(4, stateful=True, name="lstm")(x)
+    groups = find_groups(keras.Model(inputs, layers.Dense(2)(x)))
+    assert groups["lstm"].locked == ("kept between the calls of 'lstm'",)
+    assert not groups["before"].locked
+
+
+def test_a_gated_attention_loses_heads_and_values() -> None:
+    groups = networks.assert_exact(
+        around(lambda x: layers.MultiHeadAttention(3, 2, use_gate=True, name="mha")(x, x), (6, 3))
+    )
+    assert {group.width for group in groups.removable if "mha" in group.layers("writes")} >= {2, 3}
+
+
+def test_an_attention_mask_is_locked_and_the_rest_followed() -> None:
+    inputs, mask = keras.Input((5, 3)), keras.Input((5, 5), dtype="bool", name="mask")
+    x = layers.Conv1D(6, 1, name="before")(inputs)
+    x = layers.MultiHeadAttention(2, 3)(x, x, attention_mask=mask)
+    model = networks.randomize(keras.Model([inputs, mask], layers.Dense(2)(layers.Flatten()(x))))
+    groups = find_groups(model)
+    plan = networks.random_plan(groups)
+    data = [np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32"),
+            np.tri(5, dtype=bool)[None].repeat(2, axis=0)]  # fmt: skip
+    small, oracle = slim(model, plan), networks.cut(model, plan)
+    np.testing.assert_allclose(small(data), oracle(data), rtol=1e-4, atol=1e-5)
+    assert not groups["before"].locked
+
+
+def test_the_work_of_a_custom_layer_is_that_of_a_matrix() -> None:
+    class Matrix(keras.layers.Layer):
+        def build(self, shape):
+            self.matrix = self.add_weight(shape=(shape[-1], 5), name="matrix")
+
+        def call(self, x):
+            return x @ self.matrix
+
+    inputs = keras.Input((4, 4, 3))
+    model = keras.Model(inputs, Matrix()(inputs))
+    assert CostModel(find_groups(model)).full.macs == 4 * 4 * 3 * 5

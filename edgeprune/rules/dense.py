@@ -13,8 +13,10 @@ from edgeprune.rules.tracing import Labels, Tracing, place, rule, varying_axes
 
 @rule(layers.Dense)
 def connect_densely(tracing: Tracing, layer: Any, x: Labels) -> Labels:
-    """Read the last axis, write units."""
-    x = tracing.pass_spatial(x, -1)
+    """Read the last axis, write units; channels on another axis pass."""
+    if set(varying_axes(x)) - {x.ndim - 1}:
+        tracing.repeat(x.reshape(-1))
+        return tracing.activate(layer, x)
     tracing.use(layer.kernel, 0, "reads", tracing.on_axis(x, -1))
     made = tracing.use(layer.kernel, 1, "writes")
     tracing.use(layer.bias, 0, "writes", made)
@@ -69,7 +71,7 @@ class Equation:
 
 @rule(layers.EinsumDense)
 def connect_by_einsum(tracing: Tracing, layer: Any, x: Labels) -> Labels:
-    """Letters that vanish are read, new ones are written, those in all three places pass."""
+    """Letters that vanish are read, new ones are written, those that stay pass."""
     equation = Equation.parse(layer.equation, len(tracing.call.inputs[0].shape))
     reason = f"'{tracing.call.path}' ({layer.equation}) mixes the axis that holds these channels"
     read = [a for a in equation.taken[1:] if a in equation.kernel and a not in equation.made]
@@ -77,20 +79,21 @@ def connect_by_einsum(tracing: Tracing, layer: Any, x: Labels) -> Labels:
     axes = varying_axes(x)
     holder = equation.taken[axes[0] + 1] if axes else (read or equation.taken)[-1]
     along = tracing.on_axis(x, equation.taken.index(holder) - 1)
-    if holder in read:
-        tracing.use(layer.kernel, equation.kernel.index(holder), "reads", along)
-    elif holder not in equation.made or written:
-        tracing.space.lock(x, reason)
-    elif holder in equation.kernel:
+    if holder in equation.made:
         _store(tracing, layer, equation, holder, "passes", along)
-    if written:
-        made = tracing.use(layer.kernel, equation.kernel.index(written[-1]), "writes")
-        _store(tracing, layer, equation, written[-1], "writes", made)
-        holder = written[-1]
-    elif holder not in equation.made:
-        return tracing.opaque(reason, [x])[0]
-    else:
+        if holder not in equation.kernel:
+            tracing.repeat(along)
         made = along
+    elif written:
+        if holder in read:
+            tracing.use(layer.kernel, equation.kernel.index(holder), "reads", along)
+        else:
+            tracing.space.lock(x, reason)
+        holder = written[-1]
+        made = tracing.use(layer.kernel, equation.kernel.index(holder), "writes")
+        _store(tracing, layer, equation, holder, "writes", made)
+    else:
+        return tracing.opaque(reason, [x])[0]
     axis = equation.made.index(holder) - 1
     return tracing.activate(layer, place(made, axis, len(equation.made) - 1))
 
@@ -99,7 +102,8 @@ def _store(
     tracing: Tracing, layer: Any, equation: Equation, letter: str, role: Role, labels: Labels
 ) -> None:
     """Record where a letter of the output is stored: in kernel, bias and config."""
-    tracing.use(layer.kernel, equation.kernel.index(letter), role, labels)
+    if letter in equation.kernel:
+        tracing.use(layer.kernel, equation.kernel.index(letter), role, labels)
     bias_axes = layer.bias_axes or ""
     if letter in bias_axes:
         first = min(equation.made.index(axis) for axis in bias_axes)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
-from edgeprune.errors import ModelError
+from edgeprune.errors import EdgepruneError, ModelError
 from edgeprune.graph import TensorRef, map_structure
 from edgeprune.labels import NO_LABEL
 from edgeprune.rules.probing import probe
@@ -23,28 +23,39 @@ def apply_rule(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
         labels: of the input tensors.
 
     Raises:
-        ModelError: a rule returned labels that do not fit the output.
+        ModelError: a rule failed, or returned labels that do not fit the output.
     """
-    operation = tracing.call.operation
-    found = RULES.get(type(operation))
-    weights = getattr(operation, "weights", ())
-    kind = type(operation).__name__
-    if getattr(operation, "quantization_mode", None) or getattr(operation, "lora_enabled", False):
-        made = tracing.opaque(f"'{tracing.call.path}' ({kind}) is quantized or has LoRA", labels)
-    elif found is not None:
-        seen, given = _without_masks(tracing, labels)
-        result = found(seen, operation, *given)
-        made = result if isinstance(result, list) else [result]
-    elif weights:
-        reason = f"Layer '{tracing.call.path}' ({kind}) has no channel rule"
-        made = tracing.opaque(reason, labels)
-    else:
-        made = probe(tracing, labels)
+    try:
+        made = _describe(tracing, labels)
+    except EdgepruneError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"Tracing stopped at '{tracing.call.path}' "
+            f"({type(tracing.call.operation).__name__}), whose channel rule met what it does not "
+            f"know: {type(error).__name__}: {error}. Please report the model."
+        ) from error
     _check(tracing, made)
     made = [tracing.space.rectangular(one) for one in made]
     _divide(tracing, labels, made)
     _work_out_sizes(tracing)
     return made
+
+
+def _describe(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
+    operation = tracing.call.operation
+    found = RULES.get(type(operation))
+    kind = type(operation).__name__
+    if getattr(operation, "quantization_mode", None) or getattr(operation, "lora_enabled", False):
+        return tracing.opaque(f"'{tracing.call.path}' ({kind}) is quantized or has LoRA", labels)
+    if found is not None:
+        seen, given = _without_masks(tracing, labels)
+        result = found(seen, operation, *given)
+        return result if isinstance(result, list) else [result]
+    if getattr(operation, "weights", ()):
+        reason = f"Layer '{tracing.call.path}' ({kind}) has no channel rule"
+        return tracing.opaque(reason, labels)
+    return probe(tracing, labels)
 
 
 def _without_masks(tracing: Tracing, labels: Sequence[Labels]) -> tuple[Tracing, list[Labels]]:

@@ -27,7 +27,7 @@ def execute_on_labels(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels
         shape = tracing.example_shape(ref)
         if shape is None:
             return None
-        values[ref.number] = np.ascontiguousarray(np.broadcast_to(given, shape), np.int32)
+        values[ref.number] = np.array(np.broadcast_to(given, shape), np.int32)
     joined = isinstance(tracing.call.operation, JOINING)
 
     def look_up(argument: Any) -> Any:
@@ -53,6 +53,8 @@ def execute_on_labels(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels
 
 def without_batch(tracing: Tracing, labels: Labels) -> Labels:
     """Drop the leading axis; what moved to it from elsewhere is tied."""
+    if labels.ndim == 0:
+        return labels
     rows = labels.reshape(len(labels), -1)
     return tracing.space.collapse(rows, -1).reshape(labels.shape[1:])
 

@@ -10,6 +10,7 @@ and the operation must still compute the same for the others.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -157,8 +158,9 @@ class _Probe:
             results = keras.tree.flatten(self.tracing.call.operation(*args, **kwargs))
             return [keras.ops.convert_to_numpy(result) for result in results]
         except Exception as error:  # somebody's operation, on random numbers
-            line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise _RefusalError(f"'{self.path}' could not be tried out ({line})") from error
+            raise _RefusalError(
+                f"'{self.path}' could not be tried out ({_first_line(error)})"
+            ) from error
 
     def _draw(self, scale: float) -> dict[int, np.ndarray]:
         values: dict[int, np.ndarray] = {}
@@ -172,11 +174,11 @@ class _Probe:
         return values
 
     def _changed(self, value: np.ndarray, where: np.ndarray, draw: int) -> np.ndarray:
-        if value.dtype == bool:
-            return value ^ where
-        if value.dtype.kind == "i":
-            return np.where(where, 1 - value, value)
-        return np.where(where, value * (-1.5 if draw % 2 == 0 else 2.5), value)
+        """Change numbers so that no usual function hides it: sign and size, or all to one value."""
+        if value.dtype.kind == "f":
+            return np.where(where, value * (-1.5 if draw % 2 == 0 else 2.5), value)
+        other = (1 - value, 0, 1)[draw % 3] if value.dtype.kind == "i" else (~value, 0, 1)[draw % 3]
+        return np.where(where, other, value).astype(value.dtype)
 
     def _ask(self) -> list[dict[int, _Answers]]:
         """Return for each output and each input with channels how positions answered."""
@@ -306,6 +308,13 @@ def _number(channels: Labels, labels: Labels, start: int) -> tuple[Labels, np.nd
     rank[order] = np.arange(len(order))
     numbers[named] = start + rank[inverse.reshape(-1)]
     return numbers, labels[named][first[order]]
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error that is not Keras' own frame around it."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[\d*m", "", str(error)).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return told[0] if told else type(error).__name__
 
 
 def _shrink(shape: tuple[int, ...], labels: Labels, most: int) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ import numpy as np
 from keras.src.ops import core
 from keras.src.ops import numpy as operations
 
-from edgeprune.graph import TensorRef
 from edgeprune.labels import CallChange, Keep
 from edgeprune.rules.movement import UNKNOWN_SIZE, execute_on_labels, move
 from edgeprune.rules.tracing import Labels, Tracing, place, rule, varying_axes
@@ -67,11 +66,12 @@ def unstack(tracing: Tracing, operation: Any, x: Labels) -> list[Labels]:
 
 
 @rule(core.Slice)
-def slice_block(tracing: Tracing, operation: Any, x: Labels) -> list[Labels]:
+def slice_block(tracing: Tracing, operation: Any, x: Labels, *computed: Labels) -> list[Labels]:
     """A block of every axis: start and size count what stays."""
+    if computed:
+        reason = f"'{tracing.call.path}' slices at computed positions"
+        return tracing.opaque(reason, [x, *computed])
     starts = argument(tracing, 1, "start_indices")
-    if any(isinstance(start, TensorRef) for start in np.ravel(np.array(starts, dtype=object))):
-        return tracing.opaque(f"'{tracing.call.path}' slices at computed positions", [x])
     held = holding_axis(tracing, x)
     made = move(tracing, [x])
     if held is not None:

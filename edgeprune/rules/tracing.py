@@ -173,6 +173,10 @@ class Tracing:
         else:
             self.space.extents[key] = labels
 
+    def repeat(self, labels: Labels) -> None:
+        """Say that the layer does its work once for each of these channels."""
+        self.space.repeats.setdefault(self.call.path, labels)
+
     def change_config(self, change: ConfigChange) -> None:
         """Register what adapts the layer's config to the channels that stay.
 
