@@ -127,7 +127,7 @@ class Statistics:
             for found in (self, other)
         )
         if shapes != others:
-            different = sorted(path for path, _ in shapes.items() ^ others.items())
+            different = sorted({path for path, _ in shapes.items() ^ others.items()})
             raise ValueError(
                 "Statistics of different models cannot be added: these layers are in only one of "
                 f"them, or of another size or number of classes: {', '.join(different[:4])}."

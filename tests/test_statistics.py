@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import keras
+import networks
+import numpy as np
+import pytest
+from keras import layers
+from small_models import Recorder
+
+from edgeprune.groups import find_groups
+from edgeprune.statistics import Moments, Spread, Statistics, collect_statistics
+
+EVERYWHERE = 10_000
+"""More positions than any map here has."""
+
+
+def inputs_of(model: keras.Model, name: str, x: np.ndarray) -> np.ndarray:
+    return np.asarray(keras.Model(model.input, model.get_layer(name).input)(x), np.float64)
+
+
+def outputs_of(model: keras.Model, name: str, x: np.ndarray) -> np.ndarray:
+    return np.asarray(keras.Model(model.input, model.get_layer(name).output)(x), np.float64)
+
+
+@pytest.fixture(scope="module")
+def residual():
+    model = networks.randomize(networks.build_residual_network())
+    x = np.random.default_rng(0).normal(size=(10, 8, 8, 3)).astype(np.float32)
+    return model, find_groups(model), x
+
+
+READERS = ["stem", "inner", "outer", "last", "head"]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_sums_are_those_of_the_activations_brought_home(residual, name) -> None:
+    model, groups, x = residual
+    targets = np.array([0, 1, 2, 0, 1, 0, 0, 2, 2, 2])
+    found = collect_statistics(
+        groups, x, targets, num_classes=4, positions=EVERYWHERE, batch_size=4
+    ).moments[name]
+    seen = inputs_of(model, name, x)
+    rows = seen.reshape(-1, seen.shape[-1])
+    assert found.count == len(rows)
+    np.testing.assert_allclose(found.total, rows.sum(0), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found.gram, rows.T @ rows, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-5, atol=1e-6)
+    covariance = np.cov(rows.T, bias=True)
+    np.testing.assert_allclose(found.covariance, covariance, rtol=1e-4, atol=1e-5)
+    pooled = seen.reshape(len(x), -1, seen.shape[-1]).mean(1)
+    one_hot = np.eye(4)[targets]
+    assert found.class_count.tolist() == [4, 2, 4, 0]
+    np.testing.assert_allclose(found.class_total, one_hot.T @ pooled, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.class_squares, one_hot.T @ pooled**2, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "landing"),
+    [("stem", "stem"), ("inner", "inner_norm"), ("outer", "add"), ("last", "last")],
+)
+def test_landing_variance_is_that_of_the_tensor_where_the_output_lands(
+    residual, name, landing
+) -> None:
+    model, groups, x = residual
+    found = collect_statistics(groups, x, batch_size=3).moments[name].landing
+    rows = outputs_of(model, landing, x).reshape(-1, len(found.total))
+    assert found.count == len(rows)
+    np.testing.assert_allclose(found.variance, rows.var(0), rtol=1e-4)
+
+
+def test_an_output_bent_by_its_own_activation_lands_nowhere(residual) -> None:
+    _, groups, x = residual
+    assert collect_statistics(groups, x).moments["head"].landing.count == 0
+
+
+def test_shards_add_up_to_the_statistics_of_everything(residual) -> None:
+    _, groups, x = residual
+    targets = np.arange(10) % 3
+
+    def collect(part: slice) -> Statistics:
+        return collect_statistics(
+            groups, x[part], targets[part], num_classes=3, positions=EVERYWHERE
+        )
+
+    added, whole = collect(slice(6)) + collect(slice(6, None)), collect(slice(None))
+    assert added.moments.keys() == whole.moments.keys()
+    for name, expected in whole.moments.items():
+        found = added.moments[name]
+        assert (found.count, found.landing.count) == (expected.count, expected.landing.count)
+        for entry in ("total", "gram", "class_count", "class_total", "class_squares"):
+            np.testing.assert_allclose(
+                getattr(found, entry), getattr(expected, entry), rtol=1e-5, atol=1e-3
+            )
+        np.testing.assert_allclose(found.landing.squares, expected.landing.squares, rtol=1e-5)
+
+
+def test_statistics_of_different_models_or_classes_refuse_to_add(residual) -> None:
+    _, groups, x = residual
+    one = collect_statistics(groups, x)
+    other = networks.randomize(networks.build_mobile_network())
+    with pytest.raises(ValueError, match=r"different models cannot be added: .*expand"):
+        one + collect_statistics(find_groups(other), x)
+    with pytest.raises(ValueError, match=r"or of another size or number of classes: head, inner"):
+        one + collect_statistics(groups, x, num_classes=2)
+
+
+def test_no_samples_are_refused(residual) -> None:
+    _, groups, x = residual
+    with pytest.raises(ValueError, match="at least one sample"):
+        collect_statistics(groups, x[:0])
+
+
+def test_positions_bound_the_rows_and_the_seed_draws_them(residual) -> None:
+    _, groups, x = residual
+
+    def collect(seed: int) -> Moments:
+        return collect_statistics(groups, x, positions=9, seed=seed).moments["outer"]
+
+    assert collect(0).count == 9 * len(x)
+    np.testing.assert_array_equal(collect(0).gram, collect(0).gram)
+    assert not np.array_equal(collect(0).gram, collect(1).gram)
+
+
+def test_a_layer_called_twice_is_summed_over_its_calls() -> None:
+    inputs = keras.Input((6, 6, 4))
+    shared = layers.Conv2D(4, 3, padding="same", activation="relu", name="shared")
+    outputs = layers.GlobalAveragePooling2D()(shared(shared(inputs)))
+    model = networks.randomize(keras.Model(inputs, outputs))
+    x = np.random.default_rng(0).normal(size=(5, 6, 6, 4)).astype(np.float32)
+    found = collect_statistics(find_groups(model), x, positions=EVERYWHERE).moments["shared"]
+    both = np.concatenate([x, np.asarray(shared(x))])
+    rows = both.reshape(-1, 4).astype(np.float64)
+    assert found.count == len(rows)
+    np.testing.assert_allclose(found.gram, rows.T @ rows, rtol=1e-5)
+    assert found.class_count.tolist() == [10]
+    np.testing.assert_allclose(found.class_total[0], both.mean((1, 2)).sum(0), rtol=1e-4)
+
+
+def test_channels_in_several_columns_are_pooled_as_if_their_rows_were_stacked() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(50, 6)) + np.arange(6)
+    zeros = np.zeros((1, 6))
+    moments = Moments(50, rows.sum(0), rows.T @ rows, np.array([50.0]), zeros, zeros)
+    stacked = np.concatenate([rows[:, [4, 0]], rows[:, [5, 2]]])
+    np.testing.assert_allclose(
+        moments.pooled_covariance(np.array([[4, 0], [5, 2]])), np.cov(stacked.T, bias=True)
+    )
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    policy = keras.DTypePolicy("mixed_float16")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, activation="relu", dtype=policy, name="conv")(inputs)
+    x = layers.SeparableConv2D(4, 3, dtype=policy, name="separable")(x)
+    model = keras.Model(inputs, layers.GlobalAveragePooling2D(dtype=policy)(x))
+    x = 100 + np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    found = collect_statistics(find_groups(model), x, positions=EVERYWHERE).moments
+    seen = inputs_of(model, "conv", x).reshape(-1, 3)
+    np.testing.assert_allclose(found["conv"].gram, seen.T @ seen, rtol=1e-4)
+    assert np.isfinite(found["separable"].gram).all()
+    assert found["separable"].gram.max() > 65504  # what float16 can hold
+
+
+def test_an_empty_spread_is_the_zero_of_addition() -> None:
+    spread = Spread(2, np.array([1.0, 3.0]), np.array([5.0, 9.0]))
+    added = spread + Spread()
+    assert (added.count, added.total.tolist(), added.squares.tolist()) == (2, [1, 3], [5, 9])
+
+
+def test_every_batch_is_told(residual) -> None:
+    _, groups, x = residual
+    recorder = Recorder()
+    collect_statistics(groups, x, batch_size=4, progress=recorder)
+    assert recorder.stages == [["statistics", 3, 3]]
+
+
+def test_the_model_is_not_changed(residual) -> None:
+    model, groups, x = residual
+    before = [weight.copy() for weight in model.get_weights()]
+    collect_statistics(groups, x)
+    assert all(map(np.array_equal, before, model.get_weights()))
