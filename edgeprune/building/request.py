@@ -62,12 +62,11 @@ class Request:
         check_source(self.data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON types; a model and data in memory by their names."""
-        named = isinstance(self.model, (str, os.PathLike))
-        stored = isinstance(self.data, (str, os.PathLike))
+        """Return the settings as JSON types; a model in memory by its name, data by its type."""
+        stored = (str, os.PathLike)
         return {
-            "model": str(self.model) if named else self.model.name,  # type: ignore[union-attr]
-            "data": str(self.data) if stored else type(self.data).__name__,
+            "model": str(self.model) if isinstance(self.model, stored) else self.model.name,
+            "data": str(self.data) if isinstance(self.data, stored) else type(self.data).__name__,
             "preprocess": self.preprocess.name,
             "budget": str(self.budget),
             "criterion": self.criterion,

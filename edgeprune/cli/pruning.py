@@ -50,9 +50,9 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
     original, material = prepare(request, Stopwatch(), progress)
     pruned = prune_prepared(request, original, material, progress)
     plan = Path(out).with_suffix(".plan.json")
-    with replace_on_success(out) as new_model, replace_on_success(plan) as new_plan:
-        pruned.model.save(new_model)
-        pruned.plan.save(new_plan)
+    with replace_on_success(out) as temporary:  # which is moved last: no model without its plan
+        pruned.model.save(temporary)
+        pruned.plan.save(plan)
     return {
         "model": out,
         "plan": str(plan),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,12 +27,18 @@ def finish(
         labels: class names, or None.
 
     Raises:
-        ConversionError: operators of an int8 model stayed in float32.
+        ConversionError: operators of an int8 model stayed in float32, or there is no room for
+            temporary files.
     """
     import flatbuffers  # type: ignore[import-untyped]
     from tensorflow.lite.python import schema_py_generated as schema
 
     parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    if not parsed.signatureDefs:  # the converter goes another way when it cannot save the model
+        raise ConversionError(
+            "TensorFlow could not write the model to the folder for temporary files, "
+            f"'{tempfile.gettempdir()}'. Make room there, or name another folder in TMPDIR."
+        )
     if scheme == "int8":
         _check_integer(parsed, model)
     _order_tensors(parsed, inputs)
