@@ -59,6 +59,9 @@ def build(name: str, seed: int = 0) -> Any:
             continue
         low, high = (0.5, 1.5) if re.search("gamma|variance", weight.path) else (-0.5, 0.5)
         weight.assign(generator.uniform(low, high, weight.shape))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
     return model
 
 

@@ -115,7 +115,17 @@ def copy_weights(source: keras.Model, made: Mapping[str, keras.Operation]) -> No
     """Set the weights of replicated operations to those of the model they came from."""
     for path, operation in operations_by_path(source).items():
         if isinstance(operation, keras.Layer) and operation.weights:
-            made[path].set_weights(operation.get_weights())
+            set_weights(made[path], operation.get_weights())
+
+
+def set_weights(layer: keras.Layer, weights: Sequence[np.ndarray]) -> None:
+    """Set the weights of a layer, and what it derives from them.
+
+    Normalization computes with a copy of its weights, which `Layer.set_weights` leaves as it was.
+    """
+    layer.set_weights(weights)
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
 
 
 def duplicate(model: keras.Model) -> keras.Model:

@@ -21,6 +21,7 @@ from edgeprune.replica import (
     rebuild,
     replicate,
     reproduce,
+    set_weights,
 )
 
 
@@ -84,7 +85,7 @@ def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> ker
             kept = kept_positions(axis, ranks)
             if not np.array_equal(kept, np.arange(len(axis.group))):
                 weights[axis.weight] = np.take(weights[axis.weight], kept, axis=axis.axis)
-        made[path].set_weights(weights)
+        set_weights(made[path], weights)
     return smaller
 
 

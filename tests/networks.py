@@ -26,6 +26,9 @@ def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
             spread = generator.normal(0, 1 / np.sqrt(max(fan_in, 1)), weight.shape)
             positive = any(name in weight.path for name in ("variance", "gamma", "scale"))
             weight.assign(generator.uniform(0.5, 1.5, weight.shape) if positive else spread)
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, layers.Normalization) and layer.input_mean is None:
+            layer.finalize_state()
     return model
 
 
