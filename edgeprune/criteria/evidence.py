@@ -81,7 +81,8 @@ class Evidence:
             group: a group of these groups.
 
         Returns:
-            One view per reader that has statistics; none if the group is read in no known way.
+            One view per reader that has statistics, all finite; none if the group is read in no
+            known way.
         """
         number = self.groups.index[group.name]
         found = []
@@ -93,7 +94,8 @@ class Evidence:
                 covariance[inner] = moments.pooled_covariance(columns)
                 slots = reader.slots[:, columns].reshape(-1, len(channels))
                 metric[inner] = _outer(self._kernel(reader)[:, slots], weight)
-                found.append(View(covariance, metric))
+                if np.isfinite(covariance).all() and np.isfinite(metric).all():
+                    found.append(View(covariance, metric))
         return found
 
     def _kernel(self, reader: Reader) -> np.ndarray:

@@ -15,7 +15,9 @@ from edgeprune.groups import Group
 SINGULAR = 1e-6
 """Share of a channel's variance below which it counts as explained by others."""
 NEGLIGIBLE = 1e-9
-BLOCK = POOL = 64
+BLOCK = 64
+POOL = 128
+"""Up to this many channels every choice is the best; beyond, the best of a pool of so many."""
 
 
 def score_pivoted_qr(evidence: Evidence, group: Group) -> np.ndarray:
@@ -95,7 +97,8 @@ def pivoted_cholesky(matrix: np.ndarray) -> np.ndarray:
 def choose_greedily(views: Sequence[View], width: int) -> tuple[np.ndarray, np.ndarray]:
     """Take channels one by one, each time the one that lowers the error in the readers most.
 
-    Once nothing lowers it any more, the rest follows, the largest in its readers first.
+    In groups of more than `POOL` channels the choice is among those that were worth most a few
+    steps ago. Once nothing lowers the error any more, the rest follows, the largest first.
 
     Args:
         views: of all readers of a group.
@@ -122,7 +125,8 @@ def choose_greedily(views: Sequence[View], width: int) -> tuple[np.ndarray, np.n
             break
         pool, bar = best[:POOL], max(gain[best[POOL:]].max(initial=0.0), least)
         inside = [rest.enter(pool) for rest in rests]
-        taken = _choose_in_pool(inside, bar, errors)
+        most = left.size if left.size <= POOL else max(POOL // 8, left.size // 64)
+        taken = _choose_in_pool(inside, bar, most, errors)
         for rest, entered in zip(rests, inside, strict=True):
             rest.leave(pool, entered, pool[taken])
         chosen += left[pool[taken]].tolist()
@@ -133,10 +137,12 @@ def choose_greedily(views: Sequence[View], width: int) -> tuple[np.ndarray, np.n
     return np.array(chosen, np.int64), _descending(errors)
 
 
-def _choose_in_pool(inside: Sequence[_Pool], bar: float, errors: list[float]) -> list[int]:
+def _choose_in_pool(
+    inside: Sequence[_Pool], bar: float, most: int, errors: list[float]
+) -> list[int]:
     """Take channels of a pool while the best is worth more than any outside; note the errors."""
     taken: list[int] = []
-    while len(taken) < len(inside[0].floor):
+    while len(taken) < most:
         gain = np.sum([pool.gains() for pool in inside], axis=0)
         gain[taken] = 0
         pivot = int(np.argmax(gain))
