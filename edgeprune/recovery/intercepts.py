@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from edgeprune.readers import Reader
-from edgeprune.replica import operations_by_path, rebuild, replicate, reproduce
+from edgeprune.replica import operations_by_path, rebuild, replicate, reproduce, set_weights
 
 
 def give_biases(smaller: keras.Model, readers: Iterable[Reader]) -> keras.Model:
@@ -40,7 +40,7 @@ def give_biases(smaller: keras.Model, readers: Iterable[Reader]) -> keras.Model:
         if path in without:
             weights = [*weights, np.zeros(made[path].bias.shape)]
         if weights:
-            made[path].set_weights(weights)
+            set_weights(made[path], weights)
     return copy
 
 
