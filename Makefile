@@ -9,7 +9,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --cov --cov-report=term
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
 .PHONY: help demo test test-all lint types format clean
 .DEFAULT_GOAL := help
