@@ -11,7 +11,8 @@ import networks
 import numpy as np
 import pytest
 from keras import layers, ops
-from keras.src.applications.convnext import LayerScale
+from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from edgeprune.cost import CostModel
 from edgeprune.errors import ModelError
@@ -60,6 +61,7 @@ ELEMENTWISE = {
     "BatchNormalization": layers.BatchNormalization,
     "LayerNormalization over positions": lambda: layers.LayerNormalization(axis=[1, 2]),
     "UnitNormalization over height": lambda: layers.UnitNormalization(axis=1),
+    "StochasticDepth": lambda: StochasticDepth(0.5),
     "LayerScale": lambda: LayerScale(0.5, 6),
     "GroupNormalization": lambda: layers.GroupNormalization(3),
     "GroupNormalization by channel": lambda: layers.GroupNormalization(6),
@@ -169,6 +171,7 @@ BRANCHED = {
     "Subtract": lambda x: layers.Subtract()([x, layers.Conv2D(6, 1)(x)]),
     "Multiply by a vector": lambda x: layers.Multiply()([x, layers.Dense(6)(pool(x))]),
     "Multiply by a spatial gate": lambda x: layers.Multiply()([x, layers.Conv2D(1, 1)(x)]),
+    "CustomScaleLayer": lambda x: CustomScaleLayer(0.2)([x, layers.Conv2D(6, 1)(x)]),
     "Average": lambda x: layers.Average()([x, layers.Conv2D(6, 1)(x), x]),
     "Maximum": lambda x: layers.Maximum()([x, layers.Conv2D(6, 1)(x)]),
     "Minimum": lambda x: layers.Minimum()([x, layers.Conv2D(6, 1)(x)]),

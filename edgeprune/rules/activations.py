@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from keras import layers
+from keras.src.applications.convnext import StochasticDepth
 
 from edgeprune.labels import Keep
 from edgeprune.rules.tracing import (
@@ -22,7 +23,7 @@ from edgeprune.rules.tracing import (
     layers.Activation, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Dropout,
     layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
     layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout,
-    layers.ActivityRegularization, layers.Identity,
+    layers.ActivityRegularization, layers.Identity, StochasticDepth,
 )  # fmt: skip
 def pass_elementwise(tracing: Tracing, layer: Any, x: Labels) -> Labels:
     """Channels pass, unless the activation normalises over them."""

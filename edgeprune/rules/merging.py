@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from keras import layers
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
 from edgeprune.rules.tracing import Labels, Tracing, place, rule, varying_axes
 
 
 @rule(
     layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum,
+    CustomScaleLayer,
 )  # fmt: skip
 def merge(tracing: Tracing, layer: Any, *inputs: Labels) -> Labels:
     """Position by position: what is added must be removed together."""
