@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class EdgepruneError(Exception):
-    """Any failure whose message is meant for the user: what was found, what was expected, what to do."""
+    """Any failure whose message is for the user: what was found, what was expected, what to do."""
 
     exit_code = 2
 
@@ -18,7 +18,7 @@ class DataError(EdgepruneError, ValueError):
 
 
 class ClassError(EdgepruneError, ValueError):
-    """A class that was asked for does not exist, has no samples, or cannot be cut out of the model."""
+    """A class that was asked for does not exist, has no samples, or cannot be cut out."""
 
 
 class BudgetError(EdgepruneError, ValueError):

@@ -12,7 +12,9 @@ Advance = Callable[[], None]
 class Progress(Protocol):
     """Receives the stages of a build and how far each has come."""
 
-    def stage(self, name: str, total: int | None = None) -> contextlib.AbstractContextManager[Advance]:
+    def stage(
+        self, name: str, total: int | None = None
+    ) -> contextlib.AbstractContextManager[Advance]:
         """Enter a stage of `total` steps; call what is yielded once per finished step."""
 
 
