@@ -11,7 +11,7 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all lint types format clean
+.PHONY: help demo test test-all coverage-table lint types format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -19,6 +19,7 @@ help:
 	@echo "make demo      build, prove and bench a small specialist from handwritten digits"
 	@echo "make test      the tests with branch coverage (minutes)"
 	@echo "make test-all  the same and the slow ones"
+	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
 	@echo "make lint      style, formatting and the direction of imports"
 	@echo "make types     static types"
 	@echo "make format    rewrite the sources in the project's style"
@@ -32,6 +33,9 @@ test: $(VENV)/.ready-for-development
 
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""
+
+coverage-table: $(VENV)/.ready-for-development
+	$(BIN)/python benchmarks/architectures.py
 
 lint: $(VENV)/.ready-for-development
 	$(BIN)/ruff check .
