@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeprune.loading import load_model
     from edgeprune.plan import Budget, Plan
     from edgeprune.pruning import prune
+    from edgeprune.rules import rule
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "find_groups",
     "load_model",
     "prune",
+    "rule",
 ]
 
 _MODULES = {
@@ -40,6 +42,7 @@ _MODULES = {
     "find_groups": "edgeprune.groups",
     "load_model": "edgeprune.loading",
     "prune": "edgeprune.pruning",
+    "rule": "edgeprune.rules",
 }
 
 
