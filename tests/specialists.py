@@ -1,4 +1,4 @@
-"""A small classifier of real handwriting that needs no training, and the command in this process."""
+"""A small classifier of real handwriting without training, and the command in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Answer:
         return lines[0]
 
 
-def run_command(*arguments: str) -> Answer:
+def run_command(*arguments: object) -> Answer:
     """Run `edgeprune` in this process; an error that is no exit passes, so a traceback fails."""
     out, err = io.StringIO(), io.StringIO()
     code = 0

@@ -1,4 +1,4 @@
-"""The files of a build, each against a path of its own: plain Keras, scikit-learn's digits, counting."""
+"""The files of a build, each against a way of its own: plain Keras, masking, counting."""
 
 from __future__ import annotations
 
@@ -316,8 +316,9 @@ def test_arrays_a_model_and_a_function_from_python(tmp_path: Path) -> None:
 
     recorder = Recorder()
     built = edgeprune.build(
-        model, (train, test), classes=[3, 8], preprocess=keep, budget=edgeprune.Budget("params", 0.4),
-        criterion="l1", recovery="least_squares", recalibration="on", measure=False, step=1,
+        model, (train, test), classes=[3, 8], preprocess=keep,
+        budget=edgeprune.Budget("params", 0.4), criterion="l1", recovery="least_squares",
+        recalibration="on", measure=False, step=1,
         out=tmp_path / "out", labels=[f"digit {n}" for n in range(10)], progress=recorder, seed=3,
     )  # fmt: skip
     assert built.outcome.classes == ("digit 3", "digit 8")
@@ -366,7 +367,7 @@ def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path)
     (warning,) = built.outcome.warnings
     before = built.outcome.macs.before
     assert warning == (
-        f"The budget macs=9.9e+10 is not below what the original costs, macs={before:,}: no channel "
-        "had to go."
+        f"The budget macs=9.9e+10 is not below what the original costs, macs={before:,}: no "
+        "channel had to go."
     )
     assert all(before == after for before, after in built.outcome.widths.values())

@@ -1,4 +1,4 @@
-"""Specialists of every kind of head: the right classes, in the user's order, whatever computes them."""
+"""Specialists of every kind of head: the right classes, in the user's order."""
 
 from __future__ import annotations
 

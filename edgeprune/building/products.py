@@ -14,6 +14,7 @@ from edgeprune.building.material import Material
 from edgeprune.conversion import convert
 from edgeprune.progress import Progress
 from edgeprune.report import Change, Outcome
+from edgeprune.report.tables import count_threads
 from edgeprune.runtime import TFLiteModel
 
 if TYPE_CHECKING:
@@ -148,5 +149,5 @@ def latency(measured: BenchResult | None) -> tuple[Change | None, str | None]:
     if measured is None:
         return None, None
     before, after = measured["before"], measured["after"]
-    where = f"{after.where}, {after.runtime}, {after.threads} threads"
+    where = f"{after.where}, {after.runtime}, {count_threads(after.threads)}"
     return Change(before.p50_ms, after.p50_ms), where

@@ -92,7 +92,7 @@ def describe_measurements(result: BenchResult) -> Group:
             f"{entry.size_bytes:,}",
         )
     first = result.measurements[0]
-    how = f"{first.where}, {first.runtime}, {_count_threads(first.threads)}, interleaved."
+    how = f"{first.where}, {first.runtime}, {count_threads(first.threads)}, interleaved."
     return Group(latency, start, Text(how[0].upper() + how[1:]))
 
 
@@ -135,7 +135,8 @@ def describe_targets(targets: Sequence[Target]) -> Table:
     return table
 
 
-def _count_threads(number: int) -> str:
+def count_threads(number: int) -> str:
+    """Return `1 thread` or `2 threads`."""
     return f"{number} thread{'' if number == 1 else 's'}"
 
 

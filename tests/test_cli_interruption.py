@@ -1,0 +1,187 @@
+"""Ctrl-C and `kill`, at every stage and for real: nothing is left that was not there before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from specialists import make_classifier, run_command, save_digits
+
+import edgeprune
+from edgeprune.building import Amounts
+
+STARTED = 60
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    make_classifier().save(folder / "model.keras")
+    save_digits(folder / "digits.npz")
+    return folder
+
+
+class Interrupting:
+    """A progress at which the user presses Ctrl-C: when a stage starts, or at its first step."""
+
+    def __init__(self, name: str = "", *, occurrence: int = 1, at_step: bool = False) -> None:
+        self.name = name
+        self.occurrence = occurrence
+        self.at_step = at_step
+        self.stages: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator:
+        self.stages.append(name)
+        now = name == self.name and self.stages.count(name) == self.occurrence
+        if now and not self.at_step:
+            raise KeyboardInterrupt
+
+        def advance() -> None:
+            if now:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def build(place: Path, out: Path, progress: Interrupting) -> None:
+    edgeprune.build(
+        place / "model.keras", place / "digits.npz", classes="1,2", recovery="refit",
+        recalibration="off", amounts=Amounts(20, 20, 50), out=out, progress=progress,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "occurrence", "at_step"),
+    [
+        ("starting TensorFlow, loading model", 1, False),
+        ("reading the data", 1, False),
+        ("statistics", 1, True),
+        ("ranking channels", 1, True),
+        ("recovery", 1, True),
+        ("testing the original", 1, False),
+        ("testing the slim model", 1, False),
+        ("converting to int8", 1, False),
+        ("converting to int8", 2, False),
+        ("converting to float32", 1, False),
+        ("running the .tflite", 1, True),
+        ("benchmark", 1, True),
+    ],
+)
+def test_an_interruption_at_any_stage_leaves_nothing(
+    place: Path, tmp_path: Path, name: str, occurrence: int, at_step: bool
+) -> None:
+    progress = Interrupting(name, occurrence=occurrence, at_step=at_step)
+    with pytest.raises(KeyboardInterrupt):
+        build(place, tmp_path / "out", progress)
+    assert name in progress.stages
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None:
+    progress = Interrupting()
+    build(place, tmp_path / "out", progress)
+    above = test_an_interruption_at_any_stage_leaves_nothing.pytestmark[0].args[1]
+    inner = {"refit"}  # part of the recovery
+    assert set(progress.stages) - inner == {name for name, *_ in above}
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_the_converters_callback_does_not_swallow_an_interruption(tmp_path: Path) -> None:
+    """TensorFlow calls back from C++ for every calibration sample."""
+    model, out = tmp_path / "model.keras", tmp_path / "model.tflite"
+    make_classifier().save(model)
+    progress = Interrupting("calibration", at_step=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgeprune.cli.terminal.TerminalProgress", lambda: progress)
+        answer = run_command("convert", model, "--data", "digits", "--out", out)
+    assert "calibration" in progress.stages
+    assert (answer.code, answer.error) == (130, "Interrupted. Nothing was left half-written.")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen]:
+    """Run the command in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeprune", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # as the only process of its terminal
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def wait_for_workspace(folder: Path, process: subprocess.Popen) -> None:
+    end = time.monotonic() + STARTED
+    while not any(path.name.startswith(".out-") for path in folder.iterdir()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "\nInterrupted. Nothing was left half-written.\n"),
+        (signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_signal_while_files_are_written_leaves_the_folder_as_it_was(
+    place: Path, tmp_path: Path, number: signal.Signals, code: int, said: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model.tflite").write_text("earlier")
+    arguments = ["build", f"{place}/model.keras", "--data", f"{place}/digits.npz", "--quiet"]
+    arguments += ["--recovery", "none", "--recalibrate", "off", "--out", str(out)]
+    with started(*arguments) as process:
+        wait_for_workspace(tmp_path, process)
+        os.killpg(process.pid, number)
+        output, error = process.communicate(timeout=STARTED)
+    assert (process.returncode, output, error) == (code, "", said)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [
+        ("model.tflite", "earlier")
+    ]
+
+
+def test_an_interrupted_measurement_ends_with_its_harness(place: Path, tmp_path: Path) -> None:
+    content = edgeprune.convert(make_classifier(), scheme="float32")
+    model = tmp_path / "model.tflite"
+    model.write_bytes(content)
+    with started("bench", str(model), "--seconds", "60", "--runs", "100000000") as process:
+        harness = wait_for_child(process)
+        os.killpg(process.pid, signal.SIGINT)
+        output, error = process.communicate(timeout=STARTED)
+    assert (process.returncode, output) == (130, "")
+    assert error.splitlines()[-1] == "Interrupted. Nothing was left half-written."
+    assert "Traceback" not in error
+    assert not Path(f"/proc/{harness}").exists()
+
+
+def wait_for_child(process: subprocess.Popen) -> int:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not children.exists():
+        pytest.skip("the children of a process cannot be listed here")
+    end = time.monotonic() + STARTED
+    while not (found := children.read_text().split()):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    time.sleep(0.5)  # let it start to measure
+    return int(found[0])
