@@ -55,7 +55,7 @@ class Moments:
 
     Attributes:
         count: number of rows.
-        total: `(C,)` sum.
+        total: `(m, C)` sum of the rows of each slot (see `Reader.slots`).
         gram: `(C, C)` sum of outer products.
         class_count: `(K,)` samples per class, as often as the layer was called.
         class_total: `(K, C)` sum over samples of the mean over the sampled positions.
@@ -77,26 +77,14 @@ class Moments:
 
     @property
     def mean(self) -> np.ndarray:
-        """`(C,)` mean over rows."""
-        return self.total / self.count
+        """`(m, C)` mean over the rows of each slot."""
+        return self.total * (len(self.total) / self.count)
 
     @property
     def covariance(self) -> np.ndarray:
-        """`(C, C)` covariance over rows."""
-        return self.gram / self.count - np.outer(self.mean, self.mean)
-
-    def pooled_covariance(self, columns: np.ndarray) -> np.ndarray:
-        """Return the covariance of n channels of which each is held in several columns.
-
-        Args:
-            columns: `(times, n)`; the rows of all times count alike.
-
-        Returns:
-            `(n, n)`.
-        """
-        mean = self.mean[columns].mean(axis=0)
-        grams = [self.gram[np.ix_(row, row)] for row in columns]
-        return np.asarray(sum(grams) / (self.count * len(columns)) - np.outer(mean, mean))
+        """`(C, C)` covariance over rows, each slot about its own mean."""
+        mean = self.mean
+        return self.gram / self.count - mean.T @ mean / len(mean)
 
 
 Sums = TypeVar("Sums", Spread, Moments)
@@ -171,7 +159,7 @@ def collect_statistics(
         ...     keras.Input((2,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
         >>> samples = np.array([[1, 0], [3, 4]], np.float32)
         >>> collect_statistics(find_groups(model), samples).moments["hidden"].mean.tolist()
-        [2.0, 2.0]
+        [[2.0, 2.0]]
     """
     if not len(inputs):
         raise ValueError("Statistics need at least one sample. Got none.")
@@ -227,9 +215,10 @@ class _Collector:
         rows = reader.rows(x, self.positions, self.generator)
         pooled = ops.mean(rows, axis=1)
         flat = ops.reshape(rows, (-1, rows.shape[-1]))
+        by_slot = rows if len(reader.slots) > 1 else ops.expand_dims(flat, 1)
         return Moments(
             int(flat.shape[0]),
-            _bring_home(ops.sum(flat, axis=0)),
+            _bring_home(ops.sum(by_slot, axis=0)),
             _bring_home(ops.matmul(ops.transpose(flat), flat)),
             one_hot.sum(0).astype(np.float64),
             _bring_home(ops.matmul(one_hot.T, pooled)),

@@ -42,9 +42,9 @@ def test_sums_are_those_of_the_activations_brought_home(residual, name) -> None:
     seen = inputs_of(model, name, x)
     rows = seen.reshape(-1, seen.shape[-1])
     assert found.count == len(rows)
-    np.testing.assert_allclose(found.total, rows.sum(0), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(found.total, rows.sum(0)[None], rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(found.gram, rows.T @ rows, rtol=1e-5, atol=1e-3)
-    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.mean, rows.mean(0)[None], rtol=1e-5, atol=1e-6)
     covariance = np.cov(rows.T, bias=True)
     np.testing.assert_allclose(found.covariance, covariance, rtol=1e-4, atol=1e-5)
     pooled = seen.reshape(len(x), -1, seen.shape[-1]).mean(1)
@@ -136,15 +136,18 @@ def test_a_layer_called_twice_is_summed_over_its_calls() -> None:
     np.testing.assert_allclose(found.class_total[0], both.mean((1, 2)).sum(0), rtol=1e-4)
 
 
-def test_channels_in_several_columns_are_pooled_as_if_their_rows_were_stacked() -> None:
-    generator = np.random.default_rng(0)
-    rows = generator.normal(size=(50, 6)) + np.arange(6)
-    zeros = np.zeros((1, 6))
-    moments = Moments(50, rows.sum(0), rows.T @ rows, np.array([50.0]), zeros, zeros)
-    stacked = np.concatenate([rows[:, [4, 0]], rows[:, [5, 2]]])
-    np.testing.assert_allclose(
-        moments.pooled_covariance(np.array([[4, 0], [5, 2]])), np.cov(stacked.T, bias=True)
-    )
+def test_positions_of_a_flattened_map_are_rows_about_a_mean_of_their_own() -> None:
+    inputs = keras.Input((2, 3, 4))
+    outputs = layers.Dense(2, name="head")(layers.Flatten()(layers.ReLU()(inputs)))
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(9, 2, 3, 4)) + np.arange(24).reshape(2, 3, 4)
+    found = collect_statistics(find_groups(model), x.astype(np.float32), batch_size=4)
+    moments = found.moments["head"]
+    rows = np.maximum(x, 0).reshape(9, 6, 4)
+    assert moments.count == 54
+    np.testing.assert_allclose(moments.mean, rows.mean(0), rtol=1e-5)
+    within = (rows - rows.mean(0)).reshape(-1, 4)
+    np.testing.assert_allclose(moments.covariance, within.T @ within / 54, atol=1e-4)
 
 
 def test_half_precision_is_summed_in_float32() -> None:

@@ -56,7 +56,8 @@ class Reader:
         _, first, inverse, count = np.unique(
             pairs, axis=0, return_index=True, return_inverse=True, return_counts=True
         )
-        if len(set(count.tolist())) > 1:
+        pooled = len(self.call.inputs[0].shape) == 2
+        if not pooled or len(set(count.tolist())) > 1:
             return pairs, np.arange(len(pairs))[None]
         order = np.argsort(first)
         slots = np.argsort(inverse.ravel(), kind="stable").reshape(len(first), -1)
@@ -71,8 +72,8 @@ class Reader:
     def slots(self) -> np.ndarray:
         """`(m, C)`: the m positions of the axis that each column stands for.
 
-        More than one where a map was flattened. Where channels are held unequally often, each
-        position is a column of its own.
+        More than one where a map was flattened: the positions on the map are then rows. Where
+        channels are held unequally often, each position of the axis is a column of its own.
         """
         return self._held[1]
 
@@ -92,22 +93,17 @@ class Reader:
         """Return `(batch, p, C)`: what the kernel sees at up to `positions` places per sample.
 
         The places are drawn anew for each batch and are the same for the samples in it. Channel
-        groups of a convolution count as places.
+        groups of a convolution count as places. All m slots of a flattened map are there.
         """
         seen = READERS[type(self.layer)].see(self.layer, x)
         seen = ops.reshape(seen, (ops.shape(seen)[0], -1, self.axis.group.size))
-        places, multiplicity = seen.shape[1], len(self.slots)
-        slots = self.slots
-        if places > 1 and places * multiplicity > positions:
-            wanted = max(1, positions // multiplicity)
-            chosen = generator.choice(places, min(places, wanted), replace=False)
+        if seen.shape[1] > positions:
+            chosen = generator.choice(seen.shape[1], positions, replace=False)
             seen = ops.take(seen, chosen, axis=1)
-        if multiplicity > positions:
-            slots = slots[generator.choice(multiplicity, positions, replace=False)]
-        if len(slots) == 1 and (slots[0] == np.arange(seen.shape[-1])).all():
+        if len(self.slots) == 1:
             return seen
-        taken = ops.take(seen, slots.ravel(), axis=-1)
-        return ops.reshape(taken, (ops.shape(seen)[0], -1, slots.shape[1]))
+        taken = ops.take(seen, self.slots.ravel(), axis=-1)
+        return ops.reshape(taken, (ops.shape(seen)[0], *self.slots.shape))
 
 
 def find_readers(groups: Groups) -> tuple[Reader, ...]:

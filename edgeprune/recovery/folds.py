@@ -80,7 +80,7 @@ def fold(
         folded[:, slots] = full @ by_slot
         assign_kernel(operations[reader.path], folded)
         shares = tap_coverage(reader.layer, reader.call.inputs[0].shape)
-        constant = np.einsum("t,tsco,c->o", shares, by_slot[:, :, ~kept], offset)
+        constant = np.einsum("t,tsco,sc->o", shares, by_slot[:, :, ~kept], offset)
         add_constant(operations, reader, constant)
     return result
 
@@ -96,16 +96,16 @@ def replace_channels(
         replacement: see `fold`.
 
     Returns:
-        T `(kept, removed)` and b `(removed,)`.
+        T `(kept, removed)` and b `(m, removed)`, one for each slot (see `Reader.slots`).
     """
     mean = moments.mean
     if replacement == "mean":
-        return np.zeros((kept.sum(), (~kept).sum())), mean[~kept]
+        return np.zeros((kept.sum(), (~kept).sum())), mean[:, ~kept]
     covariance = moments.covariance
     inner = covariance[np.ix_(kept, kept)]
     ridge = RIDGE * max(float(np.diag(inner).mean()), np.finfo(float).tiny)
     transfer = np.linalg.solve(inner + ridge * np.eye(len(inner)), covariance[np.ix_(kept, ~kept)])
-    return transfer, mean[~kept] - mean[kept] @ transfer
+    return transfer, mean[:, ~kept] - mean[:, kept] @ transfer
 
 
 def _kept_slots(reader: Reader, kept: np.ndarray) -> np.ndarray:
