@@ -22,7 +22,7 @@ from edgeprune.labels import NO_LABEL, LabelSpace, shorten, varying_axes
 from edgeprune.rules.movement import UNKNOWN_SIZE, without_batch
 from edgeprune.rules.tracing import BATCH, Labels, Tracing
 
-LARGEST = 2**25
+LARGEST = 2**23
 """Numbers in the input tensors of an operation that is still run."""
 SMALL = 6
 """Size of axes without channels at which an operation is tried first."""
@@ -91,8 +91,8 @@ class _Probe:
         Args:
             tracing: the call.
             labels: of its inputs.
-            most: shrink axes that hold no channels to this size, if that matters to the operation
-                it says so by failing; `None` leaves them.
+            most: size to which axes without channels are cut; an operation that needs the real
+                size fails and is tried again. `None` leaves them.
         """
         self.tracing = tracing
         self.path = tracing.call.path
