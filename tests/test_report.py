@@ -3,13 +3,19 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from edgeprune.benchmarking import BenchResult, Measurement
 from edgeprune.report import Change, Outcome, describe_outcome
-from edgeprune.report.tables import count_threads, describe_measurements, describe_values
+from edgeprune.report.tables import (
+    count_threads,
+    describe_files,
+    describe_measurements,
+    describe_values,
+)
 
 OUTCOME = Outcome(
     accuracy={
@@ -126,6 +132,13 @@ def test_values_are_written_for_people() -> None:
         "file slim.keras macs 1,000,000 -> 500,000 validation accuracy 0.8383 classes cat, dog "
         "equivalence max abs error 2.503e-06, scale 10.06"
     )
+
+
+def test_only_the_files_that_were_written_are_listed() -> None:
+    text = render(describe_files(Path("out"), ("model.tflite", "report.json")))
+    assert [line.split()[0] for line in text.split("Files in out")[1].splitlines() if line] == [
+        "model.tflite", "report.json"
+    ]  # fmt: skip
 
 
 def test_threads_are_counted_in_words() -> None:

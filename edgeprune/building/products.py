@@ -89,7 +89,8 @@ class Products:
     def _convert(
         self, model: keras.Model, scheme: str, path: Path, labels: tuple[str, ...]
     ) -> None:
-        with self.progress.stage(f"converting to {scheme}"):
+        which = "" if path == self.model else "original "
+        with self.progress.stage(f"converting {which}to {scheme}"):
             content = convert(
                 model,
                 scheme=scheme,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
@@ -108,15 +108,19 @@ def show(
     if as_json:
         click.echo(json.dumps(value(), indent=1))
     elif not quiet:
-        Console().print(table())
+        # Names of layers, classes and files are shown as they are: `[conv]` is no markup.
+        Console(markup=False, emoji=False, highlight=False).print(table())
 
 
 def show_built(built: Built, as_json: bool, quiet: bool) -> None:
     """Print what a build made; warnings go to stderr, also when it is to be quiet."""
-    from edgeprune.report import describe_outcome
+    from edgeprune.report import describe_files, describe_outcome
 
-    for warning in built.outcome.warnings:
+    outcome = built.outcome
+    for warning in outcome.warnings:
         click.echo(f"Warning: {warning}", err=True)
-    show(built.outcome.to_dict, lambda: describe_outcome(built.outcome), as_json, quiet)
-    if not (as_json or quiet):
-        click.echo(f"\nFiles in {built.folder}: {', '.join(built.outcome.files)}")
+
+    def table() -> RenderableType:
+        return Group(describe_outcome(outcome), describe_files(built.folder, outcome.files))
+
+    show(outcome.to_dict, table, as_json, quiet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -20,6 +21,14 @@ ACCURACY_ROWS = (
     ("recovered", "recovered"),
     ("tflite", "model.tflite"),
 )
+FILES = {
+    "model.tflite": "runs on the board; labels inside",
+    "model.keras": "the same before conversion, for Keras",
+    "labels.txt": "names of its outputs, in order",
+    "plan.json": "which channels were kept",
+    "report.json": "all figures and settings",
+    "measurement.json": "every timed inference",
+}
 
 
 def describe_outcome(outcome: Outcome) -> Group:
@@ -64,6 +73,20 @@ def describe_outcome(outcome: Outcome) -> Group:
         f"the recovered Keras model does on {100 * outcome.agreement:.1f} % of the samples."
     )
     return Group(accuracy, cost, *notes, proof)
+
+
+def describe_files(folder: Path, names: Sequence[str]) -> Group:
+    """Return the list of files that a build ends with.
+
+    Args:
+        folder: where they are.
+        names: of the files that were written, all of them in `FILES`.
+    """
+    table = Table(box=None, show_header=False, pad_edge=True)
+    for name, meaning in FILES.items():
+        if name in names:
+            table.add_row(name, meaning)
+    return Group(Text(f"\nFiles in {folder}", overflow="fold"), table)
 
 
 def describe_measurements(result: BenchResult) -> Group:
