@@ -57,7 +57,8 @@ def draw_groups(groups: Groups, path: str | os.PathLike[str]) -> None:
             "elsewhere."
         )
     if wanted != "dot":
-        content = bytes(picture.create(format=wanted))
+        drawn: Any = picture.create(format=wanted)
+        content = bytes(drawn)
     with replace_on_success(path) as temporary:
         temporary.write_bytes(content)
 
