@@ -79,6 +79,12 @@ def test_the_tables_of_a_build_fit_the_terminal(width: int) -> None:
     assert "on 96.6 % of the samples." in joined
 
 
+def test_a_build_for_all_classes_shows_the_original_once() -> None:
+    text = render(describe_outcome(replace(OUTCOME, test_samples={"kept": 99, "all": 99})))
+    assert row(text, "original ") == ["87.2", "%", "99"]
+    assert "classes" not in text
+
+
 def test_what_was_not_measured_is_not_shown() -> None:
     text = render(describe_outcome(replace(OUTCOME, latency_ms=None, latency_measured=None)))
     assert "atency" not in text

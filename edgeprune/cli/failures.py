@@ -15,6 +15,7 @@ from edgeprune.errors import EdgepruneError
 
 USAGE = 2
 INTERRUPTED = 130
+DEADLY = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = ("keras", "tensorflow", "scipy", "PIL", "h5py", "sklearn", "tf_keras")
 
@@ -49,16 +50,20 @@ def explain(error: BaseException) -> tuple[int | None, str]:
 
 @contextlib.contextmanager
 def clean_up_when_terminated() -> Iterator[None]:
-    """Let SIGTERM (`kill`, `docker stop`, `timeout`) unwind like Ctrl-C: no workspace is left."""
+    """Let SIGTERM (`kill`, `docker stop`) and SIGHUP (a lost connection) unwind like Ctrl-C.
+
+    A signal that is ignored, as under `nohup`, stays ignored.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
+    in_charge = threading.current_thread() is threading.main_thread()
+    numbers = [n for n in DEADLY if in_charge and signal.getsignal(n) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)

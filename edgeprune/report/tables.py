@@ -21,6 +21,7 @@ ACCURACY_ROWS = (
     ("recovered", "recovered"),
     ("tflite", "model.tflite"),
 )
+ACCURACY_ROWS_OF_ALL_CLASSES = (("original", "original"), *ACCURACY_ROWS[2:])
 FILES = {
     "model.tflite": "runs on the board; labels inside",
     "model.keras": "the same before conversion, for Keras",
@@ -38,13 +39,14 @@ def describe_outcome(outcome: Outcome) -> Group:
         outcome: of the build.
     """
     scheme = outcome.settings["quantize"]
+    fewer_classes = outcome.test_samples["kept"] < outcome.test_samples["all"]
     accuracy = Table(
         title="Accuracy on test samples (measured)", title_justify="left", box=SIMPLE_HEAD
     )
     accuracy.add_column("model")
     accuracy.add_column("accuracy", justify="right")
     accuracy.add_column("samples", justify="right")
-    for key, label in ACCURACY_ROWS:
+    for key, label in ACCURACY_ROWS if fewer_classes else ACCURACY_ROWS_OF_ALL_CLASSES:
         suffix = f" ({scheme})" if key == "tflite" else ""
         if key == "recovered":
             suffix = f" ({outcome.recovery})"
