@@ -277,8 +277,8 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
         "",
         f"Written by `make coverage-table` (Keras {versions['keras']}, TensorFlow "
         f"{versions['tensorflow']}). Random weights, BatchNorm and biases randomised around the "
-        f"statistics of random images, {CLASSES} classes, smallest allowed input. A random third of "
-        "the removable channels of every group is removed.",
+        f"statistics of random images, {CLASSES} classes, smallest allowed input. A random third "
+        "of the removable channels of every group is removed.",
         "",
         f"**{passed} of {len(SMALLEST_FIRST)}** pass: slim == cut, empty plan == identity "
         "(outputs, names, signature), `.keras` saved and reopened by plain Keras, float `.tflite` "
