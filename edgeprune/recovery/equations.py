@@ -38,15 +38,15 @@ class Equations:
             Kernel and constant; zeros if something is not finite.
         """
         count, size = self.patches.shape
+        solution = np.zeros((size + 1, len(self.scale)), np.float32)
+        if not all(np.isfinite(x).all() for x in (self.patches, self.found, self.wanted)):
+            return solution[:-1], solution[-1]
         normal = np.empty((size + 1, size + 1))
         normal[:size, :size] = self.patches.T @ self.patches
         normal[:size, size] = normal[size, :size] = self.patches.sum(axis=0, dtype=np.float64)
         normal[size, size] = count
         penalty = max(ridge * float(np.trace(normal[:size, :size])) / size, TINY)
         normal[np.arange(size), np.arange(size)] += penalty
-        solution = np.zeros((size + 1, len(self.scale)), np.float32)
-        if not (np.isfinite(normal).all() and np.isfinite(self.wanted - self.found).all()):
-            return solution[:-1], solution[-1]
         factor = cho_factor(normal, overwrite_a=True, check_finite=False)
         for _ in range(ROUNDS if rectified else 1):
             goal = self.wanted
