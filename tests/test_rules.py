@@ -89,6 +89,9 @@ ELEMENTWISE = {
     "Permute": lambda: layers.Permute((3, 1, 2)),
     "Conv2D": lambda: layers.Conv2D(5, 3, dilation_rate=2),
     "Conv2D in groups": lambda: layers.Conv2D(9, 3, groups=3, activation="relu"),
+    "Conv2D in many groups": lambda: (
+        lambda x: layers.Conv2D(18, 3, groups=6)(layers.Conv2D(12, 1, name="wide")(x))
+    ),
     "Conv2D by channel": lambda: layers.Conv2D(12, 3, groups=6),
     "Conv2DTranspose": lambda: layers.Conv2DTranspose(5, 3, strides=2, activation="relu"),
     "DepthwiseConv2D": lambda: layers.DepthwiseConv2D(3, depth_multiplier=2),
@@ -259,6 +262,23 @@ def test_every_layer_with_a_rule_has_a_case() -> None:
     met = {type(layer) for model in models for layer in model._flatten_layers()}
     known = {kind for kind in RULES if issubclass(kind, keras.Layer)}
     assert {kind.__name__ for kind in known - met if kind.__module__.startswith("keras.")} == set()
+
+
+@pytest.mark.parametrize(
+    ("groups", "filters", "widths"), [(2, 8, [6, 4]), (6, 18, [6]), (12, 24, [12])]
+)
+def test_grouped_channels_are_tied_in_the_way_that_leaves_more_to_choose(
+    groups, filters, widths
+) -> None:
+    model = around(
+        [layers.Conv2D(12, 1, name="wide"), layers.Conv2D(filters, 3, groups=groups, name="many")]
+    )
+    touching = [
+        group.width
+        for group in networks.assert_exact(model)
+        if {"wide", "many"} & set(group.layers("writes"))
+    ]
+    assert touching == widths
 
 
 MIXING = [
