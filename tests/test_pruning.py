@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import keras
+import networks
+import numpy as np
+import pytest
+from keras import layers
+from small_models import Recorder
+
+from edgeprune import pruning
+from edgeprune.cost import CostModel
+from edgeprune.criteria import CRITERIA
+from edgeprune.datasets import Samples
+from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
+from edgeprune.groups import find_groups
+from edgeprune.plan import Budget
+from edgeprune.pruning import make_plan, prune, rank
+from edgeprune.recovery import RECOVERIES
+from edgeprune.statistics import collect_statistics
+from edgeprune.surgery import slim
+
+
+def build() -> keras.Model:
+    return networks.randomize(networks.build_residual_network())
+
+
+def images(samples: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(samples, 8, 8, 3)).astype(np.float32)
+
+
+def answers(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    return np.asarray(model(x)).argmax(-1)
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    """A model pruned by its defaults with labels, and what it was made from."""
+    model, x = build(), images()
+    recorder = Recorder()
+    weights = [weight.copy() for weight in model.get_weights()]
+    found = prune(model, (x, answers(model, x)), budget="macs=60%", progress=recorder)
+    assert all(map(np.array_equal, weights, model.get_weights()))
+    return model, found, recorder
+
+
+def test_the_budget_is_met_and_the_costs_are_those_of_the_models(pruned) -> None:
+    model, found, _ = pruned
+    assert found.before == CostModel(find_groups(model)).full
+    assert found.after.macs == CostModel(find_groups(found.model)).full.macs
+    assert found.after.macs <= 0.6 * found.before.macs
+    assert CostModel(find_groups(found.slim)).full.macs == found.after.macs
+
+
+def test_the_plan_makes_the_slim_model_and_the_proof_is_kept(pruned) -> None:
+    model, found, _ = pruned
+    again = slim(model, found.plan)
+    assert all(map(np.array_equal, again.get_weights(), found.slim.get_weights()))
+    assert found.plan.fingerprint == find_groups(model).fingerprint
+    assert found.equivalence.relative < 1e-5
+    assert found.equivalence.samples == 32
+    for name, channels in found.plan.keep.items():
+        assert len(channels) < found.groups[name].width
+
+
+def test_every_recovery_was_tried_with_and_without_recalibration(pruned) -> None:
+    _, found, _ = pruned
+    tried = {(candidate.recovery, candidate.recalibrated) for candidate in found.candidates}
+    assert tried == {(name, after) for name in RECOVERIES for after in (False, True)}
+    grades = [candidate.grade for candidate in found.candidates]
+    assert grades == sorted(grades, reverse=True)
+    assert found.chosen == found.candidates[0]
+    assert found.chosen.name in {"refit", "refit + BatchNorm", "least_squares",
+                                 "least_squares + BatchNorm"}  # fmt: skip
+
+
+def test_stages_are_timed_and_told(pruned) -> None:
+    _, found, recorder = pruned
+    stages = ["trace", "statistics", "plan", "surgery", "proof", "recovery"]
+    assert list(found.seconds) == stages
+    removable = len(found.groups.removable)
+    assert ["ranking channels", removable, removable] in recorder.stages
+    assert ["recovery", 8, 8] in recorder.stages
+
+
+def test_the_model_is_the_candidate_that_validation_prefers() -> None:
+    model, x = build(), images()
+    found = prune(model, x[:30], validation=(x[30:], answers(model, x[30:])), recovery="refit")
+    right = answers(found.model, x[30:]) == answers(model, x[30:])
+    assert found.chosen.grade.accuracy == pytest.approx(right.mean())
+    assert {candidate.recovery for candidate in found.candidates} == {"refit"}
+
+
+def test_without_labels_closeness_decides() -> None:
+    model = build()
+    found = prune(model, images(), recovery="none", recalibration="off")
+    assert [candidate.name for candidate in found.candidates] == ["none"]
+    assert found.chosen.grade.accuracy == 0
+    assert found.chosen.grade.closeness < 0
+    slim_weights = found.slim.get_weights()
+    assert all(map(np.array_equal, slim_weights, found.model.get_weights()))
+
+
+def test_a_specialist_has_the_asked_classes_in_their_order() -> None:
+    model, x = build(), images(60)
+    y = answers(model, x)
+    kept = tuple(np.argsort(-np.bincount(y, minlength=5))[:2].tolist())
+    found = prune(model, (x, y), classes=kept, budget="params=70%", recovery="least_squares")
+    assert found.plan.classes == kept
+    assert found.model.output_shape == (None, 2)
+    assert found.after.params <= 0.7 * found.before.params
+    mine = np.isin(y, kept)
+    right = np.array(kept)[answers(found.model, x[mine])] == y[mine]
+    assert right.mean() > 0.6
+
+
+def test_samples_of_other_classes_do_not_matter_to_a_specialist() -> None:
+    model, x = build(), images(60)
+    y = answers(model, x)
+    kept = tuple(np.argsort(-np.bincount(y, minlength=5))[:2].tolist())
+    mine = np.isin(y, kept)
+    settings = {"classes": kept, "recovery": "none", "recalibration": "off"}
+    plans = [
+        prune(model, data, validation=(x[mine], y[mine]), **settings).plan
+        for data in ((x, y), (x[mine], y[mine]))
+    ]
+    assert plans[0] == plans[1]
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another_split() -> None:
+    model, x = build(), images()
+    one, two, other = (
+        prune(model, x, budget="macs=70%", recovery="least_squares", seed=seed)
+        for seed in (5, 5, 6)
+    )
+    assert one.plan == two.plan
+    assert all(map(np.array_equal, one.model.get_weights(), two.model.get_weights()))
+    grades = [found.chosen.grade.closeness for found in (one, two, other)]
+    assert grades[0] == grades[1] != grades[2]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_leads_to_a_model(criterion) -> None:
+    found = prune(build(), images(20), criterion=criterion, recovery="mean", step=1)
+    assert found.after.macs <= 0.5 * found.before.macs
+
+
+def test_criteria_that_know_the_data_beat_the_norm() -> None:
+    model, x = build(), images(200)
+    lost = {}
+    for criterion in ("l1", "greedy_least_squares"):
+        found = prune(
+            model, x, criterion=criterion, recovery="least_squares", recalibration="off", step=1
+        )
+        lost[criterion] = -found.chosen.grade.closeness
+    assert lost["greedy_least_squares"] < lost["l1"]
+
+
+def test_a_recovery_that_gives_nan_loses(monkeypatch) -> None:
+    def break_model(loss):
+        broken = slim(model, loss.plan)
+        weights = broken.get_weights()
+        broken.set_weights([np.full_like(weights[0], np.nan), *weights[1:]])
+        return broken
+
+    model, x = build(), images()
+    monkeypatch.setitem(RECOVERIES, "broken", break_model)
+    found = prune(model, (x, answers(model, x)))
+    last = found.candidates[-2:]
+    assert [candidate.recovery for candidate in last] == ["broken", "broken"]
+    assert {candidate.grade.closeness for candidate in last} == {-np.inf}
+    assert np.isfinite(np.asarray(found.model(x))).all()
+
+
+def test_several_outputs_are_pruned_together() -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, activation="relu", name="conv")(inputs)
+    x = layers.GlobalAveragePooling2D()(x)
+    outputs = {"kind": layers.Dense(3, name="kind")(x), "age": layers.Dense(1, name="age")(x)}
+    model = networks.randomize(keras.Model(inputs, outputs))
+    found = prune(model, images())
+    assert sorted(found.model.output_names) == sorted(model.output_names)
+    assert found.after.macs <= 0.5 * found.before.macs
+    with pytest.raises(ClassError, match="has 2 outputs"):
+        prune(model, images(), classes=[0])
+
+
+def test_half_precision_is_pruned() -> None:
+    policy = keras.DTypePolicy("mixed_float16")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(16, 3, dtype=policy, name="one")(inputs)
+    x = layers.BatchNormalization(dtype=policy)(x)
+    x = layers.ReLU(dtype=policy)(x)
+    x = layers.SeparableConv2D(16, 3, activation="relu", dtype=policy, name="two")(x)
+    x = layers.GlobalAveragePooling2D(dtype=policy)(x)
+    outputs = layers.Dense(3, activation="softmax", dtype="float32", name="head")(x)
+    model = networks.randomize(keras.Model(inputs, outputs))
+    found = prune(model, images())
+    assert found.after.macs <= 0.5 * found.before.macs
+    assert found.model.get_layer("two").dtype_policy.name == "mixed_float16"
+
+
+def test_a_model_that_nothing_is_known_of_still_meets_the_budget() -> None:
+    inputs = keras.Input((6, 3))
+    x = layers.Conv1D(16, 3, activation="relu", name="conv")(inputs)
+    x = layers.LSTM(6, name="lstm")(x)
+    model = networks.randomize(keras.Model(inputs, layers.Activation("tanh")(x)))
+    x = np.random.default_rng(0).normal(size=(12, 6, 3)).astype(np.float32)
+    found = prune(model, x, budget="macs=70%")
+    assert found.after.macs <= 0.7 * found.before.macs
+
+
+def test_a_whole_budget_changes_nothing() -> None:
+    model, x = build(), images()
+    found = prune(model, x, budget="macs=100%", recalibration="off")
+    assert found.plan.keep == {}
+    assert found.after == found.before
+    np.testing.assert_allclose(found.model(x), model(x), rtol=1e-5)
+
+
+def test_a_group_that_no_known_layer_reads_is_ranked_and_priced_by_its_filters() -> None:
+    inputs = keras.Input((6, 3))
+    x = layers.Conv1D(8, 3, name="conv")(inputs)
+    model = networks.randomize(keras.Model(inputs, layers.GRU(4, name="gru")(x)))
+    groups = find_groups(model)
+    x = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
+    evidence = pruning.Evidence(groups, collect_statistics(groups, x))
+    ranking = rank(evidence, groups["conv"], "greedy_least_squares")
+    norms = np.abs(model.get_layer("conv").get_weights()[0]).sum((0, 1))
+    np.testing.assert_array_equal(ranking.order, np.argsort(-norms))
+    power = np.sort(norms**2)[::-1]
+    expected = 1 - np.append(0, np.cumsum(power)) / power.sum()
+    np.testing.assert_allclose(ranking.error, expected, atol=1e-6)
+
+
+def test_the_plan_names_only_groups_that_shrink() -> None:
+    model = build()
+    groups = find_groups(model)
+    statistics = collect_statistics(groups, images())
+    budget = Budget("macs", 0.9)
+    plan = make_plan(groups, CostModel(groups), statistics, budget, classes=[1, 0])
+    assert plan.classes == (1, 0)
+    assert plan.keep
+    assert all(len(kept) < groups[name].width for name, kept in plan.keep.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"criterion": "l3"}, EdgepruneError, r"Unknown criterion 'l3'\. Choose from: l1, pivoted"),
+        ({"recovery": "magic"}, EdgepruneError, r"Unknown recovery 'magic'\. Choose from: auto, n"),
+        ({"recalibration": "yes"}, EdgepruneError, r"'yes'\. Choose from: auto, on, off\."),
+        ({"step": 0}, EdgepruneError, r"The step of widths must be at least 1\. Got 0\."),
+        ({"budget": "macs=1%"}, BudgetError, "The budget macs=1% cannot be met: this model can go"),
+        ({"budget": "half"}, BudgetError, "Cannot read the budget 'half'"),
+        ({"classes": [0, 7]}, ClassError, r"The model has no outputs \[7\]"),
+        ({"data": images(0)}, DataError, r"The data has shape \(0, 8, 8, 3\)"),
+        ({"validation": images()[..., :1]}, DataError, "The validation data has shape"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_before_work_starts(
+    monkeypatch, settings, error, message
+) -> None:
+    def start(*args, **kwargs):
+        raise AssertionError("work has started")
+
+    monkeypatch.setattr(pruning, "collect_statistics", start)
+    arguments = {"data": images(4)} | settings
+    with pytest.raises(error, match=message):
+        prune(build(), **arguments)
+
+
+def test_broken_weights_and_several_inputs_are_refused() -> None:
+    model = build()
+    weights = model.get_weights()
+    weights[0][0, 0, 0, 0] = np.nan
+    model.set_weights(weights)
+    with pytest.raises(ModelError, match="Weight 'kernel' of layer 'stem' holds numbers that are"):
+        prune(model, images(4))
+    one, two = keras.Input((2,)), keras.Input((2,))
+    pair = keras.Model([one, two], layers.Dense(2)(layers.Add()([one, two])))
+    with pytest.raises(ModelError, match="2 inputs; pruning needs exactly one"):
+        prune(pair, np.zeros((4, 2)))
+
+
+def test_samples_as_the_data_sets_give_them_are_taken() -> None:
+    model, x = build(), images()
+    data = Samples(x, answers(model, x))
+    found = prune(model, data, recovery="mean", recalibration="on")
+    assert [candidate.name for candidate in found.candidates] == ["mean + BatchNorm"]
+    assert found.chosen.grade.accuracy > 0
