@@ -77,6 +77,27 @@ class Request:
         }
 
 
+def open_model(
+    model: str | os.PathLike[str] | keras.Model,
+    weights: str | os.PathLike[str] | None,
+    progress: Progress,
+) -> keras.Model:
+    """Load a model as a stage of its own: TensorFlow takes seconds to start.
+
+    Args:
+        model: whatever `load_model` takes.
+        weights: likewise.
+        progress: told about it.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    with progress.stage("starting TensorFlow, loading model"):
+        from edgeprune.loading import load_model
+
+        return load_model(model, weights=weights)
+
+
 def prepare(
     request: Request, stopwatch: Stopwatch, progress: Progress
 ) -> tuple[keras.Model, Material]:
@@ -90,13 +111,11 @@ def prepare(
     Raises:
         EdgepruneError: one of its kinds.
     """
-    with stopwatch.time("load model"), progress.stage("starting TensorFlow, loading model"):
-        from edgeprune.loading import load_model
+    with stopwatch.time("load model"):
+        original = open_model(request.model, request.weights, progress)
+    from edgeprune.pruning import check_methods
 
-        original = load_model(request.model, weights=request.weights)
-        from edgeprune.pruning import check_methods
-
-        check_methods(request.criterion, request.recovery, request.recalibration)
+    check_methods(request.criterion, request.recovery, request.recalibration)
     with stopwatch.time("read data"), progress.stage("reading the data"):
         material = read_material(
             original,

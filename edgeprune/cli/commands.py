@@ -122,13 +122,15 @@ def inspect(model: str, weights: str | None, as_json: bool, quiet: bool) -> None
     """Show the groups of MODEL: channels that go or stay together, what they cost, and for those
     that must stay the reason.
     """  # noqa: D205
-    with working(quiet):
+    with working(quiet) as progress:
+        from edgeprune.building.request import open_model
+
+        loaded = open_model(model, weights, progress)
         from edgeprune.cost import CostModel
         from edgeprune.groups import find_groups
-        from edgeprune.loading import load_model
         from edgeprune.report.inspection import describe_groups, list_groups
 
-        groups = find_groups(load_model(model, weights=weights))
+        groups = find_groups(loaded)
         costs = CostModel(groups)
     show(lambda: list_groups(groups, costs), lambda: describe_groups(groups, costs), as_json, quiet)
 

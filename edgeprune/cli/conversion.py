@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.building.checks import check_output, check_source
+from edgeprune.building.request import open_model
 from edgeprune.cli.options import read_labels
 from edgeprune.conversion import convert
 from edgeprune.conversion.checks import check_choices
@@ -41,10 +42,7 @@ def convert_file(model: str, out: str, progress: Progress, **options: Any) -> di
             "--quantize dynamic, which needs none."
         )
     check_source(source)
-    with progress.stage("starting TensorFlow, loading model"):
-        from edgeprune.loading import load_model
-
-        original = load_model(model, weights=options["weights"])
+    original = open_model(model, options["weights"], progress)
     calibration = None
     if scheme == "int8":
         with progress.stage("reading the data"):

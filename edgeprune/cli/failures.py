@@ -40,7 +40,7 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         return USAGE, f"Error: The disk is full ({error.strerror}). Nothing was left half-written."
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return USAGE, (
-            f"Error: This command needs {error.name}, which is not installed. Install the extra: "
+            f"Error: This command needs the extra 'tensorflow' ({error.name} is not installed): "
             "pip install 'edgeprune[tensorflow]'"
         )
     if isinstance(error, SystemExit):
