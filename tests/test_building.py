@@ -170,7 +170,7 @@ def test_accuracies_can_be_measured_again(build: Build) -> None:
     assert found["tflite"] == pytest.approx(accuracy(answers, test_y))
     agreeing = (answers.argmax(-1) == recovered.argmax(-1)).mean()
     assert build.report["agreement"] == pytest.approx(agreeing)
-    assert found["recovered"] > 0.9
+    assert found["recovered"] > 0.85
 
 
 def test_the_slim_accuracy_is_that_of_the_plan_without_recovery(build: Build) -> None:

@@ -72,7 +72,7 @@ def test_a_specialist_is_pruned_as_well(data: Path, tmp_path: Path, head: str) -
     assert outcome.macs.after <= 0.4 * outcome.macs.before
     assert outcome.equivalence["max_abs_error"] <= 1e-5 * outcome.equivalence["scale"]
     assert outcome.classes == ("nine", "zero")
-    assert outcome.accuracy["recovered"] > 0.9
+    assert outcome.accuracy["recovered"] > 0.85
 
 
 def test_indices_and_names_mean_the_same(data: Path, tmp_path: Path) -> None:
