@@ -11,6 +11,8 @@ import numpy as np
 
 from edgeprune.allocation import (
     DEFAULT_STEP,
+    CostLimits,
+    Problem,
     Ranking,
     allocate_by_gain,
     check_budget,
@@ -222,8 +224,8 @@ def make_plan(
         for group in groups.removable:
             rankings[group.name] = rank(evidence, group, criterion)
             advance()
-    fixed = fix_classes(groups, chosen)
-    widths = allocate_by_gain(groups, costs, rankings, budget, step=step, fixed=fixed)
+    limits = CostLimits(costs, budget, fixed=fix_classes(groups, chosen))
+    widths = allocate_by_gain(Problem(groups, rankings, limits, step))
     keep = {
         name: keep_channels(rankings[name], width)
         for name, width in widths.items()

@@ -11,16 +11,19 @@ import scipy.spatial
 from keras import layers
 
 from edgeprune.allocation import (
+    CostLimits,
+    Problem,
     Ranking,
     allocate_by_gain,
     allowed_widths,
     check_budget,
-    convex_hull,
     fix_classes,
     keep_channels,
     smallest_cost,
 )
-from edgeprune.cost import CostModel
+from edgeprune.allocation.gain import convex_hull
+from edgeprune.allocation.widths import NOTHING
+from edgeprune.cost import CostModel, Widths
 from edgeprune.errors import BudgetError, ClassError
 from edgeprune.groups import Groups, find_groups
 from edgeprune.plan import Budget
@@ -72,6 +75,18 @@ def random_rankings(groups: Groups, seed: int = 0) -> dict[str, Ranking]:
     return rankings
 
 
+def by_gain(
+    groups: Groups,
+    rankings: dict[str, Ranking],
+    budget: Budget,
+    *,
+    step: int = 8,
+    fixed: Widths = NOTHING,
+) -> dict[str, int]:
+    limits = CostLimits(CostModel(groups), budget, fixed=fixed)
+    return allocate_by_gain(Problem(groups, rankings, limits, step))
+
+
 def build_wide_network() -> keras.Model:
     """Groups of 24 to 64 channels, with steps of 4 and 8."""
     inputs = keras.Input((8, 8, 3))
@@ -100,7 +115,7 @@ def test_a_budget_is_met_within_one_step_by_allowed_widths(build, quantity, step
         limit = lowest + share * (full - lowest)
         rankings = random_rankings(groups, seed)
         budget = Budget(quantity, limit, relative=False)
-        widths = allocate_by_gain(groups, costs, rankings, budget, step=step)
+        widths = by_gain(groups, rankings, budget, step=step)
         assert getattr(costs.count(widths), quantity) <= limit
         assert widths.keys() == {group.name for group in groups.removable}
         for name, width in widths.items():
@@ -117,7 +132,7 @@ def test_a_larger_budget_is_spent_and_loses_less(build) -> None:
     rankings = random_rankings(groups, 1)
     spent, lost = [], []
     for share in np.linspace(0.45, 1, 12):
-        widths = allocate_by_gain(groups, costs, rankings, Budget("macs", share), step=1)
+        widths = by_gain(groups, rankings, Budget("macs", share), step=1)
         spent.append(costs.count(widths).macs)
         lost.append(sum(rankings[name].error[width] for name, width in widths.items()))
     assert spent == sorted(spent)
@@ -157,7 +172,7 @@ def test_independent_groups_lose_no_more_than_the_best_of_all_widths(seed) -> No
     everything = list(itertools.product(*(range(1, groups[name].width + 1) for name in names)))
     for share in (0.3, 0.5, 0.8):
         limit = share * costs.full.macs
-        widths = allocate_by_gain(groups, costs, rankings, Budget("macs", share), step=1)
+        widths = by_gain(groups, rankings, Budget("macs", share), step=1)
         best = min(lost(w) for w in everything if one_channel * sum(w) <= limit)
         assert lost(tuple(widths[name] for name in names)) == pytest.approx(best)
 
@@ -168,7 +183,7 @@ def test_precious_channels_stay_and_useless_ones_go() -> None:
     precious = Ranking(np.arange(10), np.linspace(10, 0, 11))
     middling = Ranking(np.arange(8), np.linspace(1, 0, 9))
     rankings = {"hidden0": useless, "hidden1": middling, "hidden2": precious}
-    widths = allocate_by_gain(groups, CostModel(groups), rankings, Budget("macs", 0.5), step=1)
+    widths = by_gain(groups, rankings, Budget("macs", 0.5), step=1)
     assert widths == {"hidden0": 1, "hidden1": 1, "hidden2": 10}
 
 
@@ -180,7 +195,7 @@ def test_one_precious_channel_does_not_hide_useless_ones_before_it() -> None:
         for name, width in (("hidden0", 6), ("hidden1", 8))
     }
     rankings = {**steady, "hidden2": hidden}
-    widths = allocate_by_gain(groups, CostModel(groups), rankings, Budget("macs", 0.7), step=1)
+    widths = by_gain(groups, rankings, Budget("macs", 0.7), step=1)
     assert widths == {"hidden0": 6, "hidden1": 8, "hidden2": 2}
 
 
@@ -200,7 +215,7 @@ def test_an_impossible_budget_names_what_is_reachable_and_that_is() -> None:
     named = Budget.parse(re.search(r"params=[0-9.]+%(?= \()", message).group())
     limit = check_budget(groups, costs, named)
     assert limit >= smallest.params
-    widths = allocate_by_gain(groups, costs, random_rankings(groups), named)
+    widths = by_gain(groups, random_rankings(groups), named)
     assert costs.count(widths).params <= limit
 
 
@@ -217,9 +232,9 @@ def test_the_head_of_a_specialist_counts_with_the_classes_it_keeps() -> None:
     assert fixed == {"head": 2}
     budget = Budget("params", costs.count(fixed).params, relative=False)
     rankings = random_rankings(groups)
-    whole = allocate_by_gain(groups, costs, rankings, budget, fixed=fixed)
+    whole = by_gain(groups, rankings, budget, fixed=fixed)
     assert whole == {group.name: group.width for group in groups.removable}
-    assert allocate_by_gain(groups, costs, rankings, budget) != whole
+    assert by_gain(groups, rankings, budget) != whole
     lowest = smallest_cost(groups, costs, fixed=fixed).params
     assert lowest < smallest_cost(groups, costs).params
     assert check_budget(groups, costs, Budget("params", lowest, False), 8, fixed) == lowest
@@ -230,6 +245,26 @@ def test_without_classes_nothing_is_fixed_and_classes_need_a_head() -> None:
     assert fix_classes(groups, None) == {}
     with pytest.raises(ClassError, match="has 3 outputs"):
         fix_classes(groups, (0,))
+
+
+def test_of_several_budgets_the_most_exceeded_counts_and_all_are_met() -> None:
+    groups = find_groups(build_wide_network())
+    costs = CostModel(groups)
+    few, small = Budget("macs", 0.8), Budget("params", 0.5)
+    limits = CostLimits(costs, few, small)
+    assert limits.excess({}) == pytest.approx(2)
+    assert limits.marginal({})["inner"] == pytest.approx(
+        costs.marginal("params", {})["inner"] / (0.5 * costs.full.params)
+    )
+    widths = allocate_by_gain(Problem(groups, random_rankings(groups), limits))
+    assert costs.count(widths).macs <= 0.8 * costs.full.macs
+    assert costs.count(widths).params <= 0.5 * costs.full.params
+
+
+def test_allocation_itself_refuses_what_no_width_meets() -> None:
+    groups = find_groups(build_wide_network())
+    with pytest.raises(BudgetError, match=r"smallest width the model still costs [0-9.]+ times"):
+        by_gain(groups, random_rankings(groups), Budget("params", 0.01))
 
 
 def test_the_best_channels_are_kept_sorted() -> None:
