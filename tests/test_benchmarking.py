@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 import small_models
 
-from edgeprune.benchmarking import bench, find_target, list_targets, local, targets
-from edgeprune.conversion import SCHEMES, convert
-from edgeprune.errors import BenchmarkError, EdgepruneError, ModelError
+from edgeprune.benchmarking import bench, local
+from edgeprune.conversion import convert
+from edgeprune.errors import BenchmarkError, ModelError
 
 ROOT = Path(__file__).resolve().parent.parent
-PI_4 = {"board": "Raspberry Pi 4 Model B Rev 1.4", "architecture": "aarch64"}
 QUICK = {"runs": 40, "seconds": 1.0, "threads": 1}
 
 
@@ -38,62 +37,6 @@ def models(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def result(models):
     return bench(models, target="rpi4", **QUICK)
-
-
-def test_the_promised_targets_exist() -> None:
-    assert [target.name for target in list_targets()] == [
-        "coral-dev-board",
-        "coral-usb",
-        "jetson-nano",
-        "rpi-zero2w",
-        "rpi3b-plus",
-        "rpi4",
-        "rpi5",
-        "x86-64",
-    ]
-
-
-@pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
-def test_every_target_is_complete_and_every_figure_has_a_source(target) -> None:
-    assert target.description
-    assert target.cpu
-    assert target.scheme in SCHEMES
-    assert target.runtime in ("ai-edge-litert", "tflite-runtime")
-    assert target.channel_step == 8
-    assert 1 <= target.threads <= (target.cores or 4)
-    for figure in target.figures:
-        assert len(figure.source) >= 5, figure
-        if isinstance(figure.value, tuple):
-            assert figure.value[0] < figure.value[1], figure
-        assert isinstance(figure.value, str) or figure.unit, figure
-
-
-def test_an_unknown_target_gets_a_suggestion() -> None:
-    with pytest.raises(EdgepruneError) as caught:
-        find_target("RPI-4")
-    assert str(caught.value) == (
-        "Unknown target 'RPI-4'. Did you mean 'rpi4'? There are coral-dev-board, coral-usb, "
-        "jetson-nano, rpi-zero2w, rpi3b-plus, rpi4, rpi5, x86-64."
-    )
-    with pytest.raises(EdgepruneError, match=r"^Unknown target 'toaster'\. There are coral-dev"):
-        find_target("toaster")
-
-
-@pytest.mark.parametrize("text", ["description = ", 'description = "a"', "colour = 1"])
-def test_a_broken_board_file_is_named(tmp_path, monkeypatch, text) -> None:
-    (tmp_path / "boards").mkdir()
-    (tmp_path / "boards" / "mine.toml").write_text(text)
-    monkeypatch.setattr(targets, "find_folder", lambda name: tmp_path)
-    with pytest.raises(EdgepruneError, match=r"mine\.toml' does not describe a target: "):
-        list_targets()
-
-
-def test_a_machine_is_recognised_as_its_target() -> None:
-    assert find_target("rpi4").is_machine(PI_4)
-    assert not find_target("rpi5").is_machine(PI_4)
-    assert not find_target("coral-usb").is_machine(PI_4), "its CPU is not the Edge TPU"
-    assert not find_target("x86-64").is_machine(PI_4)
-    assert find_target("x86-64").is_machine({"board": None, "architecture": "x86_64"})
 
 
 def test_each_model_is_measured_under_its_name(result, models) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from edgeprune.benchmarking.measurements import BenchResult, Measurement
 from edgeprune.benchmarking.runs import bench
-from edgeprune.benchmarking.targets import Figure, Target, find_target, list_targets
+from edgeprune.benchmarking.target_files import (
+    find_own_targets,
+    find_target,
+    list_targets,
+    read_target,
+)
+from edgeprune.benchmarking.targets import Figure, Target
 
 __all__ = [
     "BenchResult",
@@ -12,6 +18,8 @@ __all__ = [
     "Measurement",
     "Target",
     "bench",
+    "find_own_targets",
     "find_target",
     "list_targets",
+    "read_target",
 ]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from edgeprune.benchmarking.local import run_harness
 from edgeprune.benchmarking.measurements import BenchResult, read_document
-from edgeprune.benchmarking.targets import Target, find_target
+from edgeprune.benchmarking.target_files import find_target
+from edgeprune.benchmarking.targets import Target
 from edgeprune.errors import BenchmarkError
 from edgeprune.progress import SILENT, Progress
 from edgeprune.runtime import check_file

@@ -1,16 +1,10 @@
-"""Boards as data: one TOML file each in `devices/boards`, every figure with its source."""
+"""What edgeprune knows of a board: every figure with its source."""
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
-
-from edgeprune.errors import EdgepruneError
-from edgeprune.resources import find_folder
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,11 @@ class Target:
         runtime: the distribution that runs models there.
         delegate: library of an accelerator, or None.
         board: how the board calls itself in its device tree; None for any of the architecture.
+        host_board: the target that an accelerator is plugged into, or None.
+        energy_meter: the meter that the board carries, or `none`.
         figures: facts with their sources.
+        prediction: coefficients of the cost model with their errors, as the file has them.
+        file: that describes the target.
     """
 
     name: str
@@ -60,7 +58,11 @@ class Target:
     cores: int | None = None
     delegate: str | None = None
     board: str | None = None
+    host_board: str | None = None
+    energy_meter: str = "none"
     figures: tuple[Figure, ...] = ()
+    prediction: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
+    file: str = field(default="", compare=False, repr=False)
 
     def is_machine(self, machine: Mapping[str, Any]) -> bool:
         """Tell whether a machine, as the harness describes it, is this target.
@@ -71,46 +73,12 @@ class Target:
             return False
         return self.board is None or (machine["board"] or "").startswith(self.board)
 
+    def figure(self, name: str) -> Figure | None:
+        """Return the figure of a name, or None where the file does not state it.
 
-def list_targets() -> tuple[Target, ...]:
-    """Return all targets by name.
-
-    Example:
-        >>> [target.name for target in list_targets() if target.delegate]
-        ['coral-dev-board', 'coral-usb']
-    """
-    return tuple(_read(path) for path in sorted((find_folder("devices") / "boards").glob("*.toml")))
-
-
-def find_target(name: str) -> Target:
-    """Return one target.
-
-    Raises:
-        EdgepruneError: there is no target of this name; suggests the nearest.
-
-    Example:
-        >>> find_target("rpi4").channel_step
-        8
-    """
-    targets = {target.name: target for target in list_targets()}
-    if name in targets:
-        return targets[name]
-    near = difflib.get_close_matches(name.lower(), targets, 1, 0.5)
-    suggestion = f"Did you mean '{near[0]}'? " if near else ""
-    raise EdgepruneError(f"Unknown target '{name}'. {suggestion}There are {', '.join(targets)}.")
-
-
-def _read(path: Path) -> Target:
-    try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8"))
-        figures = tuple(
-            Figure(name, _value(entry["value"]), entry.get("unit", ""), entry["source"])
-            for name, entry in entries.pop("figures", {}).items()
-        )
-        return Target(name=path.stem, figures=figures, **entries)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise EdgepruneError(f"'{path}' does not describe a target: {error}.") from error
-
-
-def _value(value: Any) -> float | tuple[float, float] | str:
-    return (value[0], value[1]) if isinstance(value, list) else value
+        Example:
+            >>> from edgeprune.benchmarking import find_target
+            >>> find_target("rpi4").figure("power_idle").value
+            2.85
+        """
+        return next((entry for entry in self.figures if entry.name == name), None)

@@ -116,7 +116,7 @@ def build(
         0.8
     """
     board = find_target(target)
-    recipe = read_recipe(target)
+    recipe = read_recipe(board.name)
     scheme = quantize or board.scheme
     check_choices(scheme, io)
     check_output(out)
