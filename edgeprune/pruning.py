@@ -4,63 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import keras
 import numpy as np
 
-from edgeprune.allocation import (
-    DEFAULT_STEP,
-    CostLimits,
-    Problem,
-    Ranking,
-    allocate_by_gain,
-    check_budget,
-    fix_classes,
-    keep_channels,
-)
+from edgeprune.allocation import ALLOCATIONS, DEFAULT_STEP, check_budget, fix_classes
+from edgeprune.contest import Candidate, Contest, Entry
 from edgeprune.cost import Cost, CostModel
-from edgeprune.criteria import CRITERIA, Evidence
-from edgeprune.criteria.norms import score_l1
-from edgeprune.criteria.subsets import follow_order
+from edgeprune.criteria import CRITERIA, Evidence, Observations
 from edgeprune.errors import EdgepruneError
-from edgeprune.groups import Group, Groups, find_groups
+from edgeprune.groups import Groups, find_groups
+from edgeprune.methods import DEFAULT_METHOD, METHODS, RECALIBRATIONS, Recalibration, find_method
 from edgeprune.plan import Budget, Plan
 from edgeprune.preconditions import Data, check_classes, check_model, make_samples
 from edgeprune.progress import SILENT, Progress
 from edgeprune.recipes import DEFAULT_BUDGET
-from edgeprune.recovery import RECOVERIES, Loss, recalibrate
-from edgeprune.statistics import Statistics, collect_statistics
+from edgeprune.recovery import RECOVERIES
+from edgeprune.statistics import collect_statistics
 from edgeprune.stopwatch import Stopwatch
-from edgeprune.surgery import slim
-from edgeprune.validation import Grade, Judge, hold_out
-from edgeprune.verification import Equivalence, check_equivalence
-
-DEFAULT_CRITERION = "greedy_least_squares"
-PROBES = 16
-TINY = float(np.finfo(np.float32).tiny)
-
-Recalibration = Literal["auto", "on", "off"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One recovery that was tried.
-
-    Attributes:
-        recovery: name in `RECOVERIES`.
-        recalibrated: whether BatchNorm was recalibrated after it.
-        grade: on validation samples.
-    """
-
-    recovery: str
-    recalibrated: bool
-    grade: Grade
-
-    @property
-    def name(self) -> str:
-        """The recovery, and what followed it."""
-        return f"{self.recovery} + BatchNorm" if self.recalibrated else self.recovery
+from edgeprune.validation import Judge, hold_out
+from edgeprune.verification import Equivalence
 
 
 @dataclass(frozen=True)
@@ -75,7 +38,7 @@ class Pruned:
         before: cost of the original.
         after: cost of the new model.
         equivalence: the proof.
-        chosen: the recovery that validation preferred.
+        chosen: the method and recovery that validation preferred.
         candidates: all that were tried, best first.
         seconds: per stage.
     """
@@ -97,12 +60,15 @@ def prune(
     data: Data,
     *,
     budget: Budget | str = DEFAULT_BUDGET,
+    method: str = DEFAULT_METHOD,
+    criterion: str | None = None,
+    allocation: str | None = None,
+    recovery: str | None = None,
     classes: Sequence[int] | None = None,
     validation: Data | None = None,
-    criterion: str = DEFAULT_CRITERION,
-    recovery: str = "auto",
-    recalibration: Recalibration = "auto",
+    recalibration: Recalibration | None = None,
     step: int = DEFAULT_STEP,
+    time_limit: float | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Pruned:
@@ -113,12 +79,18 @@ def prune(
         data: preprocessed calibration samples `(n, ...)`, alone or with their class indices `(n,)`;
             50 to 100 per class are enough. With `classes`, samples of other classes are left out.
         budget: the most it may cost, such as `"macs=50%"` or `"params=120k"`.
+        method: name in `METHODS`: a criterion, an allocation and a recovery.
+        criterion: name in `CRITERIA`, in place of the method's own.
+        allocation: name in `ALLOCATIONS`, likewise.
+        recovery: name in `RECOVERIES`, likewise, or `auto` to try all and keep the best on
+            validation.
         classes: outputs to keep, in this order; `None` keeps all.
-        validation: samples that choose among recoveries; a quarter of `data` by default.
-        criterion: name in `CRITERIA`.
-        recovery: name in `RECOVERIES`, or `auto` to try all and keep the best on validation.
-        recalibration: of BatchNorm after the recovery; `auto` keeps it where validation gains.
+        validation: samples that choose among candidates; a quarter of `data` by default.
+        recalibration: of BatchNorm after the recovery: `auto` (where validation gains), `on` or
+            `off`; by default the method's.
         step: widths are multiples of it, finer in narrow layers (see `allowed_widths`).
+        time_limit: seconds after which a method that tries several tries no more; by default the
+            method's.
         seed: of everything that is drawn.
         progress: told about stages.
 
@@ -129,7 +101,7 @@ def prune(
         BudgetError: the budget cannot be met.
         ClassError: the classes cannot be cut out of this model, or have no samples.
         DataError: the samples do not fit the model.
-        EdgepruneError: a name or a step that does not exist.
+        EdgepruneError: a name, a step or a time limit that does not exist.
         EquivalenceError: the slim model is not what the plan says.
         ModelError: the model cannot be traced, has several inputs, or weights that are not finite.
 
@@ -138,13 +110,14 @@ def prune(
         ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(16, 3, activation="relu"),
         ...     keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
         >>> inputs = np.random.default_rng(0).random((32, 8, 8, 1), dtype="float32")
-        >>> pruned = prune(model, inputs, budget="macs=50%")
+        >>> pruned = prune(model, inputs, budget="macs=50%", method="chapr")
         >>> pruned.after.macs <= pruned.before.macs / 2
         True
     """
     budget = Budget.parse(budget)
-    check_methods(criterion, recovery, recalibration)
-    _check_step(step)
+    check_methods(method, criterion, allocation, recovery, recalibration)
+    _check_numbers(step, time_limit)
+    entries = list_entries(method, criterion, allocation, recovery, recalibration)
     chosen = None if classes is None else tuple(int(number) for number in classes)
     stages = Stopwatch()
     with stages.time("trace"):
@@ -160,131 +133,84 @@ def prune(
         held_out = make_samples(model, validation, chosen, name="validation data")
     judge = Judge(model, held_out, chosen)
     with stages.time("statistics"):
-        targets, num_classes = _renumber(calibration.targets)
+        present, targets = _renumber(calibration.targets)
         statistics = collect_statistics(
             groups,
             calibration.inputs,
             targets,
-            num_classes=num_classes,
+            num_classes=len(present),
             seed=seed,
             progress=progress,
         )
-    with stages.time("plan"):
-        plan = make_plan(
-            groups, costs, statistics, budget,
-            classes=chosen, criterion=criterion, step=step, seed=seed, progress=progress,
-        )  # fmt: skip
-    with stages.time("surgery"):
-        smaller = slim(model, plan, groups=groups)
-    with stages.time("proof"):
-        probes = calibration.inputs[:PROBES]
-        equivalence = check_equivalence(model, smaller, plan, groups, probes)
-    with stages.time("recovery"):
-        loss = Loss(smaller, groups, plan, statistics, calibration.inputs, seed, progress)
-        recovered, candidates = _recover(loss, judge, recovery, recalibration)
-    after = CostModel(find_groups(recovered)).full
+    observations = Observations(groups, calibration.inputs, calibration.targets, chosen, seed)
+    evidence = Evidence(groups, statistics, chosen, seed, observations, present)
+    contest = Contest(
+        model, evidence, calibration.inputs, costs, budget, judge, step, stages, progress
+    )
+    limit = METHODS[method].time_limit if time_limit is None else time_limit
+    best, candidates = contest.hold(entries, limit)
+    after = CostModel(find_groups(best.model)).full
     return Pruned(
-        recovered, smaller, plan, groups, costs.full, after, equivalence,
+        best.model, best.slim, best.plan, groups, costs.full, after, best.equivalence,
         candidates[0], candidates, stages.seconds,
     )  # fmt: skip
 
 
-def make_plan(
-    groups: Groups,
-    costs: CostModel,
-    statistics: Statistics,
-    budget: Budget,
-    *,
-    classes: Sequence[int] | None = None,
-    criterion: str = DEFAULT_CRITERION,
-    step: int = DEFAULT_STEP,
-    seed: int = 0,
-    progress: Progress = SILENT,
-) -> Plan:
-    """Rank the channels of every group, choose widths for the budget, and write down what stays.
+def list_entries(
+    method: str,
+    criterion: str | None = None,
+    allocation: str | None = None,
+    recovery: str | None = None,
+    recalibration: Recalibration | None = None,
+) -> tuple[Entry, ...]:
+    """Return what takes part: a method and those that it tries as well, each combination once.
 
     Args:
-        groups: of the model.
-        costs: of the model.
-        statistics: of calibration data.
-        budget: what must be met.
-        classes: outputs that will be kept.
-        criterion: name in `CRITERIA`.
-        step: see `allowed_widths`.
-        seed: for criteria that draw.
-        progress: told after every group.
-
-    Raises:
-        BudgetError: the budget cannot be met.
+        method: as for `prune`; likewise the others.
+        criterion: see `method`.
+        allocation: see `method`.
+        recovery: see `method`.
+        recalibration: see `method`.
     """
-    chosen = None if classes is None else tuple(classes)
-    evidence = Evidence(groups, statistics, chosen, seed)
-    rankings = {}
-    with progress.stage("ranking channels", len(groups.removable)) as advance:
-        for group in groups.removable:
-            rankings[group.name] = rank(evidence, group, criterion)
-            advance()
-    limits = CostLimits(costs, budget, fixed=fix_classes(groups, chosen))
-    widths = allocate_by_gain(Problem(groups, rankings, limits, step))
-    keep = {
-        name: keep_channels(rankings[name], width)
-        for name, width in widths.items()
-        if width < groups[name].width
+    names = [method, *METHODS[method].tries]
+    changed = {
+        name: find_method(
+            name,
+            criterion=criterion,
+            allocation=allocation,
+            recovery=recovery,
+            recalibration=recalibration,
+        )
+        for name in names
     }
-    return Plan(keep, groups.fingerprint, chosen)
+    different: dict[object, Entry] = {}
+    for name, found in changed.items():
+        key = found.criterion, found.allocation, found.recovery, found.recalibration
+        different.setdefault((key, found.settings), Entry(name, found))
+    return tuple(different.values())
 
 
-def rank(evidence: Evidence, group: Group, criterion: str) -> Ranking:
-    """Order a group's channels by a criterion and say what its readers lose at every width.
-
-    Where no reader has statistics, the loss is taken to be the share of the filters' squared L1
-    norms that is gone: 1 for all of them, as for a reader that has lost its signal.
-
-    Args:
-        evidence: weights and statistics of the model.
-        group: whose channels are ranked.
-        criterion: name in `CRITERIA`.
-    """
-    scores = CRITERIA[criterion](evidence, group)
-    order = np.argsort(-scores, kind="stable")
-    views = evidence.views(group)
-    if views:
-        return Ranking(order, follow_order(views, order))
-    power = score_l1(evidence, group)[order] ** 2 + TINY
-    return Ranking(order, 1 - np.append(0, np.cumsum(power) / power.sum()))
-
-
-def _recover(
-    loss: Loss, judge: Judge, recovery: str, recalibration: Recalibration
-) -> tuple[keras.Model, tuple[Candidate, ...]]:
-    """Try the recoveries that are asked for; return the best model, and all, best first."""
-    names = list(RECOVERIES) if recovery == "auto" else [recovery]
-    tried: list[tuple[Candidate, keras.Model]] = []
-    options = {"auto": (False, True), "on": (True,), "off": (False,)}[recalibration]
-    with loss.progress.stage("recovery", len(names) * len(options)) as advance:
-        for name in names:
-            model = RECOVERIES[name](loss)
-            for recalibrated in options:
-                found = recalibrate(model, loss.inputs) if recalibrated else model
-                tried.append((Candidate(name, recalibrated, judge.grade(found)), found))
-                advance()
-    tried.sort(key=lambda pair: pair[0].grade, reverse=True)
-    return tried[0][1], tuple(candidate for candidate, _ in tried)
-
-
-def _renumber(targets: np.ndarray) -> tuple[np.ndarray | None, int]:
-    """Number the classes that occur from 0."""
+def _renumber(targets: np.ndarray) -> tuple[tuple[int, ...], np.ndarray | None]:
+    """Return the classes that occur, and for each sample which of them it is."""
     if not targets.size:
-        return None, 1
+        return (0,), None
     found, numbers = np.unique(targets, return_inverse=True)
-    return numbers, len(found)
+    return tuple(found.tolist()), numbers
 
 
-def check_methods(criterion: str, recovery: str, recalibration: str) -> None:
+def check_methods(
+    method: str,
+    criterion: str | None = None,
+    allocation: str | None = None,
+    recovery: str | None = None,
+    recalibration: str | None = None,
+) -> None:
     """Refuse names that do not exist.
 
     Args:
-        criterion: as for `prune`.
+        method: as for `prune`.
+        criterion: likewise.
+        allocation: likewise.
         recovery: likewise.
         recalibration: likewise.
 
@@ -292,14 +218,18 @@ def check_methods(criterion: str, recovery: str, recalibration: str) -> None:
         EdgepruneError: says which there are.
     """
     for what, given, known in (
+        ("method", method, list(METHODS)),
         ("criterion", criterion, list(CRITERIA)),
+        ("allocation", allocation, list(ALLOCATIONS)),
         ("recovery", recovery, ["auto", *RECOVERIES]),
-        ("recalibration", recalibration, ["auto", "on", "off"]),
+        ("recalibration", recalibration, list(RECALIBRATIONS)),
     ):
-        if given not in known:
+        if given is not None and given not in known:
             raise EdgepruneError(f"Unknown {what} '{given}'. Choose from: {', '.join(known)}.")
 
 
-def _check_step(step: int) -> None:
+def _check_numbers(step: int, time_limit: float | None) -> None:
     if step < 1:
         raise EdgepruneError(f"The step of widths must be at least 1. Got {step}.")
+    if time_limit is not None and not time_limit >= 0:
+        raise EdgepruneError(f"The time limit must be at least 0 seconds. Got {time_limit}.")

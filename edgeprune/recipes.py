@@ -19,11 +19,17 @@ class Recipe:
 
     Attributes:
         budget: what the slim model may cost.
-        recovery: how accuracy is given back.
+        method: named combination of the other three.
+        criterion: in place of the method's own; likewise the others.
+        allocation: see `criterion`.
+        recovery: see `criterion`.
     """
 
     budget: Budget = DEFAULT_BUDGET
-    recovery: str = "auto"
+    method: str = "auto"
+    criterion: str | None = None
+    allocation: str | None = None
+    recovery: str | None = None
 
 
 def read_recipe(target: str) -> Recipe:

@@ -15,6 +15,7 @@ from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_di
 
 import edgeprune
 from edgeprune.building import Amounts
+from edgeprune.recipes import Recipe
 from edgeprune.runtime import TFLiteModel
 from edgeprune.surgery import slim
 
@@ -353,12 +354,24 @@ def test_pruning_from_python_gives_a_plain_model_within_the_budget() -> None:
     assert right.mean() > 0.8
 
 
-def test_the_default_criterion_is_that_of_prune() -> None:
-    from inspect import signature
+def test_a_method_that_is_given_replaces_what_the_recipe_says(
+    place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    recipe = Recipe(method="auto", criterion="l1", recovery="none")
+    monkeypatch.setattr("edgeprune.building.stages.read_recipe", lambda target: recipe)
 
-    from edgeprune.pruning import DEFAULT_CRITERION
+    def settings(**given: str) -> tuple[str, ...]:
+        built = edgeprune.build(
+            place / "model.keras", place / "digits.npz", classes=[1, 2], measure=False,
+            recalibration="off", amounts=Amounts(20, 20, 50), out=tmp_path / "out", **given,
+        )  # fmt: skip
+        parts = ("method", "criterion", "allocation", "recovery")
+        return tuple(built.outcome.settings[part] for part in parts)
 
-    assert signature(edgeprune.build).parameters["criterion"].default == DEFAULT_CRITERION
+    assert settings() == ("auto", "l1", "gain", "none")
+    assert settings(recovery="mean") == ("auto", "l1", "gain", "mean")
+    assert settings(method="chapr") == ("chapr", "pivoted_qr", "gain", "least_squares")
+    assert settings(method="chapr", criterion="l1")[1:] == ("l1", "gain", "least_squares")
 
 
 def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path) -> None:

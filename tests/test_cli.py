@@ -20,12 +20,13 @@ from click.testing import CliRunner
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
-from edgeprune.allocation import DEFAULT_STEP
+from edgeprune.allocation import ALLOCATIONS, DEFAULT_STEP
 from edgeprune.benchmarking import list_targets
 from edgeprune.building import Amounts
 from edgeprune.cli.commands import edgeprune as command_group
 from edgeprune.cli.terminal import TerminalProgress, show
 from edgeprune.criteria import CRITERIA
+from edgeprune.methods import METHODS
 from edgeprune.pruning import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
@@ -90,12 +91,13 @@ def test_defaults_on_the_command_line_are_those_of_python() -> None:
 
     build, prune = defaults("build"), defaults("prune")
     in_python = inspect.signature(edgeprune.build).parameters
-    for name in ("target", "criterion", "io", "out", "preprocess", "seed"):
+    parts = ("method", "criterion", "allocation", "recovery", "time_limit")
+    for name in ("target", "io", "out", "preprocess", "seed", *parts):
         assert build[name] == in_python[name].default, name
     amounts = Amounts(build["calibration"], build["validation"], build["test"])
     assert amounts == in_python["amounts"].default
     in_python = inspect.signature(edgeprune.prune).parameters
-    for name in ("criterion", "recovery", "step", "seed"):
+    for name in (*parts, "step", "seed"):
         assert prune[name] == in_python[name].default, name
     assert (prune["budget"], prune["step"]) == (str(DEFAULT_BUDGET), DEFAULT_STEP)
 
@@ -117,14 +119,18 @@ def test_targets_are_listed_whole() -> None:
 def test_methods_are_what_the_registries_hold() -> None:
     """They are read from the sources, to be quick; importing is the oracle."""
     listed = json.loads(run_command("methods", "--json").out)
-    for kind, registry in (("criteria", CRITERIA), ("recoveries", RECOVERIES)):
+    registries = {"criteria": CRITERIA, "allocations": ALLOCATIONS, "recoveries": RECOVERIES}
+    for kind, registry in registries.items():
         assert list(listed[kind]) == list(registry)
         for name, function in registry.items():
             first_line = inspect.getdoc(function).splitlines()[0]
             assert listed[kind][name].startswith(first_line)
             assert "Args:" not in listed[kind][name]
     table = run_command("methods").out
-    assert all(name in table for name in [*CRITERIA, *RECOVERIES])
+    assert list(listed["methods"]) == list(METHODS)
+    for name, method in METHODS.items():
+        assert listed["methods"][name].startswith(f"{method.summary} {method.source} (criterion ")
+    assert all(name in table for name in [*METHODS, *CRITERIA, *ALLOCATIONS, *RECOVERIES])
 
 
 def test_inspect_shows_groups_and_locks(place: Path) -> None:

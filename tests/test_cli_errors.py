@@ -172,7 +172,10 @@ def test_an_impossible_budget_says_what_can_be_reached(place: Path, quantity: st
             "--target rpi44",
             "Unknown target 'rpi44'. Did you mean 'rpi4'? There are coral-dev-board",
         ),
-        ("--criterion l2", "Unknown criterion 'l2'. Choose from: l1, pivoted_qr"),
+        ("--method magic", "Unknown method 'magic'. Choose from: auto, "),
+        ("--criterion l3", "Unknown criterion 'l3'. Choose from: l1, "),
+        ("--allocation magic", "Unknown allocation 'magic'. Choose from: gain"),
+        ("--time-limit -1", "The time limit must be at least 0 seconds. Got -1.0."),
         ("--recovery magic", "Unknown recovery 'magic'. Choose from: auto, none, mean,"),
         (
             "--quantize int4",
@@ -207,7 +210,7 @@ def test_options_that_make_no_sense(place: Path, option: str, expected: str) -> 
         ("build", "Missing argument 'MODEL'."),
         ("build model.keras", "Missing option '--data'."),
         ("prune model.keras --data digits.npz --out slim.h5", "must be a file that ends in .keras"),
-        ("prune model.keras --data digits.npz --criterion l2", "Unknown criterion 'l2'."),
+        ("prune model.keras --data digits.npz --criterion l3", "Unknown criterion 'l3'."),
         ("convert model.keras", "give --data, or take --quantize dynamic"),
         ("convert model.keras --quantize int4", "Unknown scheme 'int4'."),
         (

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from edgeprune.benchmarking import list_targets
+from edgeprune.pruning import check_methods
 from edgeprune.recipes import read_recipe
-from edgeprune.recovery import RECOVERIES
 from edgeprune.resources import find_folder
 
 RECIPES = sorted(find_folder("pipelines").glob("*.toml"))
@@ -17,7 +17,8 @@ def test_every_target_has_a_recipe_and_every_recipe_a_target():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_sets_a_budget_that_can_be_read_and_a_known_recovery(path: Path):
+def test_a_recipe_sets_a_budget_that_can_be_read_and_a_known_method(path: Path):
     recipe = read_recipe(path.stem)
     assert recipe.budget.relative, "a recipe does not know what the model costs"
-    assert recipe.recovery in {"auto", *RECOVERIES}
+    parts = (recipe.criterion, recipe.allocation, recipe.recovery)
+    check_methods(recipe.method, *parts)

@@ -9,12 +9,13 @@ from small_models import Recorder
 
 from edgeprune import pruning
 from edgeprune.cost import CostModel
-from edgeprune.criteria import CRITERIA
+from edgeprune.criteria import CRITERIA, Evidence
 from edgeprune.datasets import Samples
 from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
 from edgeprune.groups import find_groups
 from edgeprune.plan import Budget
-from edgeprune.pruning import make_plan, prune, rank
+from edgeprune.planning import make_plan, rank
+from edgeprune.pruning import prune
 from edgeprune.recovery import RECOVERIES
 from edgeprune.statistics import collect_statistics
 from edgeprune.surgery import slim
@@ -223,7 +224,7 @@ def test_a_group_that_no_known_layer_reads_is_ranked_and_priced_by_its_filters()
     model = networks.randomize(keras.Model(inputs, layers.GRU(4, name="gru")(x)))
     groups = find_groups(model)
     x = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
-    evidence = pruning.Evidence(groups, collect_statistics(groups, x))
+    evidence = Evidence(groups, collect_statistics(groups, x))
     ranking = rank(evidence, groups["conv"], "greedy_least_squares")
     norms = np.abs(model.get_layer("conv").get_weights()[0]).sum((0, 1))
     np.testing.assert_array_equal(ranking.order, np.argsort(-norms))
@@ -237,7 +238,7 @@ def test_the_plan_names_only_groups_that_shrink() -> None:
     groups = find_groups(model)
     statistics = collect_statistics(groups, images())
     budget = Budget("macs", 0.9)
-    plan = make_plan(groups, CostModel(groups), statistics, budget, classes=[1, 0])
+    plan = make_plan(Evidence(groups, statistics, (1, 0)), CostModel(groups), budget)
     assert plan.classes == (1, 0)
     assert plan.keep
     assert all(len(kept) < groups[name].width for name, kept in plan.keep.items())
@@ -246,7 +247,10 @@ def test_the_plan_names_only_groups_that_shrink() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"criterion": "l3"}, EdgepruneError, r"Unknown criterion 'l3'\. Choose from: l1, pivoted"),
+        ({"method": "magic"}, EdgepruneError, r"Unknown method 'magic'\. Choose from: auto, spec"),
+        ({"criterion": "l3"}, EdgepruneError, r"Unknown criterion 'l3'\. Choose from: l1, "),
+        ({"allocation": "even"}, EdgepruneError, r"'even'\. Choose from: gain"),
+        ({"time_limit": -1}, EdgepruneError, r"The time limit must be at least 0 seconds\. Got -1"),
         ({"recovery": "magic"}, EdgepruneError, r"Unknown recovery 'magic'\. Choose from: auto, n"),
         ({"recalibration": "yes"}, EdgepruneError, r"'yes'\. Choose from: auto, on, off\."),
         ({"step": 0}, EdgepruneError, r"The step of widths must be at least 1\. Got 0\."),

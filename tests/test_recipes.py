@@ -25,8 +25,9 @@ def test_a_target_without_a_recipe_gets_the_defaults(pipelines) -> None:
         ('recovery = "mean"', Recipe(recovery="mean")),
         (
             '# größer\nbudget = "macs=25%"\nrecovery = "refit"',
-            Recipe(Budget("macs", 0.25), "refit"),
+            Recipe(Budget("macs", 0.25), recovery="refit"),
         ),
+        ('method = "chapr"\ncriterion = "l1"', Recipe(method="chapr", criterion="l1")),
         ("", Recipe()),
     ],
 )
@@ -38,7 +39,7 @@ def test_what_a_recipe_says_replaces_the_default(pipelines, text, expected) -> N
 def test_unknown_settings_are_named_with_the_known_ones(pipelines) -> None:
     (pipelines / "toaster.toml").write_text("size = 3\nbudgets = 2")
     message = r"toaster\.toml' has unknown settings: budgets, size\. Expected some of: budget, "
-    with pytest.raises(EdgepruneError, match=message + "recovery"):
+    with pytest.raises(EdgepruneError, match=message + "method, criterion, allocation, recovery"):
         read_recipe("toaster")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.building.checks import check_source
 from edgeprune.building.material import Amounts, Material, read_material
 from edgeprune.datasets import Preprocess
+from edgeprune.methods import METHODS, Recalibration
 from edgeprune.plan import Budget
 from edgeprune.progress import Progress
 from edgeprune.stopwatch import Stopwatch
@@ -17,7 +18,7 @@ from edgeprune.stopwatch import Stopwatch
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.pruning import Pruned, Recalibration
+    from edgeprune.pruning import Pruned
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +33,13 @@ class Request:
         labels: names of the model's outputs, if not those of the data.
         preprocess: how stored samples become inputs.
         budget: the most the model may cost.
-        criterion: name in `CRITERIA`.
-        recovery: name in `RECOVERIES`, or `auto`.
-        recalibration: of BatchNorm.
+        method: name in `METHODS`.
+        criterion: in place of the method's own; likewise the others.
+        allocation: see `criterion`.
+        recovery: see `criterion`.
+        recalibration: see `criterion`.
         step: widths are multiples of it.
+        time_limit: seconds for trying methods; `None` for the method's own.
         amounts: how many samples serve for what.
         seed: of everything that is drawn.
 
@@ -50,10 +54,13 @@ class Request:
     labels: Sequence[str] | None
     preprocess: Preprocess
     budget: Budget
-    criterion: str
-    recovery: str
-    recalibration: Recalibration
+    method: str
+    criterion: str | None
+    allocation: str | None
+    recovery: str | None
+    recalibration: Recalibration | None
     step: int
+    time_limit: float | None
     amounts: Amounts
     seed: int
 
@@ -69,9 +76,11 @@ class Request:
             "data": str(self.data) if isinstance(self.data, stored) else type(self.data).__name__,
             "preprocess": self.preprocess.name,
             "budget": str(self.budget),
-            "criterion": self.criterion,
-            "recovery": self.recovery,
-            "recalibration": self.recalibration,
+            "method": self.method,
+            **{
+                part: getattr(self, part) or getattr(METHODS.get(self.method), part, None)
+                for part in ("criterion", "allocation", "recovery", "recalibration")
+            },
             "step": self.step,
             "samples": asdict(self.amounts),
         }
@@ -115,7 +124,13 @@ def prepare(
         original = open_model(request.model, request.weights, progress)
     from edgeprune.pruning import check_methods
 
-    check_methods(request.criterion, request.recovery, request.recalibration)
+    check_methods(
+        request.method,
+        request.criterion,
+        request.allocation,
+        request.recovery,
+        request.recalibration,
+    )
     with stopwatch.time("read data"), progress.stage("reading the data"):
         material = read_material(
             original,
@@ -151,10 +166,13 @@ def prune_prepared(
         budget=request.budget,
         classes=material.classes,
         validation=material.validation,
+        method=request.method,
         criterion=request.criterion,
+        allocation=request.allocation,
         recovery=request.recovery,
         recalibration=request.recalibration,
         step=request.step,
+        time_limit=request.time_limit,
         seed=request.seed,
         progress=progress,
     )

@@ -22,7 +22,7 @@ from edgeprune.datasets import parse_preprocess
 from edgeprune.files import move_together
 from edgeprune.plan import Budget
 from edgeprune.progress import SILENT, Progress
-from edgeprune.recipes import read_recipe
+from edgeprune.recipes import Recipe, read_recipe
 from edgeprune.report import Change, Outcome
 from edgeprune.runtime import find_runtime
 from edgeprune.stopwatch import Stopwatch
@@ -30,10 +30,10 @@ from edgeprune.stopwatch import Stopwatch
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.pruning import Pruned, Recalibration
+    from edgeprune.methods import Recalibration
+    from edgeprune.pruning import Pruned
 
 DEFAULT_TARGET = "x86-64"
-DEFAULT_CRITERION = "greedy_least_squares"
 DEFAULT_AMOUNTS = Amounts()
 
 
@@ -65,10 +65,13 @@ def build(
     preprocess: str | Callable[[np.ndarray], np.ndarray] = "raw",
     labels: Sequence[str] | None = None,
     weights: str | os.PathLike[str] | None = None,
-    criterion: str = DEFAULT_CRITERION,
+    method: str | None = None,
+    criterion: str | None = None,
+    allocation: str | None = None,
     recovery: str | None = None,
-    recalibration: Recalibration = "auto",
+    recalibration: Recalibration | None = None,
     step: int | None = None,
+    time_limit: float | None = None,
     amounts: Amounts = DEFAULT_AMOUNTS,
     measure: bool = True,
     threads: int | None = None,
@@ -92,10 +95,14 @@ def build(
         preprocess: how stored samples become the model's inputs, see `parse_preprocess`.
         labels: names of the model's outputs, if the data does not have exactly those.
         weights: weights of a model that is given as an architecture in JSON.
-        criterion: how channels are ranked.
-        recovery: how accuracy is given back; by default the recipe's.
-        recalibration: of BatchNorm: `auto`, `on` or `off`.
+        method: criterion, allocation and recovery by one name; by default the recipe's. A method
+            that is given replaces all that the recipe says of these.
+        criterion: how channels are ranked; by default the method's.
+        allocation: how the widths of layers are chosen; likewise.
+        recovery: how accuracy is given back; likewise.
+        recalibration: of BatchNorm: `auto`, `on` or `off`; likewise.
         step: widths of layers are multiples of it; 1 allows any.
+        time_limit: seconds after which a method that tries several tries no more; likewise.
         amounts: how many samples serve for what.
         measure: whether to measure latency on this machine.
         threads: of the measurement; by default the target's.
@@ -117,6 +124,8 @@ def build(
     """
     board = find_target(target)
     recipe = read_recipe(board.name)
+    if method is not None:
+        recipe = Recipe(recipe.budget, method)
     scheme = quantize or board.scheme
     check_choices(scheme, io)
     check_output(out)
@@ -128,10 +137,13 @@ def build(
         labels=labels,
         preprocess=parse_preprocess(preprocess),
         budget=recipe.budget if budget is None else Budget.parse(budget),
-        criterion=criterion,
+        method=recipe.method,
+        criterion=criterion or recipe.criterion,
+        allocation=allocation or recipe.allocation,
         recovery=recovery or recipe.recovery,
         recalibration=recalibration,
         step=board.channel_step if step is None else step,
+        time_limit=time_limit,
         amounts=amounts,
         seed=seed,
     )
@@ -205,7 +217,11 @@ def _warn_loose_budget(budget: Budget, pruned: Pruned) -> list[str]:
 
 def _candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:
     return tuple(
-        {"recovery": candidate.name, "validation_accuracy": candidate.grade.accuracy}
+        {
+            "method": candidate.method,
+            "recovery": candidate.name,
+            "validation_accuracy": candidate.grade.accuracy,
+        }
         for candidate in pruned.candidates
     )
 

@@ -74,7 +74,7 @@ def edgeprune(context: click.Context) -> None:
 )
 @click.option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
 @labels_option
-@tuning_options(recovery={"show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN})
+@tuning_options(method={"show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN})
 @click.option(
     "--test", type=COUNT, default=3000, help="Test samples of the kept classes, all together."
 )
@@ -147,7 +147,7 @@ def inspect(model: str, weights: str | None, as_json: bool, quiet: bool) -> None
 @budget_option(default="macs=50%")
 @click.option("--out", metavar="FILE", default="slim.keras", help="For the slim model.")
 @labels_option
-@tuning_options(recovery={"default": "auto"}, step={"default": 8})
+@tuning_options(method={"default": "auto"}, step={"default": 8})
 @output_options
 def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""
@@ -249,10 +249,10 @@ def demo(
     show_built(built, as_json, quiet)
 
 
-@edgeprune.command(short_help="List the criteria and the recoveries.")
+@edgeprune.command(short_help="List methods, criteria, allocations and recoveries.")
 @output_options
 def methods(as_json: bool, quiet: bool) -> None:
-    """List criteria and recoveries, with what they do and where they come from."""
+    """List methods, criteria, allocations and recoveries: what they do, where they come from."""
     from edgeprune.report.methods import describe_methods, list_methods
 
     found = list_methods()

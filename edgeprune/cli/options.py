@@ -93,7 +93,7 @@ classes_option = click.option(
 
 
 TARGETS_OWN = "the target's"
-DEFAULT_CRITERION = "greedy_least_squares"
+METHODS_OWN = "the method's"
 
 
 def budget_option(**default: Any) -> Callable[[Command], Command]:
@@ -110,32 +110,42 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
     )
 
 
-def tuning_options(
-    *, recovery: dict[str, Any], step: dict[str, Any]
-) -> Callable[[Command], Command]:
+def tuning_options(*, method: dict[str, Any], step: dict[str, Any]) -> Callable[[Command], Command]:
     """Return the options that say how to prune.
 
     Args:
-        recovery: `default`, or `show_default` where it is decided later.
+        method: `default`, or `show_default` where it is decided later.
         step: likewise.
     """
     return combine(
         click.option(
+            "--method",
+            metavar="NAME",
+            help="Criterion, allocation and recovery by one name; see `edgeprune methods`.",
+            **method,
+        ),
+        click.option(
             "--criterion",
             metavar="NAME",
-            default=DEFAULT_CRITERION,
-            help="How channels are ranked; see `edgeprune methods`.",
+            show_default=METHODS_OWN,
+            help="How channels are ranked.",
+        ),
+        click.option(
+            "--allocation",
+            metavar="NAME",
+            show_default=METHODS_OWN,
+            help="How the widths of layers are chosen.",
         ),
         click.option(
             "--recovery",
             metavar="NAME",
-            help="How accuracy is given back; see `edgeprune methods`. auto: whichever is best.",
-            **recovery,
+            show_default=METHODS_OWN,
+            help="How accuracy is given back. auto: whichever is best on validation.",
         ),
         click.option(
             "--recalibrate",
             type=click.Choice(["auto", "on", "off"]),
-            default="auto",
+            show_default=METHODS_OWN,
             help="BatchNorm recalibration after the recovery. auto: where it helps.",
         ),
         click.option(
@@ -143,6 +153,13 @@ def tuning_options(
             type=COUNT,
             help="Layers get widths that are multiples of N; 1 allows any.",
             **step,
+        ),
+        click.option(
+            "--time-limit",
+            type=float,
+            metavar="S",
+            show_default=METHODS_OWN,
+            help="Seconds after which a method that tries several tries no more.",
         ),
         click.option(
             "--calibration", type=COUNT, default=100, help="Calibration samples per class."

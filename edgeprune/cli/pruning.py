@@ -40,10 +40,13 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         labels=read_labels(options["labels"]),
         preprocess=parse_preprocess(options["preprocess"]),
         budget=Budget.parse(options["budget"]),
+        method=options["method"],
         criterion=options["criterion"],
+        allocation=options["allocation"],
         recovery=options["recovery"],
         recalibration=options["recalibrate"],
         step=options["step"],
+        time_limit=options["time_limit"],
         amounts=Amounts(options["calibration"], options["validation"], test=1),
         seed=options["seed"],
     )
@@ -59,6 +62,7 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         "classes": list(material.names),
         "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
         "params": {"before": pruned.before.params, "after": pruned.after.params},
+        "method": pruned.chosen.method,
         "recovery": pruned.chosen.name,
         "validation_accuracy": pruned.chosen.grade.accuracy,
         "equivalence": {

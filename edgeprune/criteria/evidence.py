@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from keras import ops
 
+from edgeprune.criteria.observations import Observations
 from edgeprune.errors import ClassError
 from edgeprune.graph import Call
 from edgeprune.groups import Group, Groups, find_head
 from edgeprune.readers import Reader, find_readers, kernel_matrix
+from edgeprune.settings import DEFAULT_SETTINGS, Settings
 from edgeprune.statistics import Moments, Statistics
 
 LEAST_SIGNAL = 1e-3
+CONSTANT = 1e-6
+"""Share of a channel's power below which its variance is rounding."""
 TINY = float(np.finfo(float).tiny)
 
 
@@ -43,12 +47,20 @@ class Evidence:
         statistics: of the calibration data.
         classes: outputs that will be kept; `None` for all.
         seed: for criteria that draw.
+        observations: of the calibration samples, for criteria that need more than the statistics.
+        present: class of each row of the statistics' sums per class; `None` where row i is class i.
+        widths: that groups will probably have, by name.
+        settings: of the method.
     """
 
     groups: Groups
     statistics: Statistics
     classes: tuple[int, ...] | None = None
     seed: int = 0
+    observations: Observations | None = field(default=None, repr=False)
+    present: tuple[int, ...] | None = None
+    widths: Mapping[str, int] = field(default_factory=dict)
+    settings: Settings = DEFAULT_SETTINGS
 
     @cached_property
     def weights(self) -> dict[str, list[np.ndarray]]:
@@ -98,6 +110,67 @@ class Evidence:
                 if np.isfinite(covariance).all() and np.isfinite(metric).all():
                     found.append(View(covariance, metric))
         return found
+
+    def alive(self, group: Group) -> np.ndarray:
+        """Return which channels vary where they are read, and count there, `(width,)`.
+
+        All do where no reader has statistics.
+        """
+        number = self.groups.index[group.name]
+        alive, known = np.zeros(group.width, bool), False
+        for reader, moments, _ in self._readers:
+            columns, channels = reader.columns(number)
+            if not channels.size:
+                continue
+            known = True
+            power = np.diag(moments.gram)[columns].mean(axis=0) / moments.count
+            variance = np.diag(moments.covariance)[columns].mean(axis=0)
+            slots = reader.slots[:, columns].reshape(-1, len(channels))
+            used = np.abs(self._kernel(reader)[:, slots]).max(axis=(0, 1, 3)) > 0
+            # What is not finite is not known to be dead.
+            alive[channels] |= used & ~(variance <= CONSTANT * power)
+        return alive if known else np.ones(group.width, bool)
+
+    def class_means(self, group: Group) -> list[np.ndarray]:
+        """Return the mean response of each channel to each kept class that has samples.
+
+        Args:
+            group: a group of these groups.
+
+        Returns:
+            For each reader with statistics, `(classes, width)`; NaN and infinity are 0.
+        """
+        return [
+            np.nan_to_num(total / count[:, None], posinf=0, neginf=0)
+            for count, total, _ in self.class_sums(group)
+        ]
+
+    def class_sums(self, group: Group) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return sums over the samples of each kept class of what each reader sees, pooled.
+
+        Args:
+            group: a group of these groups.
+
+        Returns:
+            For each reader with statistics: number of samples `(classes,)`, sum and sum of squares
+            `(classes, width)`, over the classes that will be kept and have samples.
+        """
+        number = self.groups.index[group.name]
+        found = []
+        for reader, moments, _ in self._readers:
+            columns, channels = reader.columns(number)
+            rows = np.nonzero((moments.class_count > 0) & self._kept(len(moments.class_count)))[0]
+            if channels.size and rows.size:
+                total, squares = np.zeros((2, len(rows), group.width))
+                total[:, channels] = moments.class_total[rows][:, columns].mean(axis=1)
+                squares[:, channels] = moments.class_squares[rows][:, columns].mean(axis=1)
+                found.append((moments.class_count[rows], total, squares))
+        return found
+
+    def _kept(self, num_rows: int) -> np.ndarray:
+        """Return which rows of the sums per class belong to classes that will be kept."""
+        rows = range(num_rows) if self.present is None else self.present
+        return np.array([self.classes is None or row in self.classes for row in rows])
 
     def _kernel(self, reader: Reader) -> np.ndarray:
         """Return `(taps, positions of the axis, outputs)` of what counts in a reader's output.

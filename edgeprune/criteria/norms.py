@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgeprune.criteria.deadness import dead_last
 from edgeprune.criteria.evidence import Evidence
 from edgeprune.groups import Group
 
 
+@dead_last
 def score_l1(evidence: Evidence, group: Group) -> np.ndarray:
     """Sum of absolute kernel weights that write each channel, summed over the group's writers.
 

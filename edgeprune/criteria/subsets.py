@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg.lapack import dpstrf
 
+from edgeprune.criteria.deadness import dead_last
 from edgeprune.criteria.evidence import Evidence, View
 from edgeprune.criteria.norms import score_l1
 from edgeprune.groups import Group
@@ -20,6 +21,7 @@ POOL = 128
 """Up to this many channels every choice is the best; beyond, the best of a pool of so many."""
 
 
+@dead_last
 def score_pivoted_qr(evidence: Evidence, group: Group) -> np.ndarray:
     """Rank by pivoted QR of what readers see: each pivot is what the earlier ones explain least.
 
@@ -46,6 +48,7 @@ def score_pivoted_qr(evidence: Evidence, group: Group) -> np.ndarray:
     return _score(pivoted_cholesky(stacked))
 
 
+@dead_last
 def score_greedy_least_squares(evidence: Evidence, group: Group) -> np.ndarray:
     """Rank by greedy selection: each channel taken is the one that lowers the readers' error most.
 

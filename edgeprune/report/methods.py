@@ -1,4 +1,4 @@
-"""Criteria and recoveries with what their docstrings say of them, read without importing Keras."""
+"""Methods, criteria, allocations and recoveries, with what they do and where they come from."""
 
 from __future__ import annotations
 
@@ -10,19 +10,39 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from edgeprune.methods import METHODS, Method
+
 REGISTRIES = {
     "criteria": ("edgeprune.criteria", "CRITERIA"),
+    "allocations": ("edgeprune.allocation", "ALLOCATIONS"),
     "recoveries": ("edgeprune.recovery", "RECOVERIES"),
+}
+SINGULAR = {
+    "methods": "method",
+    "criteria": "criterion",
+    "allocations": "allocation",
+    "recoveries": "recovery",
 }
 
 
 def list_methods() -> dict[str, dict[str, str]]:
-    """Return, for criteria and recoveries, each name with its summary and source.
+    """Return, for methods and each of their parts, each name with its summary and source.
 
-    The registries are read from the sources: importing them would import Keras, which takes
-    seconds.
+    The registries of functions are read from the sources: importing them would import Keras, which
+    takes seconds.
     """
-    return {kind: _read_registry(*place) for kind, place in REGISTRIES.items()}
+    methods = {name: _describe(method) for name, method in METHODS.items()}
+    return {
+        "methods": methods,
+        **{kind: _read_registry(*place) for kind, place in REGISTRIES.items()},
+    }
+
+
+def _describe(method: Method) -> str:
+    parts = f"criterion {method.criterion}, allocation {method.allocation}, recovery "
+    parts += method.recovery
+    tries = f"; tries {', '.join(method.tries)} as well" if method.tries else ""
+    return f"{method.summary} {method.source} ({parts}{tries})"
 
 
 def describe_methods(found: Mapping[str, Mapping[str, str]]) -> Table:
@@ -32,7 +52,7 @@ def describe_methods(found: Mapping[str, Mapping[str, str]]) -> Table:
         table.add_column(name, no_wrap=name != "what it does")
     for kind, entries in found.items():
         for name, text in entries.items():
-            table.add_row({"criteria": "criterion", "recoveries": "recovery"}[kind], name, text)
+            table.add_row(SINGULAR[kind], name, text)
     return table
 
 
@@ -43,7 +63,8 @@ def _read_registry(package: str, registry: str) -> dict[str, str]:
     initial = Path(spec.origin)
     functions: dict[str, str] = {}
     entries: dict[str, str] = {}
-    for path in [*sorted(initial.parent.glob("*.py"))]:
+    is_package = initial.name == "__init__.py"
+    for path in sorted(initial.parent.glob("*.py")) if is_package else [initial]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
                 functions[node.name] = ast.get_docstring(node) or ""

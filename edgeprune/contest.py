@@ -1,0 +1,179 @@
+"""Several ways to prune one model, tried in turn while time is left: validation chooses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import keras
+import numpy as np
+
+from edgeprune.cost import CostModel
+from edgeprune.criteria import Evidence
+from edgeprune.methods import Method
+from edgeprune.plan import Budget, Plan
+from edgeprune.planning import make_plan
+from edgeprune.progress import Progress
+from edgeprune.recovery import RECOVERIES, Loss, recalibrate
+from edgeprune.stopwatch import Stopwatch
+from edgeprune.surgery import slim
+from edgeprune.validation import Grade, Judge
+from edgeprune.verification import Equivalence, check_equivalence
+
+PROBES = 16
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination that was tried.
+
+    Attributes:
+        recovery: name in `RECOVERIES`.
+        recalibrated: whether BatchNorm was recalibrated after it.
+        grade: on validation samples.
+        method: name in `METHODS` that it was tried for.
+    """
+
+    recovery: str
+    recalibrated: bool
+    grade: Grade
+    method: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """The recovery, and what followed it."""
+        return f"{self.recovery} + BatchNorm" if self.recalibrated else self.recovery
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method that takes part, with the parts that the user replaced.
+
+    Attributes:
+        name: in `METHODS`.
+        method: what is done.
+    """
+
+    name: str
+    method: Method
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model that takes part, and how it came about.
+
+    Attributes:
+        candidate: what it is called and its grade.
+        model: recovered.
+        slim: as cut.
+        plan: what was kept.
+        equivalence: of slim and cut.
+    """
+
+    candidate: Candidate
+    model: keras.Model = field(repr=False)
+    slim: keras.Model = field(repr=False)
+    plan: Plan = field(repr=False)
+    equivalence: Equivalence
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What all who take part have in common.
+
+    Attributes:
+        model: the original.
+        evidence: of the original on calibration samples.
+        inputs: the calibration samples.
+        costs: of the original.
+        budget: what must be met.
+        judge: grades on validation samples.
+        step: see `allowed_widths`.
+        stages: gets the seconds of each stage.
+        progress: told about stages.
+    """
+
+    model: keras.Model
+    evidence: Evidence
+    inputs: np.ndarray
+    costs: CostModel
+    budget: Budget
+    judge: Judge
+    step: int
+    stages: Stopwatch
+    progress: Progress
+
+    def hold(
+        self,
+        entries: Iterable[Entry],
+        time_limit: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> tuple[Contestant, tuple[Candidate, ...]]:
+        """Try one entry after the other; nothing new is tried once the time is over.
+
+        Args:
+            entries: at least one; the first is tried whatever the time.
+            time_limit: in seconds.
+            clock: in seconds.
+
+        Returns:
+            The best on validation, and all that were tried, best first; among equals the earlier.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+            EquivalenceError: a slim model is not what its plan says.
+        """
+        start = clock()
+        tried: list[Contestant] = []
+        for entry in entries:
+            if tried and clock() - start >= time_limit:
+                break
+            tried += self.enter(entry)
+        tried.sort(key=lambda contestant: contestant.candidate.grade, reverse=True)
+        return tried[0], tuple(contestant.candidate for contestant in tried)
+
+    def enter(self, entry: Entry) -> list[Contestant]:
+        """Prune by one method; return a model for every recovery that it leaves open.
+
+        Args:
+            entry: which method.
+        """
+        with self.stages.time("plan"):
+            plan = make_plan(
+                self.evidence, self.costs, self.budget,
+                method=entry.method, step=self.step, progress=self.progress,
+            )  # fmt: skip
+        with self.stages.time("surgery"):
+            smaller = slim(self.model, plan, groups=self.evidence.groups)
+        with self.stages.time("proof"):
+            probes = self.inputs[:PROBES]
+            equivalence = check_equivalence(self.model, smaller, plan, self.evidence.groups, probes)
+        with self.stages.time("recovery"):
+            return [
+                Contestant(candidate, model, smaller, plan, equivalence)
+                for candidate, model in self._recover(entry, plan, smaller)
+            ]
+
+    def _recover(
+        self, entry: Entry, plan: Plan, smaller: keras.Model
+    ) -> list[tuple[Candidate, keras.Model]]:
+        """Try the recoveries that are asked for."""
+        evidence, method = self.evidence, entry.method
+        loss = Loss(
+            smaller, evidence.groups, plan, evidence.statistics, self.inputs,
+            evidence.seed, self.progress,
+        )  # fmt: skip
+        names = list(RECOVERIES) if method.recovery == "auto" else [method.recovery]
+        options = {"auto": (False, True), "on": (True,), "off": (False,)}[method.recalibration]
+        found: list[tuple[Candidate, keras.Model]] = []
+        with self.progress.stage("recovery", len(names) * len(options)) as advance:
+            for name in names:
+                recovered = RECOVERIES[name](loss)
+                for recalibrated in options:
+                    model = recalibrate(recovered, loss.inputs) if recalibrated else recovered
+                    grade = self.judge.grade(model)
+                    found.append((Candidate(name, recalibrated, grade, entry.name), model))
+                    advance()
+        return found
