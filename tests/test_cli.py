@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click import Context
 from click.testing import CliRunner
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
@@ -87,11 +88,13 @@ def test_every_command_that_works_has_an_example_that_can_be_parsed(name: str) -
 
 def test_defaults_on_the_command_line_are_those_of_python() -> None:
     def defaults(name: str) -> dict:
-        return {option.name: option.default for option in command_group.commands[name].params}
+        command = command_group.commands[name]
+        context = Context(command)
+        return {option.name: option.get_default(context) for option in command.params}
 
     build, prune = defaults("build"), defaults("prune")
-    in_python = inspect.signature(edgeprune.build).parameters
     parts = ("method", "criterion", "allocation", "recovery", "time_limit")
+    in_python = inspect.signature(edgeprune.build).parameters
     for name in ("target", "io", "out", "preprocess", "seed", *parts):
         assert build[name] == in_python[name].default, name
     amounts = Amounts(build["calibration"], build["validation"], build["test"])
