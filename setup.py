@@ -35,6 +35,7 @@ DRAWING = ["pydot>=3.0"]
 DEVELOPMENT = [
     *DRAWING,
     "hypothesis>=6.100",
+    "jsonschema>=4.20",
     "import-linter>=2.1",
     "mypy>=1.13",
     "pre-commit>=4.0",

@@ -6,13 +6,13 @@ A process that holds several models can tell none of these apart.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 
 import interpreter
+import program
 
 
 def measure(path: str, threads: int) -> dict:
@@ -36,9 +36,7 @@ def measure(path: str, threads: int) -> dict:
 
 def measure_in_own_process(path: str, threads: int) -> dict:
     """Start this program again for one model and return its answer."""
-    program = os.path.dirname(os.path.abspath(__file__))
-    flags = ["-I"] if sys.flags.isolated else ["-E"] if sys.flags.ignore_environment else []
-    command = [sys.executable, *flags, program, "--cold", "--threads", str(threads), path]
+    command = [*program.repeat_command(), "--cold", "--threads", str(threads), path]
     child = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     try:
         document = json.loads(child.stdout)

@@ -6,6 +6,8 @@ import glob
 import os
 import platform
 import re
+import shutil
+import subprocess
 
 import interpreter
 import numpy as np
@@ -50,7 +52,7 @@ def read_software() -> dict:
 
 
 def read_state(root: str = "/") -> dict:
-    """Return the facts that do change: clocks, temperatures, load."""
+    """Return the facts that do change: clocks, temperatures, load, supply."""
     frequency = os.path.join(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/")
     return {
         "load_average": list(os.getloadavg()),
@@ -58,6 +60,7 @@ def read_state(root: str = "/") -> dict:
         "frequencies_mhz": [int(t) / 1e3 for t in read_all(frequency + "scaling_cur_freq")],
         "highest_mhz": [int(text) / 1e3 for text in read_all(frequency + "cpuinfo_max_freq")],
         "temperatures_c": read_temperatures(root),
+        "supply_volts": read_supply(root),
     }
 
 
@@ -101,6 +104,29 @@ def read_temperatures(root: str) -> dict[str, float]:
         if text is not None and text.lstrip("-").isdigit():
             degrees[f"{os.path.basename(zone)} {kind or ''}".strip()] = int(text) / 1e3
     return degrees
+
+
+def read_supply(root: str) -> float | None:
+    """Return the volts that reach the board, where its firmware tells them (Raspberry Pi 5)."""
+    answer = ask_firmware(root, "pmic_read_adc") or ""
+    match = re.search(r"EXT5V_V \w+\(\d+\)=([\d.]+)V", answer)
+    return float(match.group(1)) if match else None
+
+
+def ask_firmware(root: str, *question: str) -> str | None:
+    """Return what `vcgencmd` answers, or None where there is none."""
+    program = os.path.join(root, "usr/bin/vcgencmd")
+    if not os.path.exists(program):
+        program = shutil.which("vcgencmd") if root == "/" else None
+    if not program:
+        return None
+    try:
+        done = subprocess.run(
+            [program, *question], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
 
 
 def read_all(pattern: str) -> list[str]:

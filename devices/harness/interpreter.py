@@ -54,11 +54,32 @@ class Model:
             raise ValueError(f"cannot open {path}: {str(error).strip()}") from error
         self.run = self._interpreter.invoke
 
+    @property
+    def inputs(self) -> list[dict]:
+        """Details of the inputs, as the runtime gives them."""
+        return self._interpreter.get_input_details()
+
     def fill_inputs(self) -> None:
         """Write the same plausible values into every input."""
         generator = np.random.default_rng(0)
-        for details in self._interpreter.get_input_details():
-            self._interpreter.set_tensor(details["index"], sample(details, generator))
+        for details in self.inputs:
+            self.set_input(details, sample(details, generator))
+
+    def set_input(self, details: dict, values: np.ndarray) -> None:
+        """Write one input."""
+        self._interpreter.set_tensor(details["index"], values)
+
+    def read_outputs(self) -> list[np.ndarray]:
+        """Return copies of all outputs."""
+        details = self._interpreter.get_output_details()
+        return [self._interpreter.get_tensor(entry["index"]) for entry in details]
+
+    def digest_outputs(self) -> str:
+        """Return the hash of all outputs, byte by byte."""
+        digest = hashlib.sha256()
+        for output in self.read_outputs():
+            digest.update(np.ascontiguousarray(output).tobytes())
+        return digest.hexdigest()
 
 
 def sample(details: dict, generator: np.random.Generator) -> np.ndarray:

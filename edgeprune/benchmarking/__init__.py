@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from edgeprune.benchmarking.measurements import BenchResult, Measurement
+from edgeprune.benchmarking.energy import Energy
+from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, Measurement
 from edgeprune.benchmarking.runs import bench
+from edgeprune.benchmarking.ssh import SshTransport
 from edgeprune.benchmarking.target_files import (
     find_own_targets,
     find_target,
@@ -13,9 +15,12 @@ from edgeprune.benchmarking.target_files import (
 from edgeprune.benchmarking.targets import Figure, Target
 
 __all__ = [
+    "BenchInterrupted",
     "BenchResult",
+    "Energy",
     "Figure",
     "Measurement",
+    "SshTransport",
     "Target",
     "bench",
     "find_own_targets",

@@ -2,82 +2,91 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
+from edgeprune.benchmarking.documents import Answer, check_complete, following, read_answer
+from edgeprune.benchmarking.settings import Settings
 from edgeprune.errors import BenchmarkError
 from edgeprune.progress import SILENT, Progress
 from edgeprune.resources import find_folder
 
-SCHEMA_VERSION = 1
 PATIENCE_SECONDS = 5.0
 
 
-def run_harness(
-    models: Sequence[Path],
-    *,
-    threads: int,
-    runs: int,
-    seconds: float,
-    progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """Run the harness with this interpreter, without TensorFlow, and return its document.
-
-    The process ends with this one, however this one ends.
-
-    Raises:
-        BenchmarkError: the harness failed, was killed, or was not clean; says why.
-    """
+def harness_command() -> list[str]:
+    """Return the command that starts the harness with this interpreter, without TensorFlow."""
     # Not -I: a runtime that was installed with `pip install --user` must be found.
-    command = [sys.executable, "-E", "-P", str(find_folder("devices") / "harness"), "--watch-stdin"]
-    command += ["--threads", str(threads), "--runs", str(runs), "--seconds", str(seconds)]
-    command += [str(model.resolve()) for model in models]
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as answer:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=answer,
-            stderr=subprocess.PIPE,
-            encoding="utf-8",
-            errors="replace",
-        )
-        try:
-            remarks = _follow(process, progress)
-            status = process.wait()
-        finally:
-            _end(process)
-        answer.seek(0)
-        return _read(answer.read(), status, remarks)
+    return [sys.executable, "-E", "-P", str(find_folder("devices") / "harness"), "--watch-stdin"]
 
 
-def _follow(process: subprocess.Popen[str], progress: Progress) -> list[str]:
-    """Report progress until the process closes its standard error; return its other lines."""
-    remarks = []
-    percent = 0
-    with progress.stage("benchmark", 100) as advance:
-        for line in process.stderr or ():
-            try:
-                done = round(100 * json.loads(line)["done"])
-            except (ValueError, TypeError, KeyError):
-                remarks.append(line.strip())
-                continue
-            for _ in range(percent, done):
-                advance()
-            percent = max(percent, done)
-    return remarks
+class LocalTransport:
+    """Runs the harness here; its process ends with this one, however this one ends."""
+
+    def measure(
+        self, models: Sequence[Path], settings: Settings, progress: Progress = SILENT
+    ) -> Answer:
+        """Run the harness over the models.
+
+        Raises:
+            BenchmarkError: the harness failed, was killed, or was not clean; says why.
+            KeyboardInterrupt: the user stopped it before anything was measured.
+        """
+        batch = str(settings.batch.resolve()) if settings.batch else None
+        command = [*harness_command(), *settings.arguments(batch)]
+        command += [str(model.resolve()) for model in models]
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                encoding="utf-8",
+                errors="replace",
+                start_new_session=True,  # Ctrl-C is for this process, which then asks for answers
+            )
+            interruption = None
+            with following(progress) as remarks:
+                try:
+                    for line in process.stderr or ():
+                        remarks.read(line)
+                    process.wait()
+                except KeyboardInterrupt as error:
+                    interruption = error
+                finally:
+                    _end(process)
+                output.seek(0)
+                answer = output.read()
+                if interruption is not None:
+                    return _salvage(answer, process.returncode, interruption)
+            document = read_answer(answer, process.returncode, remarks)
+            check_complete(document)
+            return Answer(document)
+
+
+def _salvage(answer: str, status: int, interruption: KeyboardInterrupt) -> Answer:
+    from edgeprune.benchmarking.documents import Remarks
+
+    try:
+        document = read_answer(answer, status, Remarks(lambda: None))
+    except BenchmarkError:
+        raise interruption from None
+    return Answer(document, interrupted=True)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
+    """Ask the harness for what it has; end it if it takes too long."""
     if process.poll() is None:
-        process.terminate()
+        process.send_signal(signal.SIGTERM)
         try:
+            _drain(process.stderr)
             process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
             process.kill()
             process.wait()
     for stream in (process.stdin, process.stderr):
@@ -85,25 +94,7 @@ def _end(process: subprocess.Popen[str]) -> None:
             stream.close()
 
 
-def _read(answer: str, status: int, remarks: Sequence[str]) -> dict[str, Any]:
-    try:
-        document = json.loads(answer)
-    except ValueError:
-        last = next((line for line in reversed(remarks) if line), "it said nothing")
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        raise BenchmarkError(f"The harness {how}: {last}") from None
-    if "error" in document:
-        raise BenchmarkError(f"Cannot measure: {document['error']}.")
-    if document["schema_version"] != SCHEMA_VERSION:
-        raise BenchmarkError(
-            f"The harness speaks version {document['schema_version']} of its format, edgeprune "
-            f"version {SCHEMA_VERSION}: install edgeprune again."
-        )
-    if document["interrupted"]:
-        raise BenchmarkError("The harness was stopped before it had measured everything.")
-    if document["process"]["tensorflow_loaded"]:
-        raise BenchmarkError(
-            "The harness found TensorFlow loaded in its process, so its memory figures mean "
-            "nothing: something imports TensorFlow whenever Python starts."
-        )
-    return document
+def _drain(stream: IO[str] | None) -> None:
+    """Read what is left: a full pipe would keep the other side from ending."""
+    if stream is not None:
+        stream.read()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from edgeprune.benchmarking.energy import Energy
 from edgeprune.benchmarking.targets import Target
 
 MEBIBYTE = 2**20
+BUSY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class Measurement:
         sha256: of the file.
         steady: whether the warm-up reached a steady state.
         samples_ms: the series.
+        accuracy: share of the batch that came along that was answered right, on that machine.
+        outputs_sha256: of all answers to that batch.
+        energy: of one inference; None without a meter.
+        throttled: why the machine was slower than it can be; empty if it was not seen to be.
     """
 
     model: str
@@ -56,6 +62,10 @@ class Measurement:
     sha256: str
     steady: bool
     samples_ms: tuple[float, ...] = field(repr=False)
+    accuracy: float | None = None
+    outputs_sha256: str | None = None
+    energy: Energy | None = None
+    throttled: tuple[str, ...] = ()
 
     @property
     def where(self) -> str:
@@ -71,6 +81,9 @@ class Measurement:
             f" load {self.load_ms:.1f} ms, first {self.first_ms:.2f} ms,"
             f" memory {self.memory_peak_bytes / MEBIBYTE:.1f} MiB"
             f" (model {self.memory_model_bytes / MEBIBYTE:.1f}), {self.size_bytes} bytes"
+            + (f", accuracy {self.accuracy:.1%}" if self.accuracy is not None else "")
+            + (f", {self.energy}" if self.energy else "")
+            + (f", THROTTLED: {self.throttled[0]}" if self.throttled else "")
         )
 
 
@@ -82,10 +95,14 @@ class BenchResult:
         measurements: in the order the models were given.
         environment: machine, software and the machine's state before and after, as in
             `devices/harness/measurement.schema.json`.
+        warnings: what makes the figures less certain, one line each.
+        interrupted: the user stopped the run; what is there is whole.
     """
 
     measurements: tuple[Measurement, ...]
     environment: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+    interrupted: bool = False
 
     def __getitem__(self, model: str) -> Measurement:
         """Return the measurement of a model by its name."""
@@ -100,7 +117,12 @@ class BenchResult:
             asdict(entry) | {"samples_ms": list(entry.samples_ms), "where": entry.where}
             for entry in self.measurements
         ]
-        return {"measurements": measurements, "environment": dict(self.environment)}
+        return {
+            "measurements": measurements,
+            "environment": dict(self.environment),
+            "warnings": list(self.warnings),
+            "interrupted": self.interrupted,
+        }
 
     def __str__(self) -> str:
         first = self.measurements[0]
@@ -108,15 +130,31 @@ class BenchResult:
         return "\n".join([title, *map(str, self.measurements)])
 
 
+class BenchInterrupted(KeyboardInterrupt):
+    """The user stopped a run that had already measured something.
+
+    Attributes:
+        result: what there was.
+    """
+
+    def __init__(self, result: BenchResult) -> None:
+        super().__init__("The measurement was interrupted.")
+        self.result = result
+
+
 def read_document(
-    document: Mapping[str, Any], names: Sequence[str], target: Target | None
+    document: Mapping[str, Any],
+    names: Sequence[str],
+    target: Target | None,
+    energies: Sequence[Energy | None] = (),
 ) -> BenchResult:
-    """Turn the harness's document into measurements.
+    """Turn the harness's document into measurements; models it did not get to are left out.
 
     Args:
-        document: complete, not interrupted.
+        document: as the schema describes it.
         names: of the models, in the order they were given to the harness.
         target: that the models were built for.
+        energies: of the models, in this order; empty if none was measured.
     """
     environment = document["environment"]
     machine, software = environment["machine"], environment["software"]
@@ -127,14 +165,36 @@ def read_document(
         "on_target": target is not None and target.is_machine(machine),
         "runtime": f"{software['runtime']} {software['runtime_version']}",
         "threads": document["settings"]["threads"],
+        "throttled": tuple(environment["throttling"]["reasons"]),
     }
-    return BenchResult(
-        tuple(
-            _read_model(entry, name, shared)
-            for entry, name in zip(document["models"], names, strict=True)
+    found = [
+        _read_model(entry, name, shared | {"energy": energy})
+        for entry, name, energy in zip(
+            document["models"], names, energies or [None] * len(names), strict=True
+        )
+        if entry["latency"] and entry["cold"]
+    ]
+    warnings = [
+        *_find_warnings(environment),
+        *(
+            f"{entry.model} did not reach a steady state while warming up"
+            for entry in found
+            if not entry.steady
         ),
-        environment,
-    )
+    ]
+    return BenchResult(tuple(found), environment, tuple(warnings), document["interrupted"])
+
+
+def _find_warnings(environment: Mapping[str, Any]) -> Iterator[str]:
+    for reason in environment["throttling"]["reasons"]:
+        yield f"the machine was slowed down: {reason}"
+    before = environment["before"]
+    slow = [name for name in before["governors"] if name not in ("performance", "schedutil")]
+    if slow:
+        yield f"the governor is {slow[0]}, not performance: the clock may change while measuring"
+    cores = environment["machine"]["usable_cores"] or 1
+    if before["load_average"][0] > cores * BUSY_SHARE:
+        yield f"the machine was busy: load average {before['load_average'][0]:.1f}, {cores} cores"
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:
@@ -151,7 +211,8 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
 
 
 def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) -> Measurement:
-    latency, cold = entry["latency"], entry["cold"]
+    latency, cold, check = entry["latency"], entry["cold"], entry["accuracy"]
+    correct = check["correct"] if check and check["count"] else None
     return Measurement(
         model=name,
         **shared,
@@ -169,4 +230,6 @@ def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) 
         sha256=entry["sha256"],
         steady=entry["warmup"]["steady"],
         samples_ms=tuple(latency["samples_ms"]),
+        accuracy=None if correct is None else correct / check["count"],
+        outputs_sha256=check["outputs_sha256"] if check else None,
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from edgeprune.benchmarking.local import run_harness
-from edgeprune.benchmarking.measurements import BenchResult, read_document
+from edgeprune.benchmarking.documents import Answer, Transport
+from edgeprune.benchmarking.energy import Energy, PowerSeries, estimate_energy
+from edgeprune.benchmarking.local import LocalTransport
+from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, read_document
+from edgeprune.benchmarking.recorders import Readings, recording
+from edgeprune.benchmarking.settings import NO_METER, Meter, Settings
 from edgeprune.benchmarking.target_files import find_target
 from edgeprune.benchmarking.targets import Target
 from edgeprune.errors import BenchmarkError
@@ -18,6 +24,7 @@ StrPath = str | os.PathLike[str]
 
 DEFAULT_RUNS = 1000
 DEFAULT_SECONDS = 5.0
+DEFAULT_THREADS = 4
 
 
 def bench(
@@ -27,19 +34,27 @@ def bench(
     threads: int | None = None,
     runs: int = DEFAULT_RUNS,
     seconds: float = DEFAULT_SECONDS,
+    transport: Transport | None = None,
+    energy: str | Meter = NO_METER,
+    batch: StrPath | None = None,
+    refuse_throttled: bool = False,
     progress: Progress = SILENT,
 ) -> BenchResult:
-    """Measure `.tflite` models on this machine, interleaved in one run of a clean process.
+    """Measure `.tflite` models, interleaved in one run of a clean process.
 
-    Whatever the target, the milliseconds are those of this machine's CPU, and each measurement
-    says so.
+    Each measurement says on which machine it was taken; milliseconds of another machine than the
+    target are never the target's.
 
     Args:
         models: paths, or paths by the names they get in the result (else their file names).
         target: that the models were built for, or its name: gives the default of `threads`.
-        threads: of the runtime; by default the target's, at most what this machine has.
+        threads: of the runtime; by default the target's, here at most what this machine has.
         runs: most timed inferences per model.
         seconds: most seconds of timed inferences per model; at least ten inferences.
+        transport: runs the harness somewhere, such as `SshTransport`; by default here.
+        energy: a meter, such as `hwmon` or `log:power.csv`, or `auto` for the target's own.
+        batch: `.npz` with `inputs` and `labels`: accuracy on the machine that is measured.
+        refuse_throttled: fail if that machine slowed itself down, instead of a warning.
         progress: told about every percent.
 
     Returns:
@@ -49,6 +64,7 @@ def bench(
         BenchmarkError: bad arguments, or the measurement failed.
         ModelError: not a `.tflite` file, or compiled for the Edge TPU.
         EdgepruneError: unknown target.
+        BenchInterrupted: the user stopped it; carries what there was.
 
     Example:
         >>> result = bench({"before": "model.tflite", "after": "slim.tflite"})   # doctest: +SKIP
@@ -56,25 +72,91 @@ def bench(
         2.1
     """
     named = _name(models)
-    if (threads is not None and threads < 1) or runs < 1 or not seconds > 0:
-        raise BenchmarkError(
-            f"threads, runs and seconds must be positive; got {threads}, {runs} and {seconds}."
-        )
     if isinstance(target, str):
         target = find_target(target)
-    for path in named.values():
-        check_file(path)
-    if threads is None:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-        threads = min(target.threads if target else 4, usable or os.cpu_count() or 1)
-    document = run_harness(
-        [Path(path) for path in named.values()],
-        threads=threads,
+    settings = Settings(
+        threads=_choose_threads(target, transport) if threads is None else threads,
         runs=runs,
         seconds=seconds,
-        progress=progress,
+        meter=_choose_meter(energy, target),
+        batch=None if batch is None else Path(batch),
+        refuse_throttled=refuse_throttled,
     )
-    return read_document(document, list(named), target)
+    settings.check()
+    for path in named.values():
+        check_file(path)
+    paths = [Path(path) for path in named.values()]
+    with _recording_beside(settings) as readings:
+        answer = (transport or LocalTransport()).measure(paths, settings, progress)
+        energies, problems = _estimate(answer, list(named), settings, readings)
+    result = read_document(answer.document, list(named), target, energies)
+    result = replace(result, warnings=(*result.warnings, *problems))
+    if answer.interrupted:
+        raise BenchInterrupted(result) if result.measurements else KeyboardInterrupt
+    return result
+
+
+@contextlib.contextmanager
+def _recording_beside(settings: Settings) -> Iterator[Readings | None]:
+    if not settings.meter.on_host:
+        yield None
+        return
+    with recording(settings.meter, settings.period_seconds) as readings:
+        yield readings
+
+
+def _estimate(
+    answer: Answer, names: Sequence[str], settings: Settings, readings: Readings | None
+) -> tuple[list[Energy | None], list[str]]:
+    """Return the energy of every model, and why there is none of some."""
+    measured = answer.document["energy"]
+    if not settings.meter or measured is None:
+        return [None] * len(names), []
+    if readings is not None:
+        series, kind = readings()
+        series = series.shift(answer.clock_offset)
+    else:
+        meter = measured["meter"]
+        series = PowerSeries.from_readings(measured["readings"] or [], meter["period"])
+        kind = meter["kind"]
+    problems = [f"energy: {measured['problem']}"] if measured["problem"] else []
+    if len(series.times) < 2:
+        return [None] * len(names), [*problems, "energy: the meter gave no readings"]
+    if readings is not None and answer.clock_error > series.period:
+        return [None] * len(names), [
+            f"energy: the clocks of the board and of this machine agree within "
+            f"{answer.clock_error:.2g} s only, the meter reads every {series.period:.2g} s"
+        ]
+    energies: list[Energy | None] = []
+    for index, name in enumerate(names):
+        found = estimate_energy(
+            measured["windows"], series, index, kind=kind, meter=settings.meter.argument
+        )
+        energies.append(found if isinstance(found, Energy) else None)
+        if isinstance(found, str):
+            problems.append(f"energy of {name}: {found}")
+    return energies, problems
+
+
+def _choose_threads(target: Target | None, transport: Transport | None) -> int:
+    wanted = target.threads if target else DEFAULT_THREADS
+    if transport is not None:
+        return wanted
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    return min(wanted, usable or os.cpu_count() or 1)
+
+
+def _choose_meter(energy: str | Meter, target: Target | None) -> Meter:
+    if isinstance(energy, Meter):
+        return energy
+    if energy != "auto":
+        return Meter.parse(energy)
+    if target is None or target.energy_meter == "none":
+        name = target.name if target else "no target"
+        raise BenchmarkError(
+            f"energy 'auto' takes the target's own meter, and {name} has none: name a meter."
+        )
+    return Meter.parse(target.energy_meter)
 
 
 def _name(models: StrPath | Sequence[StrPath] | Mapping[str, StrPath]) -> dict[str, StrPath]:

@@ -1,0 +1,3 @@
+#!/bin/sh
+# Usage: install.sh <SCRIPT
+exec sh -s
