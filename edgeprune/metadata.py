@@ -2,8 +2,8 @@
 
 The files are a zip archive behind the flatbuffer, so `unzip -p model.tflite labels.txt` shows them
 and every runtime ignores them. A small flatbuffer inside the model (`TFLITE_METADATA`, identifier
-M001) says which of them names the classes of an output: what Android's tools and the Task Library
-read. The numbers below are field positions of the public metadata_schema.fbs.
+M001) lists them and says which names the classes of an output: what Android's tools and the Task
+Library read. The numbers below are field positions of the public metadata_schema.fbs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 LABELS = "labels.txt"
+PREPROCESSING = "preprocessing.json"
+PROVENANCE = "provenance.json"
+
+DESCRIPTIONS = {
+    LABELS: "One class per line, in the order of the output.",
+    PREPROCESSING: "How an image becomes the input.",
+    PROVENANCE: "What the model was made from, how, and with which versions.",
+}
 
 _METADATA_NAME = b"TFLITE_METADATA"
 _METADATA_IDENTIFIER = b"M001"
-_TENSOR_AXIS_LABELS = 2
+_DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip: equal input gives equal bytes
 
 
@@ -41,20 +49,33 @@ def attach_files(content: bytes, files: Mapping[str, str]) -> bytes:
 
 def read_labels(content: bytes) -> tuple[str, ...]:
     """Return the class names attached to a `.tflite`, in the order of its outputs; none is ()."""
+    return tuple(read_files(content).get(LABELS, "").splitlines())
+
+
+def read_files(content: bytes) -> dict[str, str]:
+    """Return the text files attached to a `.tflite` by name; none is {}.
+
+    Example:
+        >>> read_files(attach_files(b"model", {"labels.txt": "cat"}))
+        {'labels.txt': 'cat'}
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return tuple(archive.read(LABELS).decode(errors="replace").splitlines())
-    except (zipfile.BadZipFile, KeyError):
-        return ()
+            return {
+                name: archive.read(name).decode(errors="replace") for name in archive.namelist()
+            }
+    except zipfile.BadZipFile:
+        return {}
 
 
-def describe_labels(model: Any, name: str, count: int) -> None:
-    """Say in a model's metadata that `labels.txt` names the values of its outputs.
+def describe_model(model: Any, name: str, count: int, files: Sequence[str]) -> None:
+    """Say in a model's metadata what its attached files are.
 
     Args:
         model: `ModelT` of the TFLite schema, changed in place.
         name: of the model, for its readers.
         count: number of labels; outputs with as many values are the ones they name.
+        files: names of all attached files; `labels.txt` belongs to the outputs.
     """
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -65,7 +86,7 @@ def describe_labels(model: Any, name: str, count: int) -> None:
     labelled = [index for index, size in enumerate(sizes) if size == count]
 
     buffer = schema.BufferT()
-    buffer.data = bytearray(_model_metadata(name, inputs, outputs, labelled))
+    buffer.data = bytearray(_model_metadata(name, inputs, outputs, labelled, files))
     model.buffers.append(buffer)
     entry = schema.MetadataT()
     entry.name, entry.buffer = _METADATA_NAME, len(model.buffers) - 1
@@ -78,9 +99,15 @@ def _names(tensors: Sequence[int], entries: Sequence[Any]) -> list[str]:
 
 
 def _model_metadata(
-    name: str, inputs: Sequence[str], outputs: Sequence[str], labelled: Sequence[int]
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    labelled: Sequence[int],
+    files: Sequence[str],
 ) -> bytes:
-    """Return a ModelMetadata flatbuffer: the names, and `labels.txt` on the labelled outputs."""
+    """Return a ModelMetadata flatbuffer: the names, `labels.txt` on the labelled outputs, others
+    on the model.
+    """  # noqa: D205
     import flatbuffers  # type: ignore[import-untyped]
 
     builder = flatbuffers.Builder(512)
@@ -97,18 +124,19 @@ def _model_metadata(
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
 
-    def tensor(label: str, files: int | None) -> int:
+    def tensor(label: str, attached: int | None) -> int:
         fields = {0: builder.CreateString(label)}
-        return table(7, fields if files is None else fields | {6: files})
+        return table(7, fields if attached is None else fields | {6: attached})
 
-    files = vector([_associated_file(builder)])
+    labels = vector([_associated_file(builder, LABELS)]) if LABELS in files else None
+    others = vector([_associated_file(builder, file) for file in files if file != LABELS])
     subgraph = table(
         7,
         {
             2: vector([tensor(label, None) for label in inputs]),
             3: vector(
                 [
-                    tensor(label, files if index in labelled else None)
+                    tensor(label, labels if index in labelled else None)
                     for index, label in enumerate(outputs)
                 ]
             ),
@@ -119,6 +147,7 @@ def _model_metadata(
         {
             0: builder.CreateString(name),
             3: vector([subgraph]),
+            6: others,
             7: builder.CreateString("1.0.0"),
         },
     )
@@ -126,11 +155,11 @@ def _model_metadata(
     return bytes(builder.Output())
 
 
-def _associated_file(builder: Any) -> int:
-    name = builder.CreateString(LABELS)
-    description = builder.CreateString("One class per line, in the order of the output.")
+def _associated_file(builder: Any, file: str) -> int:
+    name = builder.CreateString(file)
+    description = builder.CreateString(DESCRIPTIONS.get(file, ""))
     builder.StartObject(4)
     builder.PrependUOffsetTRelativeSlot(0, name, 0)
     builder.PrependUOffsetTRelativeSlot(1, description, 0)
-    builder.PrependInt8Slot(2, _TENSOR_AXIS_LABELS, 0)
+    builder.PrependInt8Slot(2, _TENSOR_AXIS_LABELS if file == LABELS else _DESCRIPTIONS, 0)
     return builder.EndObject()

@@ -12,6 +12,9 @@ from edgeprune.errors import ConversionError
 if TYPE_CHECKING:
     import keras
 
+    from edgeprune.datasets.preprocessing import Preprocess
+    from edgeprune.datasets.scaling import Scaling
+
 SCHEMES = {
     "float32": "32-bit floats, as trained",
     "float16": "weights in 16-bit floats, half the size; computes in 32 bits on a CPU",
@@ -33,6 +36,35 @@ def check_choices(scheme: str, io: str) -> None:
         raise ConversionError(
             f"Input and output in {io} need scheme 'int8'; scheme '{scheme}' has float32 ones."
         )
+
+
+def check_input(
+    input_type: str | None, preprocess: Preprocess | None, model: keras.Model
+) -> Scaling | None:
+    """Return the scaling that goes inside the model, or `None` where none does.
+
+    Raises:
+        ConversionError: an unknown type, a scaling that is no straight line, or a model that has
+            several inputs or takes integers already.
+    """
+    if input_type in (None, "float32"):
+        return None
+    if input_type != "uint8":
+        raise ConversionError(f"Unknown input '{input_type}'. Choose float32 or uint8.")
+    scaling = preprocess.scaling if preprocess is not None else None
+    if scaling is None:
+        found = "none was given" if preprocess is None else f"'{preprocess.name}' is a function"
+        raise ConversionError(
+            f"Input uint8 puts the scaling inside the model, and {found}. Say how the model was "
+            "fed with --preprocess raw, unit, symmetric or 'standardize:mean=..;std=..'."
+        )
+    if len(model.inputs) != 1 or "float" not in str(model.inputs[0].dtype):
+        kinds = ", ".join(f"'{tensor.name}' ({tensor.dtype})" for tensor in model.inputs)
+        raise ConversionError(
+            f"Input uint8 is for models with one input of floats; '{model.name}' has {kinds}. "
+            "Leave the input as it is."
+        )
+    return scaling
 
 
 def check_model(model: Any) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from edgeprune import metadata
 from edgeprune.errors import ConversionError
+from edgeprune.flatbuffer import operator_kind, parse_model, type_name
+
+if TYPE_CHECKING:
+    from edgeprune.conversion.raw_input import RawInput
 
 
 def finish(
@@ -15,25 +19,26 @@ def finish(
     model: str,
     inputs: Sequence[str],
     scheme: str,
-    labels: Sequence[str] | None,
+    files: Mapping[str, str],
+    raw: RawInput | None = None,
 ) -> bytes:
-    """Check what the converter wrote, put its tensors in order, and attach the labels.
+    """Check what the converter wrote, put its tensors in order, and attach what travels along.
 
     Args:
         content: of the `.tflite`.
         model: name of the Keras model.
         inputs: signature names in the order of the Keras model.
         scheme: int8 must be int8 throughout.
-        labels: class names, or None.
+        files: text by name of file, to attach; `labels.txt` names the values of the output.
+        raw: what the bytes of the input mean, where the scaling is inside.
 
     Raises:
         ConversionError: operators of an int8 model stayed in float32, or there is no room for
             temporary files.
     """
     import flatbuffers  # type: ignore[import-untyped]
-    from tensorflow.lite.python import schema_py_generated as schema
 
-    parsed = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    parsed = parse_model(content)
     if not parsed.signatureDefs:  # the converter goes another way when it cannot save the model
         raise ConversionError(
             "TensorFlow could not write the model to the folder for temporary files, "
@@ -42,14 +47,15 @@ def finish(
     if scheme == "int8":
         _check_integer(parsed, model)
     _order_tensors(parsed, inputs)
-    if labels is not None:
-        metadata.describe_labels(parsed, model, len(labels))
+    if raw is not None:
+        raw.describe(parsed)
+    if files:
+        labels = files.get(metadata.LABELS, "").splitlines()
+        metadata.describe_model(parsed, model, len(labels), list(files))
     builder = flatbuffers.Builder(len(content))
     builder.Finish(parsed.Pack(builder), b"TFL3")
     content = bytes(builder.Output())
-    if labels is None:
-        return content
-    return metadata.attach_files(content, {metadata.LABELS: "".join(f"{x}\n" for x in labels)})
+    return metadata.attach_files(content, files) if files else content
 
 
 def _order_tensors(parsed: Any, inputs: Sequence[str]) -> None:
@@ -67,20 +73,12 @@ def _order_tensors(parsed: Any, inputs: Sequence[str]) -> None:
 
 def _check_integer(parsed: Any, model: str) -> None:
     """Refuse an int8 model with operators that the converter left in float32."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    operators = {
-        code: operator
-        for operator, code in vars(schema.BuiltinOperator).items()
-        if not operator.startswith("_")
-    }
     left: set[str] = set()
     for subgraph in parsed.subgraphs:
         for operator in subgraph.operators:
-            code = parsed.operatorCodes[operator.opcodeIndex]
-            kind = operators[max(code.builtinCode, code.deprecatedBuiltinCode)]
+            kind = operator_kind(parsed, operator)
             tensors = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-            floats = any(tensor.type == schema.TensorType.FLOAT32 for tensor in tensors)
+            floats = any(type_name(tensor) == "float32" for tensor in tensors)
             if floats and kind not in ("QUANTIZE", "DEQUANTIZE"):
                 left.add(kind)
     if left:

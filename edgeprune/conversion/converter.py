@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeprune.conversion.attachments import describe_model
 from edgeprune.conversion.checks import (
     Samples,
     check_choices,
+    check_input,
     check_labels,
     check_model,
     read_calibration,
 )
 from edgeprune.conversion.content import finish
-from edgeprune.errors import ConversionError
+from edgeprune.datasets.preprocessing import Preprocess, parse_preprocess
+from edgeprune.errors import ConversionError, EdgepruneError
 from edgeprune.files import replace_on_success
 from edgeprune.noise import captured_stderr
 from edgeprune.progress import SILENT, Progress
@@ -37,6 +40,9 @@ def convert(
     calibration: Samples | None = None,
     labels: Sequence[str] | None = None,
     io: str = "float32",
+    input: str | None = None,
+    preprocess: str | Preprocess | None = None,
+    provenance: Mapping[str, Any] | None = None,
     path: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
 ) -> bytes:
@@ -53,6 +59,12 @@ def convert(
             inputs a sequence in their order, or a mapping by input name. About 100 are enough.
         labels: class names in the order of the output; they travel inside the file as `labels.txt`.
         io: what goes in and out of an int8 model: "float32" (quantized inside), "int8" or "uint8".
+        input: "uint8" puts the scaling of `preprocess` inside the model, which then takes stored
+            values, 0 to 255, in every scheme; by default the input is as `io` says and scaled
+            outside.
+        preprocess: how stored values become inputs: raw, unit, symmetric or
+            'standardize:mean=..;std=..'; written into the file for whoever prepares the samples.
+        provenance: how the model came about, written into the file as JSON.
         path: where to write the model as well; an existing file is replaced only by a complete one.
         progress: told after every calibration sample.
 
@@ -70,19 +82,28 @@ def convert(
         >>> content = convert(model, scheme="float32", labels=["cat", "dog", "fox"],
         ...                   path="model.tflite")                           # doctest: +SKIP
     """
+    from edgeprune.conversion.raw_input import take_bytes
     from edgeprune.precision import in_float32
 
     check_choices(scheme, io)
+    given = None if preprocess is None else parse_preprocess(preprocess)
     check_model(model)
+    inside = check_input(input, given, model)
     samples = read_calibration(calibration, model) if scheme == "int8" else None
     if labels is not None:
         check_labels(labels, model)
     names = {tensor.name: _signature_name(tensor.name) for tensor in model.inputs}
     with _quiet() as captured:
         try:
-            content = _convert(in_float32(model), names, scheme, io, samples, progress)
-            content = finish(content, model.name, list(names.values()), scheme, labels)
-        except ConversionError:
+            source = in_float32(model)
+            raw = take_bytes(source, inside, scheme, samples) if inside else None
+            if raw is not None:
+                source, samples = raw.model, raw.samples
+            types = (input or io, io)
+            content = _convert(source, names, scheme, types, samples, progress)
+            attachments = describe_model(model, labels, given, inside is not None, provenance)
+            content = finish(content, model.name, list(names.values()), scheme, attachments, raw)
+        except EdgepruneError:
             raise
         except Exception as error:
             failure = ConversionError(_explanation(model, scheme, error))
@@ -98,7 +119,7 @@ def _convert(
     model: keras.Model,
     names: Mapping[str, str],
     scheme: str,
-    io: str,
+    io: tuple[str, str],
     samples: Mapping[str, np.ndarray] | None,
     progress: Progress,
 ) -> bytes:
@@ -126,7 +147,7 @@ def _convert(
 
         converter.representative_dataset = representative_dataset
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
+        converter.inference_input_type, converter.inference_output_type = map(tf.as_dtype, io)
         return converter.convert()
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgeprune.datasets.dataset import Dataset, Samples, read_samples
-from edgeprune.datasets.preprocessing import FORMS, SCALINGS, Preprocess, parse_preprocess
+from edgeprune.datasets.preprocessing import FORMS, Preprocess, parse_preprocess
+from edgeprune.datasets.scaling import SCALINGS
 
 SIGNIFICANCE = 0.001
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.datasets.scaling import SCALINGS, Scaling
 from edgeprune.errors import DataError
 
 FORMS = (
@@ -32,6 +33,11 @@ class Preprocess:
 
     name: str
     function: Callable[[np.ndarray], Any]
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The straight line that this is; `None` for a function of the user's."""
+        return self.function if isinstance(self.function, Scaling) else None
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Scale a raw batch.
@@ -87,46 +93,6 @@ def parse_preprocess(spec: str | Callable[[np.ndarray], Any]) -> Preprocess:
     return Preprocess(text, _with_float_copy(_import_function(module_name, function_name)))
 
 
-def _keep(batch: np.ndarray) -> np.ndarray:
-    return batch
-
-
-def _scale_to_unit(batch: np.ndarray) -> np.ndarray:
-    return batch.astype(np.float32) / np.float32(255)
-
-
-def _scale_to_symmetric(batch: np.ndarray) -> np.ndarray:
-    return batch.astype(np.float32) / np.float32(127.5) - np.float32(1)
-
-
-SCALINGS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "raw": _keep,
-    "unit": _scale_to_unit,
-    "symmetric": _scale_to_symmetric,
-}
-
-
-@dataclass(frozen=True)
-class _Standardize:
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        mean, std = (",".join(map(repr, values)) for values in (self.mean, self.std))
-        return f"standardize:mean={mean};std={std}"
-
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        for what, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, batch.shape[-1]):
-                raise DataError(
-                    f"--preprocess {self.name} has {len(values)} numbers for {what}, but the "
-                    f"samples have {batch.shape[-1]} channels. Give one number or one per channel."
-                )
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return (batch.astype(np.float32) - mean) / std
-
-
 def _parse_standardize(text: str) -> Preprocess:
     fields = dict(part.partition("=")[::2] for part in text.partition(":")[2].split(";") if part)
     try:
@@ -150,8 +116,8 @@ def _parse_standardize(text: str) -> Preprocess:
             f"Cannot read --preprocess '{text}': {len(mean)} numbers for mean and {len(std)} for "
             "std. Give one number or one per channel."
         )
-    function = _Standardize(mean, std)
-    return Preprocess(function.name, function)
+    scaling = Scaling(mean, std)
+    return Preprocess(scaling.name, scaling)
 
 
 def _with_float_copy(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
