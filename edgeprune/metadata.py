@@ -9,6 +9,7 @@ Library read. The numbers below are field positions of the public metadata_schem
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -65,6 +66,14 @@ def read_files(content: bytes) -> dict[str, str]:
                 name: archive.read(name).decode(errors="replace") for name in archive.namelist()
             }
     except zipfile.BadZipFile:
+        return {}
+
+
+def read_preprocessing(content: bytes) -> dict[str, Any]:
+    """Return what a `.tflite` says about how an image becomes its input; nothing is {}."""
+    try:
+        return dict(json.loads(read_files(content).get(PREPROCESSING, "{}")))
+    except ValueError:
         return {}
 
 

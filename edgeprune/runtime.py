@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import DataError, EdgepruneError, ModelError
-from edgeprune.metadata import read_labels
+from edgeprune.metadata import read_labels, read_preprocessing
 from edgeprune.noise import captured_stderr
 from edgeprune.progress import SILENT, Progress
 
@@ -112,6 +112,7 @@ class TFLiteModel:
         inputs: in the order of the file; edgeprune writes them in the order of the Keras model.
         outputs: likewise.
         labels: class names that travel with the model; empty where there are none.
+        takes_bytes: whether the scaling of samples is inside, so that it takes them as stored.
         runtime: what runs it.
 
     Raises:
@@ -132,6 +133,7 @@ class TFLiteModel:
         check_content(content, name)
         self.runtime = find_runtime()
         self.labels = read_labels(content)
+        self.takes_bytes = read_preprocessing(content).get("inside") is True
         self.threads = threads
         try:
             with captured_stderr():
@@ -155,8 +157,8 @@ class TFLiteModel:
         """Run the samples one by one, in real numbers: integers are quantized and dequantized here.
 
         Args:
-            inputs: `(n, ...)` in the scale of the Keras model; with several inputs a sequence in
-                their order, or a mapping by name.
+            inputs: `(n, ...)` in the scale of the Keras model, or as stored, 0 to 255, where
+                `takes_bytes`; with several inputs a sequence in their order, or a mapping by name.
             progress: told after every sample.
 
         Returns:
@@ -171,7 +173,8 @@ class TFLiteModel:
         with progress.stage("running the .tflite", total) as advance:
             for index in range(total):
                 for tensor, array in zip(self.inputs, samples, strict=True):
-                    one = tensor.quantize(array[index : index + 1])
+                    one = array[index : index + 1]
+                    one = _to_bytes(one) if self.takes_bytes else tensor.quantize(one)
                     self._interpreter.set_tensor(tensor.index, one)
                 self._interpreter.invoke()
                 for tensor, collected in zip(self.outputs, results, strict=True):
@@ -260,6 +263,10 @@ def _describe(details: Sequence[Any], names: Mapping[int, str]) -> tuple[Tensor,
         )
         for entry in details
     )
+
+
+def _to_bytes(stored: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(stored), 0, 255).astype(np.uint8)
 
 
 def _first_line(error: Exception) -> str:

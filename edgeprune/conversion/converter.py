@@ -175,6 +175,17 @@ def _trace(model: keras.Model, names: Mapping[str, str]) -> tuple[list[Any], Any
     return [function.get_concrete_function(**specifications)], holder
 
 
+def signature_names(model: keras.Model) -> dict[str, list[str]]:
+    """Return the names that the inputs and outputs of a model have in its `.tflite`, in order."""
+    output = model.output if not isinstance(model.output, (list, tuple)) else None
+    return {
+        "inputs": [_signature_name(tensor.name) for tensor in model.inputs],
+        "outputs": list(output)
+        if isinstance(output, dict)
+        else [f"output_{index}" for index in range(len(model.outputs))],
+    }
+
+
 def _signature_name(name: str) -> str:
     """Return a name that a TensorFlow signature accepts."""
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
