@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edgeprune.surgery import slim
 
 CLASSES = (8, 3, 5)
 FILES = {
+    "classify.py",
     "labels.txt",
     "measurement.json",
     "model.keras",
@@ -244,11 +246,22 @@ def test_the_measurement_names_this_machine_and_compares_with_the_float_original
 def test_the_same_seed_gives_the_same_files(build: Build, place: Path) -> None:
     twice = [*build.arguments[:-1], f"{place}/again", "--no-bench", "--quiet"]
     assert run_command(*twice).code == 0
-    for name in ("plan.json", "labels.txt", "model.tflite"):
+    for name in ("plan.json", "labels.txt", "classify.py"):
         assert (place / "again" / name).read_bytes() == (build.folder / name).read_bytes(), name
+    first, second = (
+        without_attachments(place / name / "model.tflite") for name in ("again", "out")
+    )
+    assert first == second
     again = keras.models.load_model(place / "again" / "model.keras")
     for first, second in zip(load_slim(build).get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def without_attachments(path: Path) -> bytes:
+    """Return a model without the files behind it: they name the command."""
+    with zipfile.ZipFile(path) as archive:
+        start = min(entry.header_offset for entry in archive.infolist())
+    return path.read_bytes()[:start]
 
 
 def test_a_second_build_replaces_its_files_and_leaves_others_alone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Format:
                 inside.
         """
         check_choices(self.scheme, self.io)
-        if is_edgetpu(target) and not self.scheme.startswith("int8"):
+        if is_edgetpu(target.delegate) and not self.scheme.startswith("int8"):
             raise ConversionError(
                 f"Target '{target.name}' is an Edge TPU, which computes in int8 only; got "
                 f"'{self.scheme}'. Take int8, the target's own format."
@@ -48,6 +49,10 @@ class Format:
                 f"'{preprocess.name}' is a function. Say how the model was fed with --preprocess "
                 "raw, unit, symmetric or 'standardize:mean=..;std=..'."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings of the report as JSON types."""
+        return {"quantize": self.scheme, "io": self.io, "input": self.input or self.io}
 
     def store(self, inputs: np.ndarray, preprocess: Preprocess) -> np.ndarray:
         """Return what the `.tflite` is fed with: the inputs, or the bytes they were made from.

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from edgeprune.benchmarking import BenchResult, Target, bench
+from edgeprune.building.formats import Format
 from edgeprune.building.material import Material
 from edgeprune.conversion import convert
+from edgeprune.edgetpu import compile_model, examine, is_edgetpu
 from edgeprune.progress import Progress
 from edgeprune.report import Change, Outcome
 from edgeprune.report.tables import count_threads
-from edgeprune.runtime import TFLiteModel
+from edgeprune.resources import find_folder
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from edgeprune.pruning import Pruned
 
 MEASUREMENT = "measurement.json"
+PROGRAM = "classify.py"
+OPTIONAL_FILES = {MEASUREMENT, "model_edgetpu.tflite"}
 BENCH_SECONDS = 3.0
 CALIBRATION_SAMPLES = 200
 
@@ -31,21 +35,20 @@ class Products:
     """The files of one build, made in a workspace that is moved into place when all is well."""
 
     def __init__(
-        self, workspace: Path, material: Material, scheme: str, io: str, progress: Progress
+        self, workspace: Path, material: Material, form: Format, progress: Progress
     ) -> None:
         """Remember where and how to write.
 
         Args:
             workspace: an empty folder.
             material: samples and class names.
-            scheme: number format.
-            io: what goes in and out of an int8 model.
+            form: number format, and what goes in and out.
             progress: told about stages.
         """
         self.workspace = workspace
         self.material = material
-        self.scheme = scheme
-        self.io = io
+        self.form = form
+        self.scheme = form.scheme
         self.progress = progress
         self._scratch = workspace / ".scratch"
         self._scratch.mkdir()
@@ -55,11 +58,17 @@ class Products:
         """The `.tflite` that is delivered."""
         return self.workspace / "model.tflite"
 
-    def write(self, pruned: Pruned) -> None:
-        """Write the new model as `.keras` and as `.tflite`, its labels and its plan."""
+    def write(self, pruned: Pruned, origin: Mapping[str, Any]) -> None:
+        """Write the new model as `.keras` and as `.tflite`, its labels, its plan and its program.
+
+        Args:
+            pruned: the new model.
+            origin: how it was made; travels inside the `.tflite`.
+        """
         names = self.material.names
         pruned.model.save(self.workspace / "model.keras")
-        self._convert(pruned.model, self.scheme, self.model, names)
+        self._convert(pruned.model, self.scheme, self.model, names, origin)
+        shutil.copyfile(find_folder("devices") / PROGRAM, self.workspace / PROGRAM)
         labels = "".join(f"{name}\n" for name in names)
         (self.workspace / "labels.txt").write_text(labels, encoding="utf-8")
         (self.workspace / "plan.json").write_text(pruned.plan.to_json(), encoding="utf-8")
@@ -87,7 +96,12 @@ class Products:
         return self._scratch / "before_float32.tflite" if self.scheme != "float32" else self.before
 
     def _convert(
-        self, model: keras.Model, scheme: str, path: Path, labels: tuple[str, ...]
+        self,
+        model: keras.Model,
+        scheme: str,
+        path: Path,
+        labels: tuple[str, ...],
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         which = "" if path == self.model else "original "
         with self.progress.stage(f"converting {which}to {scheme}"):
@@ -96,27 +110,26 @@ class Products:
                 scheme=scheme,
                 calibration=self.material.calibration.inputs[:CALIBRATION_SAMPLES],
                 labels=labels,
-                io=self.io if scheme == "int8" else "float32",
+                io=self.form.io if scheme.startswith("int8") else "float32",
+                input=self.form.input,
+                preprocess=self.material.preprocess,
+                provenance=origin,
             )
         path.write_bytes(content)
 
-    def test(self, recovered: np.ndarray, threads: int) -> tuple[float, float]:
-        """Run the `.tflite` on the test samples.
+    def compile(self, board: Target, delivered: Path) -> dict[str, Any] | None:
+        """Compile the `.tflite` where the target is an Edge TPU; `None` for other targets.
 
         Args:
-            recovered: outputs of the Keras model on the test samples.
-            threads: of the runtime.
-
-        Returns:
-            Accuracy, and the share of samples on which it answers as the Keras model does.
+            board: the target.
+            delivered: folder in which the files will be, for the command to run by hand.
         """
-        from edgeprune.verification import measure_accuracy
-
-        inputs = self.material.test.inputs
-        runner = TFLiteModel(self.model, threads=threads)
-        outputs = runner.predict(inputs, progress=self.progress)
-        accuracy = measure_accuracy(outputs, self.material.test.targets, self.material.classes)
-        return accuracy, float((outputs.argmax(-1) == recovered.argmax(-1)).mean())
+        if not is_edgetpu(board.delegate):
+            return None
+        with self.progress.stage("compiling for the Edge TPU"):
+            compilation = compile_model(self.model, self.workspace, delivered=delivered)
+        fitness = examine(self.model.read_bytes())
+        return {"compilation": compilation.to_dict(), "expected": fitness.to_dict()}
 
     def measure(self, board: Target, threads: int | None) -> BenchResult:
         """Measure latency before and after, interleaved in one run on this machine."""

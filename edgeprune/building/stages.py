@@ -14,10 +14,12 @@ import numpy as np
 
 from edgeprune.benchmarking import find_target
 from edgeprune.building.checks import check_output
+from edgeprune.building.formats import Format
 from edgeprune.building.material import Amounts, test_original
-from edgeprune.building.products import MEASUREMENT, Products, latency
+from edgeprune.building.products import OPTIONAL_FILES, Products, latency
+from edgeprune.building.provenance import describe_origin
 from edgeprune.building.request import Request, prepare, prune_prepared
-from edgeprune.conversion.checks import check_choices
+from edgeprune.building.verification import verify_file
 from edgeprune.datasets import parse_preprocess
 from edgeprune.files import move_together
 from edgeprune.plan import Budget
@@ -61,6 +63,7 @@ def build(
     budget: Budget | str | None = None,
     quantize: str | None = None,
     io: str = "float32",
+    input: str | None = None,
     out: str | os.PathLike[str] = "edgeprune-output",
     preprocess: str | Callable[[np.ndarray], np.ndarray] = "raw",
     labels: Sequence[str] | None = None,
@@ -91,6 +94,8 @@ def build(
         budget: the most the model may cost; by default the target's recipe (half the MACs).
         quantize: number format, one of `edgeprune.conversion.SCHEMES`; by default the target's.
         io: what goes in and out of an int8 model.
+        input: `uint8` puts the scaling of `preprocess` inside the model, which then takes the bytes
+            of a camera; resizing stays outside. By default the input is as `io` says.
         out: folder for the files; made if missing, files of an earlier build are replaced.
         preprocess: how stored samples become the model's inputs, see `parse_preprocess`.
         labels: names of the model's outputs, if the data does not have exactly those.
@@ -126,8 +131,9 @@ def build(
     recipe = read_recipe(board.name)
     if method is not None:
         recipe = Recipe(recipe.budget, method)
-    scheme = quantize or board.scheme
-    check_choices(scheme, io)
+    form = Format(quantize or board.scheme, io, input)
+    scaling = parse_preprocess(preprocess)
+    form.check(board, scaling)
     check_output(out)
     request = Request(
         model,
@@ -135,7 +141,7 @@ def build(
         weights=weights,
         classes=classes,
         labels=labels,
-        preprocess=parse_preprocess(preprocess),
+        preprocess=scaling,
         budget=recipe.budget if budget is None else Budget.parse(budget),
         method=recipe.method,
         criterion=criterion or recipe.criterion,
@@ -149,6 +155,7 @@ def build(
     )
     stopwatch = Stopwatch()
     original, material = prepare(request, stopwatch, progress)
+    samples = form.store(material.test.inputs, scaling)
     pruned = prune_prepared(request, original, material, progress)
     stopwatch.seconds.update(pruned.seconds)
     with stopwatch.time("test original"), progress.stage("testing the original"):
@@ -162,14 +169,26 @@ def build(
         cut = predict(pruned.slim, material.test.inputs)
         accuracy["slim"] = measure_accuracy(cut, targets, material.classes)
         accuracy["recovered"] = measure_accuracy(recovered, targets, material.classes)
-    folder = Path(out)
+    folder, versions = Path(out), _versions()
     with move_together(folder) as workspace:
-        products = Products(workspace, material, scheme, io, progress)
+        products = Products(workspace, material, form, progress)
+        settings = request.to_dict() | {"target": target} | form.to_dict()
+        origin = {"settings": settings, "versions": versions, "seed": seed}
         with stopwatch.time("convert"):
-            products.write(pruned)
+            products.write(pruned, describe_origin(pruned, material, origin, command))
             products.write_originals(original, in_float=measure)
-        with stopwatch.time("test tflite"):
-            accuracy["tflite"], agreement = products.test(recovered, os.cpu_count() or 1)
+        with stopwatch.time("verify tflite"):
+            outputs, verification = verify_file(
+                products.model,
+                pruned.model,
+                samples,
+                recovered,
+                threads=os.cpu_count() or 1,
+                progress=progress,
+            )
+            accuracy["tflite"] = measure_accuracy(outputs, targets, material.classes)
+        with stopwatch.time("compile"):
+            compilation = products.compile(board, folder)
         with stopwatch.time("bench"):
             measured = products.measure(board, threads) if measure else None
         latency_ms, where = latency(measured)
@@ -186,21 +205,23 @@ def build(
                     "max_abs_error": pruned.equivalence.max_abs_error,
                     "scale": pruned.equivalence.scale,
                 },
-                agreement=agreement,
+                agreement=verification["top1_agreement"],
+                verification=verification,
+                edgetpu=compilation,
                 recovery=pruned.chosen.name,
                 candidates=_candidates(pruned),
                 classes=material.names,
                 widths=_widths(pruned),
-                settings=request.to_dict() | {"target": target, "quantize": scheme, "io": io},
+                settings=settings,
                 warnings=tuple(warnings),
                 seconds=stopwatch.seconds,
-                versions=_versions(),
+                versions=versions,
                 seed=seed,
                 command=command,
             )
         )
-    if measured is None:
-        (folder / MEASUREMENT).unlink(missing_ok=True)  # of an earlier build
+    for name in OPTIONAL_FILES - set(outcome.files):
+        (folder / name).unlink(missing_ok=True)  # of an earlier build
     return Built(pruned.model, outcome, folder)
 
 

@@ -17,6 +17,7 @@ from edgeprune.cli.options import (
     budget_option,
     classes_option,
     data_option,
+    input_option,
     labels_option,
     model_options,
     output_options,
@@ -72,6 +73,7 @@ def edgeprune(context: click.Context) -> None:
     default="float32",
     help="What goes in and out of an int8 model: float32, int8 or uint8.",
 )
+@input_option
 @click.option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
 @labels_option
 @tuning_options(method={"show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN})
@@ -176,6 +178,7 @@ def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> N
     default="float32",
     help="What goes in and out of an int8 model: float32, int8 or uint8.",
 )
+@input_option
 @click.option(
     "--data", metavar="SAMPLES", help="For the ranges of int8, needed there; as for `build`."
 )

@@ -57,7 +57,15 @@ def convert_file(model: str, out: str, progress: Progress, **options: Any) -> di
             calibration=calibration,
             labels=labels,
             io=io,
+            input=options["input"],
+            preprocess=scaling,
             path=out,
             progress=progress,
         )
-    return {"file": out, "quantize": scheme, "io": io, "size_bytes": len(content)}
+    return {
+        "file": out,
+        "quantize": scheme,
+        "input": options["input"] or io,
+        "io": io,
+        "size_bytes": len(content),
+    }

@@ -79,6 +79,13 @@ preprocess_option = click.option(
     help="How stored samples become inputs, as in training: raw, unit (x/255), symmetric "
     "(x/127.5-1), 'standardize:mean=..;std=..' or module:function.",
 )
+input_option = click.option(
+    "--input",
+    metavar="TYPE",
+    show_default="as --io says",
+    help="uint8 puts the scaling of --preprocess inside, so that the model takes the bytes of a "
+    "camera.",
+)
 labels_option = click.option(
     "--labels",
     metavar="FILE",

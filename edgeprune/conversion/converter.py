@@ -96,7 +96,7 @@ def convert(
     with _quiet() as captured:
         try:
             source = in_float32(model)
-            raw = take_bytes(source, inside, scheme, samples) if inside else None
+            raw = None if inside is None else take_bytes(source, inside, scheme, samples)
             if raw is not None:
                 source, samples = raw.model, raw.samples
             types = (input or io, io)

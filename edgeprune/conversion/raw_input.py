@@ -10,7 +10,6 @@ have, a product and a sum for other inputs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +38,7 @@ class RawInput:
     """
 
     model: keras.Model
-    samples: Mapping[str, np.ndarray] | None
+    samples: dict[str, np.ndarray] | None
     scale: float | None
     zero_point: int
     where: str
@@ -54,7 +53,7 @@ def take_bytes(
     model: keras.Model,
     scaling: Scaling,
     scheme: str,
-    samples: Mapping[str, np.ndarray] | None,
+    samples: dict[str, np.ndarray] | None,
 ) -> RawInput:
     """Return what to convert so that the `.tflite` takes bytes.
 
@@ -103,9 +102,11 @@ def _fold(model: keras.Model, mean: np.ndarray, std: np.ndarray) -> keras.Model 
     """Return a copy whose first convolution takes bytes; `None` where that is not exact."""
     graph = build_graph(model)
     readers = graph.consumers().get(graph.inputs[0].number, [])
-    first = readers[0].operation if readers else None
+    if len(readers) != 1 or not _pads_nothing(readers[0].operation):
+        return None
+    first = readers[0].operation
     calls = [call for call in graph.calls if call.operation is first]
-    if len(readers) != 1 or len(calls) != 1 or not _pads_nothing(first):
+    if len(calls) != 1:
         return None
     path = calls[0].path
 

@@ -61,7 +61,9 @@ def _equal_dilation(node: Node) -> str:
 
 
 def _no_activation(node: Node) -> str:
-    return "activation fused into it" if node.operator.builtinOptions.fusedActivationFunction else ""
+    return (
+        "activation fused into it" if node.operator.builtinOptions.fusedActivationFunction else ""
+    )
 
 
 def _not_the_batch(node: Node) -> str:

@@ -54,6 +54,11 @@ class Outcome:
         versions: of the software.
         seed: of everything that was drawn.
         command: that made this.
+        verification: outputs of the `.tflite` against the Keras model on test samples:
+            `max_abs_error`, `mean_abs_error`, `scale`, `output_step`, `top1_agreement`, names and
+            types of `inputs` and `outputs`, `runtime`.
+        edgetpu: `compilation` (command, log, operators, memory) and what was `expected` before it;
+            `None` for targets without Edge TPU.
         files: names of what was written.
     """
 
@@ -76,6 +81,8 @@ class Outcome:
     versions: Mapping[str, str]
     seed: int
     command: str
+    verification: Mapping[str, Any] = field(default_factory=dict)
+    edgetpu: Mapping[str, Any] | None = None
     files: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgeprune.benchmarking import BenchResult, Target
+from edgeprune.report.edgetpu import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
 
 ACCURACY_ROWS = (
@@ -23,7 +24,9 @@ ACCURACY_ROWS = (
 )
 ACCURACY_ROWS_OF_ALL_CLASSES = (("original", "original"), *ACCURACY_ROWS[2:])
 FILES = {
-    "model.tflite": "runs on the board; labels inside",
+    "model.tflite": "runs on the board; labels, preprocessing and origin inside",
+    "model_edgetpu.tflite": "the same, compiled for the Edge TPU",
+    "classify.py": "runs it on a picture, without edgeprune",
     "model.keras": "the same before conversion, for Keras",
     "labels.txt": "names of its outputs, in order",
     "plan.json": "which channels were kept",
@@ -65,16 +68,30 @@ def describe_outcome(outcome: Outcome) -> Group:
     cost.add_row("size, bytes", *_numbers(outcome.size_bytes, ",.0f"), "counted")
     if outcome.latency_ms is not None:
         cost.add_row("latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), "measured")
-    notes = []
+    notes: list[RenderableType] = []
     if outcome.latency_measured is not None:
         notes.append(Text(f"Latency: {outcome.latency_measured}."))
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
     proof = Text(
         "Proof: the original with the removed channels silenced gives the logits of the slim model;"
         f" they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite answers as "
-        f"the recovered Keras model does on {100 * outcome.agreement:.1f} % of the samples."
+        f"the recovered Keras model does on {100 * outcome.agreement:.1f} % of the samples"
+        f"{_describe_error(outcome)}."
     )
+    if outcome.edgetpu is not None:
+        notes.append(describe_compilation(outcome.edgetpu))
     return Group(accuracy, cost, *notes, proof)
+
+
+def _describe_error(outcome: Outcome) -> str:
+    found = outcome.verification
+    if not found:
+        return ""
+    step = f", {found['max_abs_error'] / found['output_step']:.1f} steps of its integers"
+    return (
+        f"; its outputs are off by at most {found['max_abs_error']:.2g} at a scale of "
+        f"{found['scale']:.3g}{step if found['output_step'] else ''}"
+    )
 
 
 def describe_files(folder: Path, names: Sequence[str]) -> Group:
