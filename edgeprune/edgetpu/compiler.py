@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.edgetpu.compiler_log import CompilerLog, parse_log
+from edgeprune.metadata import attach_files, read_files
 
 PROGRAM = "edgetpu_compiler"
 SECONDS = 300.0
@@ -88,6 +89,7 @@ def compile_model(
         if failure is None and not _is_model(made):
             failure = f"it wrote no model '{made.name}'"
         if failure is None:
+            _keep_attachments(model, made)
             os.replace(made, folder / made.name)
     return Compilation(
         command,
@@ -123,6 +125,13 @@ def _run(command: list[str], seconds: float) -> tuple[str, str | None]:
         process.wait()
         raise
     return printed.decode(errors="replace"), failure
+
+
+def _keep_attachments(model: Path, made: Path) -> None:
+    """Put labels and the like behind the compiled model too, if the compiler dropped them."""
+    files, content = read_files(model.read_bytes()), made.read_bytes()
+    if files and not read_files(content):
+        made.write_bytes(attach_files(content, files))
 
 
 def _is_model(path: Path) -> bool:

@@ -14,8 +14,6 @@ _FAILURES = (
     r"Invalid model.*",
     r"ERROR:.*",
     r"Compilation failed.*",
-    r"Compilation child process.*",
-    r"Error:? .*",
 )
 _ROW = re.compile(r"^\s*([A-Z][A-Z0-9_]+|edgetpu-custom-op)\s+(\d+)\s+(\S.*?)\s*$", re.MULTILINE)
 
