@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import bench
+    from edgeprune.budgets import Budget
     from edgeprune.building import build
     from edgeprune.conversion import convert
     from edgeprune.groups import find_groups
     from edgeprune.loading import load_model
-    from edgeprune.plan import Budget, Plan
+    from edgeprune.plan import Plan
     from edgeprune.pruning import prune
     from edgeprune.rules import rule
 
@@ -34,7 +35,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Budget": "edgeprune.plan",
+    "Budget": "edgeprune.budgets",
     "Plan": "edgeprune.plan",
     "bench": "edgeprune.benchmarking",
     "build": "edgeprune.building",

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import keras
 import numpy as np
 
+from edgeprune.budgets import Budgets
 from edgeprune.cost import CostModel
 from edgeprune.criteria import Evidence
 from edgeprune.methods import Method
-from edgeprune.plan import Budget, Plan
+from edgeprune.plan import Plan
 from edgeprune.planning import make_plan
 from edgeprune.progress import Progress
 from edgeprune.recovery import RECOVERIES, Loss, recalibrate
@@ -87,7 +88,7 @@ class Contest:
         evidence: of the original on calibration samples.
         inputs: the calibration samples.
         costs: of the original.
-        budget: what must be met.
+        budgets: what must be met.
         judge: grades on validation samples.
         step: see `allowed_widths`.
         stages: gets the seconds of each stage.
@@ -98,7 +99,7 @@ class Contest:
     evidence: Evidence
     inputs: np.ndarray
     costs: CostModel
-    budget: Budget
+    budgets: Budgets
     judge: Judge
     step: int
     stages: Stopwatch
@@ -142,7 +143,7 @@ class Contest:
         """
         with self.stages.time("plan"):
             plan = make_plan(
-                self.evidence, self.costs, self.budget,
+                self.evidence, self.costs, self.budgets,
                 method=entry.method, step=self.step, progress=self.progress,
             )  # fmt: skip
         with self.stages.time("surgery"):

@@ -16,13 +16,19 @@ from functools import cached_property
 import numpy as np
 
 from edgeprune.errors import ModelError
+from edgeprune.estimates import Estimates
 from edgeprune.graph import Shape
 from edgeprune.groups import Groups
 from edgeprune.multiplications import multiplications
+from edgeprune.prediction import Deployment
 
 Widths = Mapping[str, int]
 Term = tuple[float, list[int]]
 Terms = list[Term]
+COUNTED = ("macs", "params")
+
+
+NOWHERE = Deployment()
 
 
 @dataclass(frozen=True)
@@ -51,13 +57,15 @@ class CostModel:
         (48, 18)
     """
 
-    def __init__(self, groups: Groups) -> None:
+    def __init__(self, groups: Groups, deployment: Deployment = NOWHERE) -> None:
         """Collect the terms of the sums.
 
         Args:
             groups: of the model to count.
+            deployment: number format and board that the other quantities are about.
         """
         self.groups = groups
+        self.deployment = deployment
         self._widths = np.array([group.width for group in groups], dtype=float)
         rows: list[np.ndarray] = []
         constants: list[float] = []
@@ -133,16 +141,38 @@ class CostModel:
             )
         return Cost(round(macs), round(self._params.total(sizes)))
 
+    def spend(self, quantity: str, widths: Widths) -> float:
+        """Return what widths cost of any quantity that can be budgeted, in its own unit.
+
+        Args:
+            quantity: see `Budget`.
+            widths: as for `count`.
+
+        Raises:
+            BudgetError: the quantity cannot be predicted for the board.
+            ModelError: the model's input has no fixed size.
+        """
+        if quantity in COUNTED:
+            return float(getattr(self.count(widths), quantity))
+        return self.estimates.spend(quantity, widths)
+
     def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:
         """Return what one channel of each group costs at these widths, the others held.
 
         Args:
-            quantity: `macs` or `params`.
+            quantity: see `Budget`.
             widths: as for `count`.
         """
+        if quantity not in COUNTED:
+            return self.estimates.marginal(quantity, widths)
         terms = self._macs if quantity == "macs" else self._params
         rates = terms.gradient(self._sizes(widths)) @ self._rows
         return dict(zip(self.groups.index, rates.tolist(), strict=True))
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        """What is not counted but predicted: size, memory, latency, energy."""
+        return Estimates(self.groups, self.deployment)
 
     @cached_property
     def full(self) -> Cost:

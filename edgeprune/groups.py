@@ -21,6 +21,7 @@ from edgeprune.labels import (
     ConfigChange,
     LabelSpace,
     Role,
+    shorten,
     varying_axes,
 )
 from edgeprune.opening import functional_form
@@ -122,6 +123,7 @@ class Groups:
         config_changes: path of a layer -> what adapts the rest of its config.
         call_changes: (path, which of its calls) -> what adapts the arguments of the call.
         placement: group and channel of every label.
+        tensors: number of a tensor -> the channels that it holds along the axis where they vary.
     """
 
     groups: tuple[Group, ...]
@@ -136,6 +138,7 @@ class Groups:
     placement: tuple[np.ndarray, np.ndarray] = field(
         repr=False, compare=False, default=(np.empty(0, np.int64), np.empty(0, np.int64))
     )
+    tensors: Mapping[int, Axis] = field(repr=False, compare=False, default_factory=dict)
 
     def locate(self, labels: np.ndarray) -> Axis:
         """Return the group and channel of each label of an array."""
@@ -219,10 +222,12 @@ def find_groups(model: keras.Model) -> Groups:
     outputs = [labels[ref.number] for ref in graph.outputs]
     for made in outputs:
         space.lock(made, OUTPUT)
-    return _collect(graph, space, outputs)
+    return _collect(graph, space, outputs, labels)
 
 
-def _collect(graph: Graph, space: LabelSpace, outputs: list[np.ndarray]) -> Groups:
+def _collect(
+    graph: Graph, space: LabelSpace, outputs: list[np.ndarray], labels_of: dict[int, np.ndarray]
+) -> Groups:
     """Partition the channels by the places where they are stored."""
     uses = list(space.uses.values())
     held = [space.channels(use.labels) for use in uses]
@@ -275,6 +280,10 @@ def _collect(graph: Graph, space: LabelSpace, outputs: list[np.ndarray]) -> Grou
         space.config_changes,
         space.call_changes,
         (group_of[numbers], channel_of[numbers]),
+        {
+            number: Axis("", -1, -1, "passes", *locate(shorten(labels)))
+            for number, labels in labels_of.items()
+        },
     )
 
 

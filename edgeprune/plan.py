@@ -1,97 +1,17 @@
-"""What must be met (`Budget`) and what was decided (`Plan`): small frozen values, saved as JSON."""
+"""What was decided: which channels stay. A small frozen value, saved as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any
 
-from edgeprune.errors import BudgetError, PlanError
+from edgeprune.errors import PlanError
 from edgeprune.files import replace_on_success
-
-Quantity = Literal["macs", "params"]
-QUANTITIES: tuple[Quantity, ...] = ("macs", "params")
-_SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
-_AMOUNT = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|k|K|M|G)?")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """The most that the slim model may cost.
-
-    Attributes:
-        quantity: `macs` (multiply-accumulates of one inference) or `params`.
-        amount: the limit, absolute, or a fraction of the original's cost where `relative`.
-        relative: whether `amount` is a fraction.
-
-    Raises:
-        BudgetError: the amount is not positive, or a fraction above one.
-
-    Example:
-        >>> Budget.parse("macs=50%")
-        Budget(quantity='macs', amount=0.5, relative=True)
-        >>> Budget.parse("params=120k").limit(original=500_000)
-        120000.0
-    """
-
-    quantity: Quantity
-    amount: float
-    relative: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the amount."""
-        if self.quantity not in QUANTITIES:
-            raise BudgetError(
-                f"Unknown budget quantity '{self.quantity}'. Known: {', '.join(QUANTITIES)}; "
-                "for example macs=50% or params=120k."
-            )
-        if not self.amount > 0 or (self.relative and self.amount > 1):
-            raise BudgetError(
-                f"Budget {self} is out of range: a fraction must lie above 0 % and be at most "
-                "100 %, an absolute amount must be positive."
-            )
-
-    @classmethod
-    def parse(cls, text: str | Budget) -> Budget:
-        """Read `macs=50%`, `params=120k` or `macs=6.2M`.
-
-        Raises:
-            BudgetError: the text is none of these.
-        """
-        if isinstance(text, Budget):
-            return text
-        quantity, _, amount = text.partition("=")
-        match = _AMOUNT.fullmatch(amount.strip())
-        try:
-            number = float(match.group(1)) if match else None
-        except ValueError:
-            number = None
-        if match is None or number is None:
-            raise BudgetError(
-                f"Cannot read the budget '{text}'. Expected QUANTITY=AMOUNT, such as macs=50%, "
-                "macs=6.2M or params=120k."
-            )
-        unit = match.group(2) or ""
-        if unit == "%":
-            return cls(cast(Quantity, quantity.strip()), number / 100, relative=True)
-        return cls(
-            cast(Quantity, quantity.strip()), number * _SUFFIXES[unit.replace("K", "k")], False
-        )
-
-    def limit(self, original: float) -> float:
-        """Return the limit in units, given what the original model costs."""
-        return self.amount * original if self.relative else self.amount
-
-    def __str__(self) -> str:
-        """Return the text that `parse` reads."""
-        if self.relative:
-            return f"{self.quantity}={self.amount * 100:g}%"
-        return f"{self.quantity}={self.amount:g}"
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from edgeprune.allocation import (
     fix_classes,
     keep_channels,
 )
+from edgeprune.budgets import Budget, Budgets
 from edgeprune.cost import CostModel
 from edgeprune.criteria import CRITERIA, Evidence
 from edgeprune.criteria.norms import score_l1
 from edgeprune.criteria.subsets import follow_order
 from edgeprune.groups import Group
 from edgeprune.methods import METHODS, Method
-from edgeprune.plan import Budget, Plan
+from edgeprune.plan import Plan
 from edgeprune.progress import SILENT, Progress
 
 TINY = float(np.finfo(np.float32).tiny)
@@ -31,7 +32,7 @@ TINY = float(np.finfo(np.float32).tiny)
 def make_plan(
     evidence: Evidence,
     costs: CostModel,
-    budget: Budget,
+    budget: Budget | Budgets,
     *,
     method: Method = METHODS["auto"],
     step: int = DEFAULT_STEP,
@@ -45,7 +46,7 @@ def make_plan(
     Args:
         evidence: weights and statistics of the model, and the classes that will be kept.
         costs: of the model.
-        budget: what must be met.
+        budget: what must be met, all of several.
         method: its criterion, allocation and settings count.
         step: see `allowed_widths`.
         progress: told after every group.
@@ -54,7 +55,7 @@ def make_plan(
         BudgetError: the budget cannot be met.
     """
     groups = evidence.groups
-    limits = CostLimits(costs, budget, fixed=fix_classes(groups, evidence.classes))
+    limits = CostLimits(costs, *Budgets.parse(budget), fixed=fix_classes(groups, evidence.classes))
     allocate = ALLOCATIONS[method.allocation]
     widths: dict[str, int] = {}
     for _ in range(max(method.settings.rounds, 1)):

@@ -9,14 +9,16 @@ import keras
 import numpy as np
 
 from edgeprune.allocation import ALLOCATIONS, DEFAULT_STEP, check_budget, fix_classes
+from edgeprune.budgets import Budget, Budgets
 from edgeprune.contest import Candidate, Contest, Entry
-from edgeprune.cost import Cost, CostModel
+from edgeprune.cost import NOWHERE, Cost, CostModel
 from edgeprune.criteria import CRITERIA, Evidence, Observations
 from edgeprune.errors import EdgepruneError
 from edgeprune.groups import Groups, find_groups
 from edgeprune.methods import DEFAULT_METHOD, METHODS, RECALIBRATIONS, Recalibration, find_method
-from edgeprune.plan import Budget, Plan
+from edgeprune.plan import Plan
 from edgeprune.preconditions import Data, check_classes, check_model, make_samples
+from edgeprune.prediction import Deployment
 from edgeprune.progress import SILENT, Progress
 from edgeprune.recipes import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES
@@ -59,7 +61,7 @@ def prune(
     model: keras.Model,
     data: Data,
     *,
-    budget: Budget | str = DEFAULT_BUDGET,
+    budget: Budget | Budgets | str | Sequence[str | Budget] = DEFAULT_BUDGET,
     method: str = DEFAULT_METHOD,
     criterion: str | None = None,
     allocation: str | None = None,
@@ -69,6 +71,7 @@ def prune(
     recalibration: Recalibration | None = None,
     step: int = DEFAULT_STEP,
     time_limit: float | None = None,
+    deployment: Deployment = NOWHERE,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Pruned:
@@ -78,7 +81,8 @@ def prune(
         model: a trained Functional or Sequential model with one input; it is not changed.
         data: preprocessed calibration samples `(n, ...)`, alone or with their class indices `(n,)`;
             50 to 100 per class are enough. With `classes`, samples of other classes are left out.
-        budget: the most it may cost, such as `"macs=50%"` or `"params=120k"`.
+        budget: the most it may cost, such as `"macs=50%"`, `"params=120k"` or, with a `deployment`,
+            `"latency=20ms,size=500KB"`; all of several are met.
         method: name in `METHODS`: a criterion, an allocation and a recovery.
         criterion: name in `CRITERIA`, in place of the method's own.
         allocation: name in `ALLOCATIONS`, likewise.
@@ -91,6 +95,7 @@ def prune(
         step: widths are multiples of it, finer in narrow layers (see `allowed_widths`).
         time_limit: seconds after which a method that tries several tries no more; by default the
             method's.
+        deployment: number format and board that budgets of size, memory, latency and energy mean.
         seed: of everything that is drawn.
         progress: told about stages.
 
@@ -114,7 +119,7 @@ def prune(
         >>> pruned.after.macs <= pruned.before.macs / 2
         True
     """
-    budget = Budget.parse(budget)
+    budgets = Budgets.parse(budget)
     check_methods(method, criterion, allocation, recovery, recalibration)
     _check_numbers(step, time_limit)
     entries = list_entries(method, criterion, allocation, recovery, recalibration)
@@ -124,8 +129,8 @@ def prune(
         groups = find_groups(model)
         check_model(model)
         check_classes(groups, chosen)
-        costs = CostModel(groups)
-        check_budget(groups, costs, budget, step, fix_classes(groups, chosen))
+        costs = CostModel(groups, deployment)
+        check_budget(groups, costs, budgets, step, fix_classes(groups, chosen))
     calibration = make_samples(model, data, chosen)
     if validation is None:
         calibration, held_out = hold_out(calibration, seed=seed)
@@ -145,7 +150,7 @@ def prune(
     observations = Observations(groups, calibration.inputs, calibration.targets, chosen, seed)
     evidence = Evidence(groups, statistics, chosen, seed, observations, present)
     contest = Contest(
-        model, evidence, calibration.inputs, costs, budget, judge, step, stages, progress
+        model, evidence, calibration.inputs, costs, budgets, judge, step, stages, progress
     )
     limit = METHODS[method].time_limit if time_limit is None else time_limit
     best, candidates = contest.hold(entries, limit)

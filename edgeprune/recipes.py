@@ -6,8 +6,8 @@ import tomllib
 from dataclasses import dataclass, fields
 from typing import Any
 
+from edgeprune.budgets import Budget
 from edgeprune.errors import EdgepruneError
-from edgeprune.plan import Budget
 from edgeprune.resources import find_folder
 
 DEFAULT_BUDGET = Budget("macs", 0.5)

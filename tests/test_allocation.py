@@ -23,10 +23,10 @@ from edgeprune.allocation import (
 )
 from edgeprune.allocation.gain import convex_hull
 from edgeprune.allocation.widths import NOTHING
+from edgeprune.budgets import Budget
 from edgeprune.cost import CostModel, Widths
 from edgeprune.errors import BudgetError, ClassError
 from edgeprune.groups import Groups, find_groups
-from edgeprune.plan import Budget
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,8 @@ def test_an_impossible_budget_names_what_is_reachable_and_that_is() -> None:
         message,
     )
     named = Budget.parse(re.search(r"params=[0-9.]+%(?= \()", message).group())
-    limit = check_budget(groups, costs, named)
+    check_budget(groups, costs, named)
+    limit = named.limit(costs.full.params)
     assert limit >= smallest.params
     widths = by_gain(groups, random_rankings(groups), named)
     assert costs.count(widths).params <= limit
@@ -237,7 +238,9 @@ def test_the_head_of_a_specialist_counts_with_the_classes_it_keeps() -> None:
     assert by_gain(groups, rankings, budget) != whole
     lowest = smallest_cost(groups, costs, fixed=fixed).params
     assert lowest < smallest_cost(groups, costs).params
-    assert check_budget(groups, costs, Budget("params", lowest, False), 8, fixed) == lowest
+    check_budget(groups, costs, Budget("params", lowest, False), 8, fixed)
+    with pytest.raises(BudgetError, match="cannot be met"):
+        check_budget(groups, costs, Budget("params", lowest - 1, False), 8, fixed)
 
 
 def test_without_classes_nothing_is_fixed_and_classes_need_a_head() -> None:

@@ -102,7 +102,7 @@ def test_defaults_on_the_command_line_are_those_of_python() -> None:
     in_python = inspect.signature(edgeprune.prune).parameters
     for name in (*parts, "step", "seed"):
         assert prune[name] == in_python[name].default, name
-    assert (prune["budget"], prune["step"]) == (str(DEFAULT_BUDGET), DEFAULT_STEP)
+    assert (list(prune["budget"]), prune["step"]) == ([str(DEFAULT_BUDGET)], DEFAULT_STEP)
 
 
 def test_click_tools_can_run_the_commands_too() -> None:

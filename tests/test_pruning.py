@@ -8,12 +8,12 @@ from keras import layers
 from small_models import Recorder
 
 from edgeprune import pruning
+from edgeprune.budgets import Budget
 from edgeprune.cost import CostModel
 from edgeprune.criteria import CRITERIA, Evidence
 from edgeprune.datasets import Samples
 from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
 from edgeprune.groups import find_groups
-from edgeprune.plan import Budget
 from edgeprune.planning import make_plan, rank
 from edgeprune.pruning import prune
 from edgeprune.recovery import RECOVERIES

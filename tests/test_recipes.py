@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from edgeprune.budgets import Budget
 from edgeprune.errors import BudgetError, EdgepruneError
-from edgeprune.plan import Budget
 from edgeprune.recipes import Recipe, read_recipe
 
 

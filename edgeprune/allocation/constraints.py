@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from edgeprune.allocation.widths import DEFAULT_STEP, NOTHING, smallest_widths
+from edgeprune.budgets import OWN_UNITS, Budget, Budgets
 from edgeprune.cost import Cost, CostModel, Widths
 from edgeprune.errors import BudgetError
 from edgeprune.groups import Groups
-from edgeprune.plan import Budget
 
 
 class Constraints(Protocol):
@@ -53,14 +53,16 @@ class CostLimits:
         self._costs = costs
         self._fixed = dict(fixed)
         self._limits = {
-            budget: budget.limit(getattr(costs.full, budget.quantity)) for budget in budgets
+            budget: budget.limit(costs.spend(budget.quantity, {}) if budget.relative else 0.0)
+            for budget in budgets
         }
 
     def _spend(self, widths: Widths) -> dict[Budget, float]:
         """Return spend / limit of every budget."""
-        cost = self._costs.count({**widths, **self._fixed})
+        held = {**widths, **self._fixed}
         return {
-            budget: getattr(cost, budget.quantity) / limit for budget, limit in self._limits.items()
+            budget: self._costs.spend(budget.quantity, held) / limit
+            for budget, limit in self._limits.items()
         }
 
     def excess(self, widths: Widths) -> float:
@@ -92,31 +94,36 @@ def smallest_cost(
 def check_budget(
     groups: Groups,
     costs: CostModel,
-    budget: Budget,
+    budget: Budget | Budgets,
     step: int = DEFAULT_STEP,
     fixed: Widths = NOTHING,
-) -> float:
-    """Return the budget's limit in units, fractions being those of the original.
+) -> None:
+    """Refuse budgets that even the smallest widths do not meet.
 
     Args:
         groups: of the model.
         costs: of the model.
-        budget: what must be met.
+        budget: what must be met, fractions being those of the original.
         step: see `allowed_widths`.
-        fixed: see `smallest_cost`.
+        fixed: widths that other groups will have (see `fix_classes`).
 
     Raises:
-        BudgetError: even the smallest widths cost more; says what is reachable.
+        BudgetError: one of them cannot be met; says what is reachable.
     """
-    full = getattr(costs.full, budget.quantity)
-    limit = budget.limit(full)
-    smallest = getattr(smallest_cost(groups, costs, step, fixed), budget.quantity)
-    if smallest > limit:
-        percent = math.ceil(1e4 * smallest / full) / 100
-        hint = f" (a finer step than {step} reaches lower: --step 1)" if step > 1 else ""
-        raise BudgetError(
-            f"The budget {budget} cannot be met: this model can go down to "
-            f"{budget.quantity}={percent:g}% ({smallest:,} of {full:,}){hint}. "
-            "Ask for at least that."
-        )
-    return limit
+    widths = smallest_widths(groups, step) | dict(fixed)
+    for part in Budgets.parse(budget):
+        full = costs.spend(part.quantity, NOTHING)
+        smallest = costs.spend(part.quantity, widths)
+        if smallest > part.limit(full):
+            percent = math.ceil(1e4 * smallest / full) / 100
+            hint = f" (a finer step than {step} reaches lower: --step 1)" if step > 1 else ""
+            unit = OWN_UNITS.get(part.quantity, "")
+            amounts = f"{_write(smallest)}{unit} of {_write(full)}{unit}"
+            raise BudgetError(
+                f"The budget {part} cannot be met: this model can go down to "
+                f"{part.quantity}={percent:g}% ({amounts}){hint}. Ask for at least that."
+            )
+
+
+def _write(amount: float) -> str:
+    return f"{amount:,.0f}" if amount >= 1000 or amount == round(amount) else f"{amount:.3g}"

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgeprune.budgets import Budgets
 from edgeprune.building.checks import check_source
 from edgeprune.building.material import Amounts, Material, read_material
 from edgeprune.datasets import Preprocess
 from edgeprune.methods import METHODS, Recalibration
-from edgeprune.plan import Budget
+from edgeprune.prediction import Deployment
 from edgeprune.progress import Progress
 from edgeprune.stopwatch import Stopwatch
 
@@ -42,8 +43,10 @@ class Request:
         time_limit: seconds for trying methods; `None` for the method's own.
         amounts: how many samples serve for what.
         seed: of everything that is drawn.
+        deployment: number format and board that budgets are about.
 
     Raises:
+        BudgetError: the board has no predictor for a budget.
         DataError: there is nothing at the path of the data.
     """
 
@@ -53,7 +56,7 @@ class Request:
     classes: str | Sequence[str | int] | None
     labels: Sequence[str] | None
     preprocess: Preprocess
-    budget: Budget
+    budget: Budgets
     method: str
     criterion: str | None
     allocation: str | None
@@ -63,10 +66,14 @@ class Request:
     time_limit: float | None
     amounts: Amounts
     seed: int
+    deployment: Deployment
 
     def __post_init__(self) -> None:
         """Refuse what can be refused without loading anything."""
         check_source(self.data)
+        for budget in self.budget:
+            if budget.quantity in ("latency", "energy"):
+                self.deployment.require(budget.quantity)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON types; a model in memory by its name, data by its type."""
@@ -173,6 +180,7 @@ def prune_prepared(
         recalibration=request.recalibration,
         step=request.step,
         time_limit=request.time_limit,
+        deployment=request.deployment,
         seed=request.seed,
         progress=progress,
     )

@@ -13,16 +13,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.benchmarking import find_target
+from edgeprune.budgets import Budget, Budgets
 from edgeprune.building.checks import check_output
+from edgeprune.building.closed_loop import (
+    Trial,
+    describe_rounds,
+    make_measurable,
+    prune_to_measured,
+)
 from edgeprune.building.formats import Format
 from edgeprune.building.material import Amounts, test_original
+from edgeprune.building.predictions import predict_costs, warn_loose_budgets
 from edgeprune.building.products import OPTIONAL_FILES, Products, latency
 from edgeprune.building.provenance import describe_origin
 from edgeprune.building.request import Request, prepare, prune_prepared
+from edgeprune.building.rounds import Round
 from edgeprune.building.verification import verify_file
 from edgeprune.datasets import parse_preprocess
 from edgeprune.files import move_together
-from edgeprune.plan import Budget
+from edgeprune.prediction import deploy
 from edgeprune.progress import SILENT, Progress
 from edgeprune.recipes import Recipe, read_recipe
 from edgeprune.report import Change, Outcome
@@ -60,7 +69,7 @@ def build(
     *,
     classes: str | Sequence[str | int] | None = None,
     target: str = DEFAULT_TARGET,
-    budget: Budget | str | None = None,
+    budget: Budget | Budgets | str | Sequence[str | Budget] | None = None,
     quantize: str | None = None,
     io: str = "float32",
     input: str | None = None,
@@ -77,6 +86,7 @@ def build(
     time_limit: float | None = None,
     amounts: Amounts = DEFAULT_AMOUNTS,
     measure: bool = True,
+    meet_measured: bool = False,
     threads: int | None = None,
     seed: int = 0,
     command: str = "edgeprune.build(...)",
@@ -91,7 +101,8 @@ def build(
         classes: names or indices of the classes to keep, in the order of the new outputs; `None`
             keeps all.
         target: name of a target; it gives the number format, the channel step and the threads.
-        budget: the most the model may cost; by default the target's recipe (half the MACs).
+        budget: the most the model may cost, such as `"latency=20ms,size=500KB"`; by default the
+            target's recipe (half the MACs). Latency and energy are those predicted for the target.
         quantize: number format, one of `edgeprune.conversion.SCHEMES`; by default the target's.
         io: what goes in and out of an int8 model.
         input: `uint8` puts the scaling of `preprocess` inside the model, which then takes the bytes
@@ -110,6 +121,8 @@ def build(
         time_limit: seconds after which a method that tries several tries no more; likewise.
         amounts: how many samples serve for what.
         measure: whether to measure latency on this machine.
+        meet_measured: whether to prune again until the latency that is measured on this machine
+            meets the budget for it.
         threads: of the measurement; by default the target's.
         seed: of everything that is drawn.
         command: for the report.
@@ -142,7 +155,7 @@ def build(
         classes=classes,
         labels=labels,
         preprocess=scaling,
-        budget=recipe.budget if budget is None else Budget.parse(budget),
+        budget=Budgets.parse(recipe.budget if budget is None else budget),
         method=recipe.method,
         criterion=criterion or recipe.criterion,
         allocation=allocation or recipe.allocation,
@@ -152,15 +165,23 @@ def build(
         time_limit=time_limit,
         amounts=amounts,
         seed=seed,
+        deployment=deploy(board.name, board.prediction, form.scheme, form.io),
     )
+    if meet_measured:
+        request = make_measurable(request, board)
     stopwatch = Stopwatch()
     original, material = prepare(request, stopwatch, progress)
     samples = form.store(material.test.inputs, scaling)
-    pruned = prune_prepared(request, original, material, progress)
+    rounds: tuple[Round[Pruned], ...] = ()
+    if meet_measured:
+        bench_here = Trial(material, form, board, threads, progress)
+        pruned, rounds = prune_to_measured(request, original, material, bench_here, progress)
+    else:
+        pruned = prune_prepared(request, original, material, progress)
     stopwatch.seconds.update(pruned.seconds)
     with stopwatch.time("test original"), progress.stage("testing the original"):
         accuracy, warnings = test_original(original, material)
-        warnings += _warn_loose_budget(request.budget, pruned)
+        warnings += warn_loose_budgets(request.budget, pruned, request.deployment)
     with stopwatch.time("test slim"), progress.stage("testing the slim model"):
         from edgeprune.verification import measure_accuracy, predict
 
@@ -201,6 +222,8 @@ def build(
                 size_bytes=products.size(),
                 latency_ms=latency_ms,
                 latency_measured=where,
+                predictions=predict_costs(request.deployment, products.before, products.model),
+                rounds=describe_rounds(rounds),
                 equivalence={
                     "max_abs_error": pruned.equivalence.max_abs_error,
                     "scale": pruned.equivalence.scale,
@@ -223,17 +246,6 @@ def build(
     for name in OPTIONAL_FILES - set(outcome.files):
         (folder / name).unlink(missing_ok=True)  # of an earlier build
     return Built(pruned.model, outcome, folder)
-
-
-def _warn_loose_budget(budget: Budget, pruned: Pruned) -> list[str]:
-    """Say so when an absolute budget asks for nothing, which is what a wrong unit looks like."""
-    cost = getattr(pruned.before, budget.quantity)
-    if budget.relative or budget.amount < cost:
-        return []
-    return [
-        f"The budget {budget} is not below what the original costs, {budget.quantity}={cost:,}: no "
-        "channel had to go."
-    ]
 
 
 def _candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:

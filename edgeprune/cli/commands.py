@@ -82,6 +82,11 @@ def edgeprune(context: click.Context) -> None:
 )
 @click.option("--threads", type=COUNT, show_default=TARGETS_OWN, help="Threads of the measurement.")
 @click.option("--no-bench", is_flag=True, help="Do not measure latency.")
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Prune again until the latency that is measured here meets the budget for it.",
+)
 @output_options
 @click.pass_obj
 def build(
@@ -106,6 +111,7 @@ def build(
             labels=read_labels(options.pop("labels")),
             recalibration=options.pop("recalibrate"),
             measure=not options.pop("no_bench"),
+            meet_measured=options.pop("measure"),
             amounts=amounts,
             command=_command(arguments, "build"),
             progress=progress,
@@ -146,7 +152,7 @@ def inspect(model: str, weights: str | None, as_json: bool, quiet: bool) -> None
 @data_option
 @preprocess_option
 @classes_option
-@budget_option(default="macs=50%")
+@budget_option(default=["macs=50%"])
 @click.option("--out", metavar="FILE", default="slim.keras", help="For the slim model.")
 @labels_option
 @tuning_options(method={"default": "auto"}, step={"default": 8})

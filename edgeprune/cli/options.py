@@ -112,7 +112,10 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
     return click.option(
         "--budget",
         metavar="QUANTITY=AMOUNT",
-        help="The most it may cost: macs=50%, macs=6.2M or params=120k.",
+        multiple=True,
+        callback=lambda context, option, given: ",".join(given) or None,
+        help="The most it may cost: macs=50%, params=120k, size=500KB, memory=64KB, latency=20ms, "
+        "energy=50mJ, fits=edgetpu. Several times, or with commas, for several at once.",
         **default,
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgeprune.budgets import Budgets
 from edgeprune.building import Amounts
 from edgeprune.building.checks import check_output
 from edgeprune.building.request import Request, prepare, prune_prepared
 from edgeprune.cli.options import read_labels
 from edgeprune.datasets import parse_preprocess
 from edgeprune.files import replace_on_success
-from edgeprune.plan import Budget
+from edgeprune.prediction import Deployment
 from edgeprune.progress import Progress
 from edgeprune.stopwatch import Stopwatch
 
@@ -39,7 +40,7 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         classes=options["classes"],
         labels=read_labels(options["labels"]),
         preprocess=parse_preprocess(options["preprocess"]),
-        budget=Budget.parse(options["budget"]),
+        budget=Budgets.parse(options["budget"]),
         method=options["method"],
         criterion=options["criterion"],
         allocation=options["allocation"],
@@ -49,6 +50,7 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         time_limit=options["time_limit"],
         amounts=Amounts(options["calibration"], options["validation"], test=1),
         seed=options["seed"],
+        deployment=Deployment(),
     )
     original, material = prepare(request, Stopwatch(), progress)
     pruned = prune_prepared(request, original, material, progress)

@@ -42,6 +42,9 @@ class Outcome:
         size_bytes: of the `.tflite` files, counted.
         latency_ms: median of the `.tflite` files; `None` where nothing was measured.
         latency_measured: where and with what the latency was measured.
+        predictions: of latency and energy on the target: `quantity`, `unit`, `before`, `after`,
+            `target`, `error` (relative); none where the target has no predictor.
+        rounds: of the closed loop: `budget_ms`, `measured_ms` of each.
         equivalence: `max_abs_error` and `scale` of slim against cut, on logits.
         agreement: of the `.tflite` with the Keras model: share of equal answers, on test samples.
         recovery: the recovery that validation chose.
@@ -83,6 +86,8 @@ class Outcome:
     command: str
     verification: Mapping[str, Any] = field(default_factory=dict)
     edgetpu: Mapping[str, Any] | None = None
+    predictions: tuple[Mapping[str, Any], ...] = ()
+    rounds: tuple[Mapping[str, float], ...] = ()
     files: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -68,7 +68,13 @@ def describe_outcome(outcome: Outcome) -> Group:
     cost.add_row("size, bytes", *_numbers(outcome.size_bytes, ",.0f"), "counted")
     if outcome.latency_ms is not None:
         cost.add_row("latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), "measured")
+    for row in outcome.predictions:
+        change = Change(row["before"], row["after"])
+        how = f"predicted for {row['target']}, +-{100 * row['error']:.0f} %"
+        cost.add_row(f"{row['quantity']}, {row['unit']}", *_numbers(change, ".3g"), how)
     notes: list[RenderableType] = []
+    if outcome.rounds:
+        notes.append(Text(_describe_rounds(outcome.rounds)))
     if outcome.latency_measured is not None:
         notes.append(Text(f"Latency: {outcome.latency_measured}."))
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
@@ -81,6 +87,12 @@ def describe_outcome(outcome: Outcome) -> Group:
     if outcome.edgetpu is not None:
         notes.append(describe_compilation(outcome.edgetpu))
     return Group(accuracy, cost, *notes, proof)
+
+
+def _describe_rounds(rounds: Sequence[Mapping[str, float]]) -> str:
+    measured = ", ".join(f"{turn['measured_ms']:.3f}" for turn in rounds)
+    count = f"{len(rounds)} round{'' if len(rounds) == 1 else 's'}"
+    return f"Latency budget met by measuring, {count}: {measured} ms."
 
 
 def _describe_error(outcome: Outcome) -> str:

@@ -1,0 +1,194 @@
+"""What must be met: `Budget`, one quantity with its limit, and `Budgets`, several at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from edgeprune.errors import BudgetError
+
+Quantity = Literal["macs", "params", "size", "memory", "latency", "energy", "fits"]
+
+_COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
+_BYTES = {
+    "": 1.0, "B": 1.0, "KB": 1e3, "kB": 1e3, "MB": 1e6, "KiB": 2.0**10, "MiB": 2.0**20,
+}  # fmt: skip
+UNITS: Mapping[Quantity, Mapping[str, float]] = {
+    "macs": _COUNTS,
+    "params": _COUNTS,
+    "size": _BYTES,
+    "memory": _BYTES,
+    "latency": {"ms": 1.0, "s": 1e3, "us": 1e-3},
+    "energy": {"mJ": 1.0, "J": 1e3, "uJ": 1e-3},
+    "fits": {"B": 1.0},
+}
+"""Units that an amount may have, and how many of the quantity's own unit each is."""
+QUANTITIES: tuple[Quantity, ...] = tuple(UNITS)
+OWN_UNITS: Mapping[Quantity, str] = {
+    "size": "B", "memory": "B", "latency": "ms", "energy": "mJ", "fits": "B",
+}  # fmt: skip
+PLACES: Mapping[str, float] = {"edgetpu": 7.7 * 2**20}
+"""Memories that weights may have to fit into, in bytes. Edge TPU: of its 8 MB, what the compiler
+leaves for parameters (coral.ai)."""
+
+_EXAMPLES = (
+    "macs=50%, macs=6.2M, params=120k, latency=20ms, energy=50mJ, size=500KB or fits=edgetpu"
+)
+_AMOUNT = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that the slim model may cost.
+
+    Attributes:
+        quantity: `macs` (multiply-accumulates of one inference), `params`, `size` (bytes of the
+            `.tflite`), `memory` (bytes of activations that are alive at once), `latency` (ms),
+            `energy` (mJ per inference) or `fits` (bytes of weights in a memory such as the Edge
+            TPU's).
+        amount: the limit in the quantity's unit, or a fraction of the original's where `relative`.
+        relative: whether `amount` is a fraction.
+
+    Raises:
+        BudgetError: the amount is not positive, or a fraction above one.
+
+    Example:
+        >>> Budget.parse("macs=50%")
+        Budget(quantity='macs', amount=0.5, relative=True)
+        >>> Budget.parse("params=120k").limit(original=500_000)
+        120000.0
+        >>> print(Budget.parse("latency=0.02s"))
+        latency=20ms
+    """
+
+    quantity: Quantity
+    amount: float
+    relative: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the amount."""
+        if self.quantity not in QUANTITIES:
+            raise BudgetError(
+                f"Unknown budget quantity '{self.quantity}'. Known: {', '.join(QUANTITIES)}; "
+                f"for example {_EXAMPLES}."
+            )
+        if not self.amount > 0 or (self.relative and self.amount > 1):
+            raise BudgetError(
+                f"Budget {self} is out of range: a fraction must lie above 0 % and be at most "
+                "100 %, an absolute amount must be positive."
+            )
+
+    @classmethod
+    def parse(cls, text: str | Budget) -> Budget:
+        """Read one budget, such as `macs=50%`, `latency=20ms` or `fits=edgetpu`.
+
+        Raises:
+            BudgetError: the text is not one.
+        """
+        if isinstance(text, Budget):
+            return text
+        quantity, _, amount = (part.strip() for part in text.partition("="))
+        if quantity == "fits":
+            return cls("fits", _find_place(amount), relative=False)
+        match = _AMOUNT.fullmatch(amount)
+        try:
+            number = float(match.group(1)) if match else None
+        except ValueError:
+            number = None
+        if match is None or number is None:
+            raise BudgetError(
+                f"Cannot read the budget '{text}'. Expected QUANTITY=AMOUNT, such as {_EXAMPLES}."
+            )
+        unit = match.group(2)
+        if unit == "%" or quantity not in QUANTITIES:
+            return cls(cast(Quantity, quantity), number / 100, relative=True)
+        units = UNITS[quantity]
+        if unit not in units:
+            raise BudgetError(
+                f"The budget '{text}' has {f'the unit {unit!r}' if unit else 'no unit'}; expected "
+                f"one of: {', '.join(name for name in units if name)}, or %."
+            )
+        return cls(quantity, number * units[unit], relative=False)
+
+    def limit(self, original: float) -> float:
+        """Return the limit in units, given what the original model costs."""
+        return self.amount * original if self.relative else self.amount
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        if self.relative:
+            return f"{self.quantity}={self.amount * 100:g}%"
+        for name, amount in PLACES.items():
+            if self.quantity == "fits" and self.amount == amount:
+                return f"fits={name}"
+        return f"{self.quantity}={self.amount:g}{OWN_UNITS.get(self.quantity, '')}"
+
+
+def _find_place(name: str) -> float:
+    match = re.fullmatch(r"([0-9.]+)B", name)
+    if name not in PLACES and match is None:
+        raise BudgetError(f"Cannot fit into '{name}'. Expected fits={' or fits='.join(PLACES)}.")
+    return PLACES[name] if match is None else float(match.group(1))
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Several budgets that must all be met.
+
+    Attributes:
+        budgets: at least one, one per quantity.
+
+    Raises:
+        BudgetError: there is none, or two for one quantity.
+
+    Example:
+        >>> print(Budgets.parse("latency=20ms,size=500KB"))
+        latency=20ms,size=500000B
+    """
+
+    budgets: tuple[Budget, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is one budget per quantity."""
+        quantities = [budget.quantity for budget in self.budgets]
+        if not quantities:
+            raise BudgetError(f"There is no budget. Give one such as {_EXAMPLES}.")
+        twice = {name for name in quantities if quantities.count(name) > 1}
+        if twice:
+            raise BudgetError(f"There are two budgets for {min(twice)}. Give one per quantity.")
+
+    @classmethod
+    def parse(cls, given: str | Budget | Budgets | Sequence[str | Budget]) -> Budgets:
+        """Read budgets: one, several in one text with commas between them, or a sequence.
+
+        Raises:
+            BudgetError: one of them cannot be read.
+        """
+        if isinstance(given, Budgets):
+            return given
+        parts = [given] if isinstance(given, str | Budget) else list(given)
+        texts = [
+            piece
+            for part in parts
+            for piece in (part.split(",") if isinstance(part, str) else [part])
+        ]
+        return cls(tuple(Budget.parse(text) for text in texts))
+
+    def scale(self, quantity: Quantity, factor: float) -> Budgets:
+        """Return the budgets with the amount of one quantity multiplied."""
+        return Budgets(
+            tuple(
+                Budget(b.quantity, b.amount * factor, b.relative) if b.quantity == quantity else b
+                for b in self.budgets
+            )
+        )
+
+    def __iter__(self) -> Iterator[Budget]:
+        """Iterate over the budgets."""
+        return iter(self.budgets)
+
+    def __str__(self) -> str:
+        """Return the text that `parse` reads."""
+        return ",".join(map(str, self.budgets))

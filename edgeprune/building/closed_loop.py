@@ -1,0 +1,153 @@
+"""A latency budget that is met by what is measured, not by what is predicted."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeprune.benchmarking import Target, bench
+from edgeprune.budgets import Budget, Budgets
+from edgeprune.building.formats import Format
+from edgeprune.building.material import Material
+from edgeprune.building.request import Request, prune_prepared
+from edgeprune.building.rounds import Round, meet_latency
+from edgeprune.conversion import convert
+from edgeprune.errors import BudgetError
+from edgeprune.prediction import Kernels, Predictor
+from edgeprune.prediction.expectations import expect_coefficients
+from edgeprune.prediction.features import ITEM_BYTES
+from edgeprune.progress import Progress
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgeprune.pruning import Pruned
+
+TRIAL_SECONDS = 2.0
+CALIBRATION_SAMPLES = 100
+TYPICAL = {"float32": 50.0, "int8": 100.0}
+"""Peak in GOP/s of a small CPU: gives shares of operators, the first measurement their scale."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Converts a model and measures it on this machine.
+
+    Attributes:
+        material: for the ranges of int8.
+        form: number format.
+        board: that gives the number of threads.
+        threads: in place of the board's.
+        progress: told about stages.
+    """
+
+    material: Material
+    form: Format
+    board: Target
+    threads: int | None
+    progress: Progress
+
+    def measure(self, model: keras.Model) -> float:
+        """Return the median latency in ms."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trial.tflite"
+            with self.progress.stage("converting for a measurement"):
+                convert(
+                    model,
+                    scheme=self.form.scheme,
+                    calibration=self.material.calibration.inputs[:CALIBRATION_SAMPLES],
+                    io=self.form.io if self.form.scheme.startswith("int8") else "float32",
+                    path=path,
+                )
+            result = bench(
+                {"trial": path},
+                target=self.board,
+                threads=self.threads,
+                seconds=TRIAL_SECONDS,
+                progress=self.progress,
+            )
+        return result["trial"].p50_ms
+
+
+def make_measurable(request: Request, board: Target) -> Request:
+    """Return the request with a predictor to start from, where its target has none.
+
+    Args:
+        request: with a budget for latency.
+        board: the target.
+
+    Raises:
+        BudgetError: there is no budget for latency.
+    """
+    if not any(budget.quantity == "latency" for budget in request.budget):
+        raise BudgetError(
+            f"--measure needs a budget for latency, such as --budget latency=20ms or latency=50%. "
+            f"Got {request.budget}."
+        )
+    if request.deployment.predictor is not None:
+        return request
+    scheme = request.deployment.scheme if request.deployment.scheme in ITEM_BYTES else "float32"
+    peak = TYPICAL["int8" if ITEM_BYTES[scheme] == 1 else "float32"]
+    coefficients = expect_coefficients(peak, bandwidth_mb_s=5000, clock_ghz=2.0)
+    assumed = Predictor(board.name, scheme, coefficients, Kernels(4, 8, 1), 1.0, kind="assumed")
+    return replace(request, deployment=replace(request.deployment, predictor=assumed))
+
+
+def prune_to_measured(
+    request: Request, original: keras.Model, material: Material, trial: Trial, progress: Progress
+) -> tuple[Pruned, tuple[Round[Pruned], ...]]:
+    """Prune until the measured latency meets the budget.
+
+    A share in the budget is one of the original's measured latency.
+
+    Args:
+        request: with a budget for latency, see `make_measurable`.
+        original: the model.
+        material: its samples.
+        trial: measures.
+        progress: told about stages.
+
+    Returns:
+        The pruned model, and all rounds.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+    """
+    from edgeprune.cost import CostModel
+    from edgeprune.groups import find_groups
+
+    measured = trial.measure(original)
+    wanted = next(budget for budget in request.budget if budget.quantity == "latency")
+    limit = wanted.limit(measured)
+    deployment = request.deployment
+    predicted = CostModel(find_groups(original), deployment).spend("latency", {})
+    assert deployment.predictor is not None  # see make_measurable
+    scaled = replace(
+        deployment.predictor,
+        coefficients=np.asarray(deployment.predictor.coefficients) * measured / predicted,
+    )
+    budgets = Budgets(
+        tuple(
+            Budget("latency", limit, relative=False) if budget is wanted else budget
+            for budget in request.budget
+        )
+    )
+    request = replace(request, deployment=replace(deployment, predictor=scaled))
+    best, rounds = meet_latency(
+        lambda asked: prune_prepared(replace(request, budget=asked), original, material, progress),
+        lambda pruned: trial.measure(pruned.model),
+        budgets,
+        limit,
+        progress=progress,
+    )
+    return best.product, rounds
+
+
+def describe_rounds(rounds: Sequence[Round[Pruned]]) -> tuple[Mapping[str, float], ...]:
+    """Return the rounds for the report, as JSON types."""
+    return tuple({"budget_ms": turn.budget_ms, "measured_ms": turn.measured_ms} for turn in rounds)

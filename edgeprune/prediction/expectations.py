@@ -1,0 +1,53 @@
+"""Coefficients to expect from a board's data sheet, before anything was measured.
+
+They are the prior of a fit, and their ratio carries a fit from one board to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+SHARE_OF_PEAK = 2 / 3
+"""Of the calculated peak that matrix kernels reach on large layers."""
+DEPTHWISE_FACTOR = 12.0
+"""A product of a depthwise convolution against one of a matrix product: nothing is reused."""
+CALL_CYCLES = 37_500
+"""To call an operator and to share it among threads: 25 us at 1.5 GHz."""
+TAP_CYCLES = 18.0
+"""Per tap and position of a depthwise convolution, shared by four cores."""
+CORES = 4
+
+LookUp = Callable[[str], float]
+
+
+def expect_coefficients(
+    peak_gops: float, bandwidth_mb_s: float, clock_ghz: float, cores: int = CORES
+) -> np.ndarray:
+    """Return coefficients in the order and units of `FEATURES`.
+
+    Args:
+        peak_gops: calculated peak of the number format, two operations per product.
+        bandwidth_mb_s: of the main memory.
+        clock_ghz: of the cores.
+        cores: that run.
+
+    Example:
+        >>> expect_coefficients(48, 3000, 1.5).round(4).tolist()
+        [0.0625, 0.75, 3.0, 0.3333, 0.3333, 0.3333, 0.025]
+    """
+    matrix = 1 / (peak_gops / 2 * SHARE_OF_PEAK)
+    moved = 1e3 / bandwidth_mb_s
+    taps = TAP_CYCLES / clock_ghz / cores
+    return np.array(
+        [
+            matrix,
+            DEPTHWISE_FACTOR * matrix,
+            taps,
+            moved,
+            moved,
+            moved,
+            1e-6 * CALL_CYCLES / clock_ghz,
+        ]
+    )

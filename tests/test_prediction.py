@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeprune.benchmarking import list_targets
+from edgeprune.errors import BenchmarkError, BudgetError
+from edgeprune.prediction import (
+    FEATURES,
+    Deployment,
+    Kernels,
+    Operator,
+    Predictor,
+    Workload,
+    count_features,
+    deploy,
+    read_predictor,
+)
+from edgeprune.prediction.expectations import expect_coefficients
+from edgeprune.prediction.features import ITEM_BYTES
+from edgeprune.prediction.fitting import fit, left_out_errors
+
+TRUE = np.array([0.03, 0.3, 2.5, 0.35, 0.4, 0.3, 0.02])
+KERNELS = Kernels(rows=4, columns=8, depth=16, cache_bytes=10_000)
+
+
+def draw_network(generator: np.random.Generator) -> Workload:
+    operators = []
+    for _ in range(generator.integers(3, 12)):
+        kind = str(generator.choice(["pointwise", "convolution", "depthwise", "elementwise"]))
+        side, channels = generator.integers(1, 40), generator.integers(1, 200)
+        taps = 9 if kind in ("convolution", "depthwise") else 1
+        depth = {"elementwise": 0, "depthwise": 9}.get(kind, taps * generator.integers(1, 200))
+        elements = side**2 * channels
+        made = 0 if kind == "elementwise" else channels
+        operators.append(Operator(kind, side**2, made, depth, taps, elements, elements))
+    return Workload.of(operators)
+
+
+def draw_features(number: int) -> np.ndarray:
+    generator = np.random.default_rng(1)
+    return np.array(
+        [count_features(draw_network(generator), KERNELS, "int8") for _ in range(number)]
+    )
+
+
+def test_the_coefficients_of_a_known_cost_model_are_recovered() -> None:
+    features = draw_features(40)
+    np.testing.assert_allclose(fit(features, features @ TRUE), TRUE, rtol=1e-6)
+
+
+def test_noise_in_the_measurements_moves_predictions_little() -> None:
+    features = draw_features(60)
+    noise = np.random.default_rng(0).normal(1, 0.03, 60)
+    found = fit(features[:40], features[:40] @ TRUE * noise[:40])
+    assert np.abs(features[40:] @ found / (features[40:] @ TRUE) - 1).mean() < 0.03
+
+
+def test_what_measurements_cannot_tell_apart_the_prior_does() -> None:
+    features = draw_features(30)
+    features[:, 1] = 2 * features[:, 0]
+    latencies = features @ TRUE
+    np.testing.assert_allclose(fit(features, latencies, prior=TRUE), TRUE, rtol=1e-6)
+    alone = fit(features, latencies)
+    np.testing.assert_allclose(features @ alone, latencies, rtol=1e-6)
+    assert not np.allclose(alone, TRUE, rtol=0.05)
+
+
+@given(st.integers(0, 1000))
+def test_no_coefficient_is_negative(seed) -> None:
+    generator = np.random.default_rng(seed)
+    features = generator.random((12, len(FEATURES)))
+    assert (fit(features, generator.uniform(0.1, 9, 12)) >= 0).all()
+
+
+def test_a_left_out_part_is_predicted_from_the_others_alone() -> None:
+    features = draw_features(20)
+    latencies = features @ TRUE
+    latencies[:5] *= 3  # a family that costs three times as much
+    errors = left_out_errors(features, latencies, ["a"] * 5 + ["b"] * 15)
+    np.testing.assert_allclose(errors[:5], 1 / 3 - 1, rtol=1e-6)
+    assert np.abs(errors[5:]).max() > 1
+
+
+@pytest.mark.parametrize("latencies", [np.array([]), np.array([1.0, 0.0])])
+def test_latencies_that_are_none_are_refused(latencies) -> None:
+    with pytest.raises(BenchmarkError, match="fitted to positive latencies"):
+        fit(np.ones((len(latencies), 2)), latencies)
+
+
+def test_a_part_of_a_tile_costs_a_whole_one() -> None:
+    def cost(channels: int) -> float:
+        work = Workload.of([Operator("pointwise", 64, channels, 32, 1, 2048, 64 * channels)])
+        return float(count_features(work, KERNELS, "int8")[0])
+
+    assert cost(9) == cost(16) == 2 * cost(8)
+
+
+def test_weights_beyond_the_cache_are_streamed_and_a_single_row_is_not() -> None:
+    def streamed(positions: int, depth: int) -> float:
+        work = Workload.of([Operator("pointwise", positions, 100, depth)])
+        return float(count_features(work, KERNELS, "int8")[list(FEATURES).index("streamed_bytes")])
+
+    assert (streamed(16, 90), streamed(16, 110), streamed(1, 110)) == (0, 0.011, 0)
+
+
+def test_a_predictor_survives_its_table_and_shows_its_error() -> None:
+    predictor = Predictor(
+        "board", "int8", TRUE, KERNELS, error=0.085, power_w=6.4, power_error=0.02, source="us"
+    )
+    again = read_predictor("board", {"int8": predictor.to_dict()}, "int8")
+    assert again == predictor
+    work = [Operator("pointwise", 1000, 64, 64, 1, 64_000, 64_000)]
+    latency, energy = again.latency(work), again.energy(work)
+    assert latency.value == pytest.approx(float(predictor.milliseconds(Workload.of(work))))
+    assert energy is not None and energy.value == pytest.approx(6.4 * latency.value)
+    assert str(latency).endswith("ms, predicted for board, +-8 %")
+    assert energy.error == pytest.approx(0.105)
+
+
+def test_a_format_without_coefficients_is_refused_with_what_there_is() -> None:
+    tables = {"int8": Predictor("board", "int8", TRUE).to_dict()}
+    with pytest.raises(
+        BudgetError, match=r"in float32 cannot be predicted for target 'board'.*int8"
+    ):
+        read_predictor("board", tables, "float32")
+    assert read_predictor("board", tables, "int8-qat").scheme == "int8"
+    with pytest.raises(BudgetError, match="edgeprune calibrate --target board"):
+        deploy("board", {}, "int8").require("latency")
+    with pytest.raises(BudgetError, match="needs the power of target 'board'"):
+        deploy("board", tables, "int8").require("energy")
+    with pytest.raises(BudgetError, match="No target was given"):
+        Deployment().require("latency")
+
+
+@pytest.mark.parametrize("damage", [{"coefficients": {}}, {"kernels": {"lines": 3}}])
+def test_a_damaged_table_is_refused(damage) -> None:
+    table = Predictor("board", "int8", TRUE).to_dict() | damage
+    with pytest.raises(BudgetError, match="cannot be read"):
+        read_predictor("board", {"int8": table}, "int8")
+
+
+def test_a_faster_board_is_expected_to_be_faster_at_everything() -> None:
+    slow = expect_coefficients(48, 3000, 1.5)
+    assert (expect_coefficients(154, 6000, 2.4) < slow).all()
+
+
+def test_every_table_of_a_shipped_board_is_a_predictor_with_an_error_and_a_source() -> None:
+    found = [
+        read_predictor(target.name, target.prediction, scheme)
+        for target in list_targets()
+        for scheme in target.prediction
+        if scheme in ITEM_BYTES
+    ]
+    for predictor in found:
+        assert 0 < predictor.error < 1 and predictor.source
+        assert (predictor.coefficients > 0).all()
+        assert predictor.kind in ("fitted", "scaled")
