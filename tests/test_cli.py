@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from click import Context
 from click.testing import CliRunner
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
@@ -88,9 +87,7 @@ def test_every_command_that_works_has_an_example_that_can_be_parsed(name: str) -
 
 def test_defaults_on_the_command_line_are_those_of_python() -> None:
     def defaults(name: str) -> dict:
-        command = command_group.commands[name]
-        context = Context(command)
-        return {option.name: option.get_default(context) for option in command.params}
+        return {option.name: option.default for option in command_group.commands[name].params}
 
     build, prune = defaults("build"), defaults("prune")
     parts = ("method", "criterion", "allocation", "recovery", "time_limit")

@@ -76,7 +76,9 @@ def edgeprune(context: click.Context) -> None:
 @input_option
 @click.option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
 @labels_option
-@tuning_options(method={"show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN})
+@tuning_options(
+    method={"default": None, "show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN}
+)
 @click.option(
     "--test", type=COUNT, default=3000, help="Test samples of the kept classes, all together."
 )
