@@ -60,6 +60,32 @@ METHODS: dict[str, Method] = {
         criterion="class_response",
         recovery="mean",
     ),
+    "catro": Method(
+        summary="Keep the channels that together tell the wanted classes apart best, by the trace "
+        "ratio; widths by submodular greedy, in turns with the selection.",
+        source='After Hu et al., "CATRO: Channel Pruning via Class-Aware Trace Ratio Optimization" '
+        "(2021). Ours: the set function for the widths.",
+        criterion="trace_ratio",
+        allocation="submodular",
+        settings=Settings(rounds=3),
+    ),
+    "filter_ensembles": Method(
+        summary="Silence random channels, fit a linear model of the loss, and remove what raises "
+        "it least; in rounds.",
+        source='After Sandor, Pavel, Csato, "Pruning CNN\'s with linear filter ensembles" (2020). '
+        "Ours: balanced masks of one group at a time, means in place of silenced channels, widths "
+        "by gain per cost.",
+        criterion="ensemble",
+    ),
+    "blending": Method(
+        summary="Cluster criteria that agree, and search on validation for the best blend of "
+        "one from each cluster.",
+        source='After He et al., "Blending Pruning Criteria for CNNs" (2021). Ours: the '
+        "data-driven criteria take part, widths by gain per cost.",
+        criterion="blended",
+        recovery="least_squares",
+        recalibration="off",
+    ),
     "chapr": Method(
         summary="Choose channels by QR with column pivoting and write the others as combinations "
         "of them.",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from edgeprune.allocation.constraints import Constraints, CostLimits, check_budget, smallest_cost
 from edgeprune.allocation.gain import allocate_by_gain
 from edgeprune.allocation.problem import Problem, give_back
+from edgeprune.allocation.submodular import allocate_submodular
 from edgeprune.allocation.widths import (
     DEFAULT_STEP,
     Ranking,
@@ -18,6 +19,7 @@ Allocation = Callable[[Problem], dict[str, int]]
 
 ALLOCATIONS: dict[str, Allocation] = {
     "gain": allocate_by_gain,
+    "submodular": allocate_submodular,
 }
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Problem",
     "Ranking",
     "allocate_by_gain",
+    "allocate_submodular",
     "allowed_widths",
     "check_budget",
     "fix_classes",

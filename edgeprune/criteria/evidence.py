@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from edgeprune.criteria.observations import Observations
-from edgeprune.errors import ClassError
+from edgeprune.errors import ClassError, EdgepruneError
 from edgeprune.graph import Call
 from edgeprune.groups import Group, Groups, find_head
 from edgeprune.readers import Reader, find_readers, kernel_matrix
@@ -51,6 +51,7 @@ class Evidence:
         present: class of each row of the statistics' sums per class; `None` where row i is class i.
         widths: that groups will probably have, by name.
         settings: of the method.
+        blends: group name -> name of a criterion -> weight, where a search found them.
     """
 
     groups: Groups
@@ -61,6 +62,26 @@ class Evidence:
     present: tuple[int, ...] | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     settings: Settings = DEFAULT_SETTINGS
+    blends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def observed(self) -> Observations:
+        """The observations.
+
+        Raises:
+            EdgepruneError: there are none.
+        """
+        if self.observations is None or not len(self.observations.inputs):
+            raise EdgepruneError(
+                "This criterion needs calibration samples; the evidence has statistics only. Give "
+                "it `Observations(groups, inputs, targets)`."
+            )
+        return self.observations
+
+    @cached_property
+    def layers(self) -> dict[str, Any]:
+        """Every layer, by path."""
+        return {call.path: call.operation for call in self.groups.graph.calls if call.is_layer}
 
     @cached_property
     def weights(self) -> dict[str, list[np.ndarray]]:
@@ -110,6 +131,10 @@ class Evidence:
                 if np.isfinite(covariance).all() and np.isfinite(metric).all():
                     found.append(View(covariance, metric))
         return found
+
+    def width_of(self, group: Group) -> int:
+        """Return the width that a group will probably have: half where nothing is known."""
+        return int(np.clip(self.widths.get(group.name, group.width // 2), 1, group.width))
 
     def alive(self, group: Group) -> np.ndarray:
         """Return which channels vary where they are read, and count there, `(width,)`.
