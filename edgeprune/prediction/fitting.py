@@ -13,7 +13,7 @@ import numpy as np
 
 from edgeprune.errors import BenchmarkError
 
-DEFAULT_STRENGTH = 0.01
+DEFAULT_STRENGTH = 0.02
 
 
 def fit(

@@ -116,7 +116,7 @@ class Predictor:
             },
         }
         if self.power_w is not None:
-            table |= {"power_w": self.power_w, "power_error": round(self.power_error, 4)}
+            table |= {"power_w": round(self.power_w, 3), "power_error": round(self.power_error, 4)}
         if self.channel_step is not None:
             table["channel_step"] = self.channel_step
         return table
