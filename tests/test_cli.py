@@ -31,7 +31,7 @@ from edgeprune.pruning import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
 
-COMMANDS = ["build", "inspect", "prune", "convert", "bench", "demo", "methods", "targets"]
+COMMANDS = ["build", "inspect", "prune", "check", "convert", "bench", "demo", "methods", "targets"]
 QUICK = "--recovery none --recalibrate off --calibration 20"
 
 
@@ -92,7 +92,7 @@ def test_defaults_on_the_command_line_are_those_of_python() -> None:
     build, prune = defaults("build"), defaults("prune")
     parts = ("method", "criterion", "allocation", "recovery", "time_limit")
     in_python = inspect.signature(edgeprune.build).parameters
-    for name in ("target", "io", "out", "preprocess", "seed", *parts):
+    for name in ("target", "io", "input", "out", "preprocess", "seed", *parts):
         assert build[name] == in_python[name].default, name
     amounts = Amounts(build["calibration"], build["validation"], build["test"])
     assert amounts == in_python["amounts"].default
@@ -182,6 +182,7 @@ def test_convert_takes_a_specialist_with_the_data_of_all_classes(
     assert json.loads(answer.out) == {
         "file": f"{tmp_path}/slim.tflite",
         "quantize": "int8",
+        "input": "int8",
         "io": "int8",
         "size_bytes": (tmp_path / "slim.tflite").stat().st_size,
     }
@@ -395,7 +396,7 @@ def test_the_demonstration_ends_with_its_table_and_files(tmp_path: Path, monkeyp
         assert text in answer.out
     *_, listed = answer.out.partition("Files in ")
     files = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert len(files) == 6
+    assert len(files) == 7
     assert files <= set(listed.split())
     report = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert report["classes"] == ["3", "5", "8"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edgeprune.cli.checking import check
 from edgeprune.cli.options import (
     COUNT,
     SEED,
@@ -168,6 +169,9 @@ def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> N
     from edgeprune.report.tables import describe_values
 
     show(lambda: result, lambda: describe_values(result), as_json, quiet)
+
+
+edgeprune.add_command(check)
 
 
 @edgeprune.command(

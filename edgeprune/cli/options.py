@@ -82,6 +82,7 @@ preprocess_option = click.option(
 input_option = click.option(
     "--input",
     metavar="TYPE",
+    default=None,
     show_default="as --io says",
     help="uint8 puts the scaling of --preprocess inside, so that the model takes the bytes of a "
     "camera.",

@@ -32,6 +32,8 @@ from edgeprune.progress import SILENT, Progress
 if TYPE_CHECKING:
     import keras
 
+DRAFT_SAMPLES = 4
+
 
 def convert(
     model: keras.Model,
@@ -93,26 +95,57 @@ def convert(
     if labels is not None:
         check_labels(labels, model)
     names = {tensor.name: _signature_name(tensor.name) for tensor in model.inputs}
+    with _explaining(model, scheme):
+        source = in_float32(model)
+        raw = None if inside is None else take_bytes(source, inside, scheme, samples)
+        if raw is not None:
+            source, samples = raw.model, raw.samples
+        content = _convert(source, names, scheme, (input or io, io), samples, progress)
+        attachments = describe_model(model, labels, given, inside is not None, provenance)
+        content = finish(content, model.name, list(names.values()), scheme, attachments, raw)
+    if path is not None:
+        with replace_on_success(path) as temporary:
+            Path(temporary).write_bytes(content)
+    return content
+
+
+def draft(model: keras.Model) -> bytes:
+    """Convert a model to int8 with ranges made up, to look at its operators; its answers are wrong.
+
+    What has no form in int8 stays in float.
+
+    Args:
+        model: Functional or Sequential, with inputs of fixed size; it is not changed.
+
+    Raises:
+        ConversionError: TensorFlow Lite has no form at all for an operator.
+    """
+    from edgeprune.precision import in_float32
+
+    check_model(model)
+    generator = np.random.default_rng(0)
+    samples = {
+        tensor.name: generator.uniform(0, 1, (DRAFT_SAMPLES, *tensor.shape[1:]))
+        for tensor in model.inputs
+    }
+    names = {tensor.name: _signature_name(tensor.name) for tensor in model.inputs}
+    types = ("float32", "float32")
+    with _explaining(model, "int8"):
+        return _convert(in_float32(model), names, "int8", types, samples, SILENT)
+
+
+@contextlib.contextmanager
+def _explaining(model: keras.Model, scheme: str) -> Iterator[None]:
+    """Turn whatever the converter raises into one line, with its own words as a note."""
     with _quiet() as captured:
         try:
-            source = in_float32(model)
-            raw = None if inside is None else take_bytes(source, inside, scheme, samples)
-            if raw is not None:
-                source, samples = raw.model, raw.samples
-            types = (input or io, io)
-            content = _convert(source, names, scheme, types, samples, progress)
-            attachments = describe_model(model, labels, given, inside is not None, provenance)
-            content = finish(content, model.name, list(names.values()), scheme, attachments, raw)
+            yield
         except EdgepruneError:
             raise
         except Exception as error:
             failure = ConversionError(_explanation(model, scheme, error))
             failure.add_note(captured())
             raise failure from error
-    if path is not None:
-        with replace_on_success(path) as temporary:
-            Path(temporary).write_bytes(content)
-    return content
 
 
 def _convert(

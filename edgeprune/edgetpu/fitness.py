@@ -86,7 +86,7 @@ def examine(content: bytes, name: str = "the model") -> Fitness:
         problem, change = ("", "") if edge else _judge(node)
         if edge:
             where = ON_THE_CPU
-            notes.append(f"{node.kind} at the {edge} runs on the CPU: floats there are not for it.")
+            notes.append(f"{node.kind} at the {edge} runs on the CPU; --io int8 leaves it out.")
         elif problem:
             where = ON_THE_CPU
             obstacles.append(Obstacle(node.kind, _name(node), problem, change))
@@ -125,9 +125,7 @@ def _check_inputs(subgraph: Any) -> list[Obstacle]:
         if signature is not None and -1 in signature:
             sizes = [int(size) for size in signature]
             found.append(
-                Obstacle(
-                    "input", name, f"shape {sizes} is open", "fix every size, a batch of 1 included"
-                )
+                Obstacle("input", name, f"shape {sizes} is open", "fix every size, the batch to 1")
             )
         elif len(shape) > 1 and shape[0] != 1:
             found.append(Obstacle("input", name, f"batch of {shape[0]}", "a batch of 1"))

@@ -160,7 +160,7 @@ CHANGES = {
     "CUMSUM": "do it outside the model",
 }
 CHANGE_OTHERWISE = "replace the layer, or end the model before it"
-CHANGE_OF_TYPE = "int8 throughout: edgeprune convert --quantize int8"
+CHANGE_OF_TYPE = "int8: edgeprune convert --quantize int8"
 CHANGE_OF_RANK = "at most height, width and channels above 1: reshape, or fewer axes"
 CHANGE_OF_CONDITION = {
     "FULLY_CONNECTED": "a 1x1 convolution in place of a Dense layer on several rows",

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from edgeprune.budgets import PLACES
 from edgeprune.flatbuffer import operator_kind, parse_model
 
 # About 8 MB of SRAM, of which the compiler was seen to give at most this to parameters.
-PARAMETER_MEMORY_BYTES = round(7.7 * 2**20)
+PARAMETER_MEMORY_BYTES = round(PLACES["edgetpu"])
 _WITH_PARAMETERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "PRELU")
 
 
