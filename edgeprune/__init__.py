@@ -18,29 +18,37 @@ if TYPE_CHECKING:
     from edgeprune.plan import Plan
     from edgeprune.pruning import prune
     from edgeprune.rules import rule
+    from edgeprune.tuning import Augmentation, FineTuning
+    from edgeprune.tuning.fine_tuning import fine_tune
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Augmentation",
     "Budget",
+    "FineTuning",
     "Plan",
     "__version__",
     "bench",
     "build",
     "convert",
     "find_groups",
+    "fine_tune",
     "load_model",
     "prune",
     "rule",
 ]
 
 _MODULES = {
+    "Augmentation": "edgeprune.tuning",
     "Budget": "edgeprune.budgets",
+    "FineTuning": "edgeprune.tuning",
     "Plan": "edgeprune.plan",
     "bench": "edgeprune.benchmarking",
     "build": "edgeprune.building",
     "convert": "edgeprune.conversion",
     "find_groups": "edgeprune.groups",
+    "fine_tune": "edgeprune.tuning.fine_tuning",
     "load_model": "edgeprune.loading",
     "prune": "edgeprune.pruning",
     "rule": "edgeprune.rules",

@@ -80,7 +80,14 @@ class Judge:
         Args:
             smaller: with the outputs of the original, or only those of the kept classes.
         """
-        found = self._predict(smaller)
+        return self.grade_outputs(self._predict(smaller))
+
+    def grade_outputs(self, found: list[np.ndarray]) -> Grade:
+        """Grade what a model says about the validation samples.
+
+        Args:
+            found: every output, `(n, ...)`, logits in place of probabilities.
+        """
         if not all(np.isfinite(output).all() for output in found):
             return Grade(0.0, -np.inf)
         closeness = np.mean(
