@@ -46,7 +46,7 @@ def random_inputs(model: keras.Model, samples: int = 3, seed: int = 1, size: int
     """Numbers for every input, in the order of `model.inputs`; unknown sizes become `size`."""
     generator = np.random.default_rng(seed)
     made = []
-    for tensor in model.inputs:
+    for tensor in functional_form(model).inputs:
         shape = (
             tensor.shape[0] or samples,
             *(size if extent is None else extent for extent in tensor.shape[1:]),
@@ -63,7 +63,7 @@ def call(model: keras.Model, inputs: list) -> list[np.ndarray]:
     if len(inputs) == 1:
         (structure,) = inputs
     else:
-        structure = keras.tree.pack_sequence_as(model.input, inputs)
+        structure = keras.tree.pack_sequence_as(functional_form(model).input, inputs)
     outputs = model(structure, training=False)
     return [keras.ops.convert_to_numpy(o).astype(np.float32) for o in keras.tree.flatten(outputs)]
 
@@ -96,9 +96,10 @@ def assert_exact(
     inputs = random_inputs(model, size=size)
     whole = slim(model, Plan(), groups=groups)
     assert difference(model, whole, inputs) <= 1e-6
-    assert functional_form(whole).output_names == functional_form(model).output_names
-    assert [t.name for t in whole.inputs] == [t.name for t in model.inputs]
-    assert [t.shape for t in whole.inputs] == [t.shape for t in model.inputs]
+    form = functional_form(model)
+    assert functional_form(whole).output_names == form.output_names
+    assert [t.name for t in whole.inputs] == [t.name for t in form.inputs]
+    assert [t.shape for t in whole.inputs] == [t.shape for t in form.inputs]
     for seed in seeds:
         plan = random_plan(groups, seed)
         small = slim(model, plan, groups=groups)

@@ -146,6 +146,18 @@ def test_inspect_shows_groups_and_locks(place: Path) -> None:
     assert listed["params"] == make_classifier().count_params()
 
 
+def test_inspect_is_readable_at_80_columns_and_draws(
+    place: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    picture = tmp_path / "model.dot"
+    answer = run_command("inspect", place / "model.keras", "--picture", picture)
+    assert answer.code == 0, answer.err
+    assert max(map(len, answer.out.splitlines())) <= 80
+    assert "locked: normalised over by softmax" in answer.out
+    assert "digraph" in picture.read_text()
+
+
 def test_prune_writes_a_model_and_its_plan(place: Path, tmp_path: Path) -> None:
     import keras
 

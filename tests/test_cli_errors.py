@@ -104,6 +104,13 @@ def test_a_wrong_path_is_the_same_error_everywhere(place: Path, command: str) ->
     assert_refused(place, f"{command} modle.keras", "There is no model at 'modle.keras'.")
 
 
+def test_a_picture_that_cannot_be_drawn_is_told_first(place: Path, monkeypatch) -> None:
+    assert_refused(place, "inspect modle.keras --picture model.jpeg", "Cannot draw 'model.jpeg'")
+    monkeypatch.setenv("PATH", str(place / "empty"))
+    expected = "Cannot draw 'model.svg': Graphviz' program 'dot' is not on the PATH."
+    assert_refused(place, "inspect modle.keras --picture model.svg", expected)
+
+
 @pytest.mark.parametrize(
     ("data", "expected"),
     [

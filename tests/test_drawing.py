@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import re
 import shutil
 import stat
 
@@ -30,23 +31,52 @@ def nodes(graph) -> dict[str, dict]:
     return found
 
 
-def test_every_call_is_a_box_and_every_tensor_an_edge(picture) -> None:
+def label_of(graph, layer: str) -> tuple[str, str]:
+    """Label and colour of the box that names a layer."""
+    named = [
+        (box["label"], box["fillcolor"])
+        for box in nodes(graph).values()
+        if re.search(rf"[>]{layer}[:<]", box.get("label", ""))
+    ]
+    assert named, layer
+    return named[0]
+
+
+def test_every_call_is_named_in_a_box(picture) -> None:
     groups, graph = picture
-    boxes = [name for name in nodes(graph) if name.startswith("call_")]
-    assert len(boxes) == len(groups.graph.calls)
-    flows = sum(len(call.inputs) for call in groups.graph.calls) + len(groups.graph.outputs)
-    assert len(graph.get_edges()) == flows
+    for call in groups.graph.calls:
+        label, _ = label_of(graph, call.path.rpartition("/")[2])
+        assert type(call.operation).__name__ in label
+
+
+def test_a_layer_that_only_passes_on_stands_in_the_box_before_it(tmp_path) -> None:
+    draw_groups(find_groups(networks.build_residual_network()), tmp_path / "model.dot")
+    (graph,) = pydot.graph_from_dot_file(tmp_path / "model.dot")
+    assert label_of(graph, "inner") == label_of(graph, "inner_norm")
+    assert label_of(graph, "inner") == label_of(graph, "inner_relu")
+    assert label_of(graph, "stem_norm") == label_of(graph, "stem_relu")
+    assert label_of(graph, "stem") != label_of(graph, "stem_norm")  # the shortcut starts there
+    assert label_of(graph, "outer") != label_of(graph, "inner")
+    assert label_of(graph, "add") != label_of(graph, "outer")  # two tensors meet there
+    boxes = {edge.get_source() for edge in graph.get_edges()}
+    boxes |= {edge.get_destination() for edge in graph.get_edges()}
+    assert boxes == {name for name in nodes(graph) if "_" in name}
 
 
 def test_layers_of_one_group_share_a_colour_and_locked_groups_are_grey(picture) -> None:
-    groups, graph = picture
-    colors = {
-        call.path: nodes(graph)[f"call_{index}"]["fillcolor"]
-        for index, call in enumerate(groups.graph.calls)
-    }
-    assert colors["encoder/enter"] == colors["encoder/block/second"]
-    assert colors["encoder/enter"] != colors["encoder/block/first"]
-    assert colors["head"] == '"#d9d9d9"'
+    _, graph = picture
+    assert label_of(graph, "enter")[1] == label_of(graph, "second")[1]
+    assert label_of(graph, "enter")[1] != label_of(graph, "first")[1]
+    label, color = label_of(graph, "head")
+    assert color == '"#d9d9d9"'
+    assert "locked: output of the model" in label
+
+
+def test_names_are_no_markup(tmp_path) -> None:
+    groups = find_groups(networks.build_residual_network())
+    object.__setattr__(groups.graph.calls[0], "path", "a<b>&c")
+    draw_groups(groups, tmp_path / "model.dot")
+    assert "<b>a&lt;b&gt;&amp;c</b>" in (tmp_path / "model.dot").read_text()
 
 
 def test_nested_models_are_frames_in_frames(picture) -> None:

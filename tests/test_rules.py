@@ -108,6 +108,11 @@ ELEMENTWISE = {
             layers.Permute((3, 1, 2))(x)
         )
     ),
+    "EinsumDense of channel groups": lambda: (
+        lambda x: layers.EinsumDense("...x,xy->...y", 4, bias_axes="y")(
+            layers.Reshape((6, 6, 3, 2))(x)
+        )
+    ),
     "EinsumDense of positions": lambda: layers.EinsumDense("abcd,bce->ade", (6, 4)),
     "TimeDistributed": lambda: layers.TimeDistributed(layers.Conv1D(5, 3, activation="relu")),
     "TimeDistributed Dense": lambda: layers.TimeDistributed(layers.Dense(5)),

@@ -125,24 +125,29 @@ def build(
 
 @edgeprune.command(
     short_help="Show which channels can be removed, and which cannot.",
-    epilog="\b\nExample:\n  edgeprune inspect model.keras",
+    epilog="\b\nExamples:\n"
+    "  edgeprune inspect model.keras\n"
+    "  edgeprune inspect model.keras --picture model.svg",
 )
 @model_options
+@click.option(
+    "--picture",
+    metavar="FILE",
+    show_default="no picture",
+    help="Draw the model, groups in colour: .svg, .png or .pdf (by Graphviz), or .dot.",
+)
 @output_options
-def inspect(model: str, weights: str | None, as_json: bool, quiet: bool) -> None:
+def inspect(
+    model: str, weights: str | None, picture: str | None, as_json: bool, quiet: bool
+) -> None:
     """Show the groups of MODEL: channels that go or stay together, what they cost, and for those
     that must stay the reason.
     """  # noqa: D205
     with working(quiet) as progress:
-        from edgeprune.building.request import open_model
-
-        loaded = open_model(model, weights, progress)
-        from edgeprune.cost import CostModel
-        from edgeprune.groups import find_groups
+        from edgeprune.cli.inspection import inspect_file
         from edgeprune.report.inspection import describe_groups, list_groups
 
-        groups = find_groups(loaded)
-        costs = CostModel(groups)
+        groups, costs = inspect_file(model, weights, picture, progress)
     show(lambda: list_groups(groups, costs), lambda: describe_groups(groups, costs), as_json, quiet)
 
 

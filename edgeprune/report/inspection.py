@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group as Lines
 from rich.table import Table
+from rich.text import Text
 
 from edgeprune.cost import CostModel
 from edgeprune.groups import Group, Groups
@@ -45,24 +47,24 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
 
 
 def describe_groups(groups: Groups, costs: CostModel) -> Lines:
-    """Return the table that `edgeprune inspect` prints."""
+    """Return the table that `edgeprune inspect` prints: numbers first, names as wide as they are.
+
+    Readable at 80 columns also where names of layers are long.
+    """
     table = Table(
         title="Groups: channels that go or stay together", title_justify="left", box=SIMPLE_HEAD
     )
-    for name in ("group", "channels", "written by", "read by", "MACs", "params", "locked"):
-        right = name in ("channels", "MACs", "params")
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for name in ("channels", "MACs", "params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("group", overflow="fold", ratio=1)
     rows = {entry["name"]: entry for entry in list_groups(groups, costs)["groups"]}
     for group in groups:
         row = rows[group.name]
         table.add_row(
-            group.name,
             str(group.width),
-            _layers(group, "writes"),
-            _layers(group, "reads"),
             f"{100 * row['macs_share']:.1f} %",
             f"{100 * row['params_share']:.1f} %",
-            "; ".join(group.locked),
+            _describe(group),
         )
     removable = sum(group.width for group in groups.removable)
     total = sum(group.width for group in groups)
@@ -73,7 +75,19 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
     return Lines(table, footer)
 
 
-def _layers(group: Group, role: Any) -> str:
-    found = group.layers(role)
-    rest = f", +{len(found) - SHOWN_LAYERS} more" if len(found) > SHOWN_LAYERS else ""
-    return ", ".join(found[:SHOWN_LAYERS]) + rest if found else "-"
+def _describe(group: Group) -> Text:
+    """Return the name of a group, and below it who writes and reads it and why it is locked."""
+    writers, readers = group.layers("writes"), group.layers("reads")
+    text = Text(group.name, style="bold" if not group.locked else "")
+    if writers and set(writers) != {group.name}:
+        text.append(f"\nwritten by {_layers(writers)}", style="not bold")
+    if readers:
+        text.append(f"\nread by {_layers(readers)}", style="dim not bold")
+    if group.locked:
+        text.append(f"\nlocked: {'; '.join(group.locked)}", style="yellow not bold")
+    return text
+
+
+def _layers(found: Sequence[str]) -> str:
+    rest = f", and {len(found) - SHOWN_LAYERS} more" if len(found) > SHOWN_LAYERS else ""
+    return ", ".join(found[:SHOWN_LAYERS]) + rest

@@ -94,8 +94,19 @@ def connect_by_einsum(tracing: Tracing, layer: Any, x: Labels) -> Labels:
         _store(tracing, layer, equation, holder, "writes", made)
     else:
         return tracing.opaque(reason, [x])[0]
+    _correct_shape(tracing, equation)
     axis = equation.made.index(holder) - 1
     return tracing.activate(layer, place(made, axis, len(equation.made) - 1))
+
+
+def _correct_shape(tracing: Tracing, equation: Equation) -> None:
+    """Record the output's shape: Keras 3.15 states the axes under `...` in reverse order."""
+    (given,), (made,) = tracing.call.inputs, tracing.call.outputs
+    taken, stated = tracing.example_shape(given), tracing.example_shape(made)
+    if taken is not None and stated is not None:
+        sizes = dict(zip(equation.taken, taken, strict=True))
+        real = (sizes.get(one, size) for one, size in zip(equation.made, stated, strict=True))
+        tracing.record_shape(made, tuple(real))
 
 
 def _store(

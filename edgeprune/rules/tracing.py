@@ -99,12 +99,17 @@ class Tracing:
     @property
     def input_shapes(self) -> list[Shape]:
         """Shapes of the input tensors without the batch axis."""
-        return [tuple(ref.shape[1:]) for ref in self.call.inputs]
+        return [self._shape(ref) for ref in self.call.inputs]
 
     @property
     def output_shapes(self) -> list[Shape]:
         """Shapes of the output tensors without the batch axis."""
-        return [tuple(ref.shape[1:]) for ref in self.call.outputs]
+        return [self._shape(ref) for ref in self.call.outputs]
+
+    def _shape(self, ref: TensorRef) -> Shape:
+        """Return what Keras states, unless a rule knew better."""
+        stated, recorded = tuple(ref.shape[1:]), self.sizes.get(ref.number)
+        return stated if recorded is None or None in stated else recorded[1:]
 
     def example_shape(self, ref: TensorRef) -> tuple[int, ...] | None:
         """Return the shape of a tensor, batch included, in one example; `None` if unknown."""
