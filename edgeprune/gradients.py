@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 from keras import ops
 
 from edgeprune.errors import EdgepruneError
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 Tensor = Any
 Function = Callable[[Sequence[Tensor]], Tensor]
 Differentiate = Callable[[Function, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
@@ -43,6 +47,32 @@ def differentiate(
             f"of: {', '.join(_BACKENDS)}; or choose a criterion that needs none."
         )
     return _BACKENDS[name](function, [ops.convert_to_tensor(value) for value in arguments])
+
+
+def without_gradients(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Let a function forget how it computed what it computes; `differentiate` inside it works.
+
+    PyTorch would keep every feature map that the weights had a part in, for a derivative that
+    nobody asks for. Other backends forget anyway.
+
+    Args:
+        function: that runs models but does not train them.
+    """
+
+    @wraps(function)
+    def forgetful(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with _forgetting():
+            return function(*args, **kwargs)
+
+    return forgetful
+
+
+def _forgetting() -> AbstractContextManager[Any]:
+    if keras.backend.backend() != "torch":
+        return nullcontext()
+    import torch
+
+    return torch.no_grad()
 
 
 def _with_tensorflow(

@@ -14,6 +14,7 @@ from edgeprune.contest import Candidate, Contest, Entry
 from edgeprune.cost import NOWHERE, Cost, CostModel
 from edgeprune.criteria import CRITERIA, Evidence, Observations
 from edgeprune.errors import EdgepruneError
+from edgeprune.gradients import without_gradients
 from edgeprune.groups import Groups, find_groups
 from edgeprune.methods import DEFAULT_METHOD, METHODS, RECALIBRATIONS, Recalibration, find_method
 from edgeprune.plan import Plan
@@ -57,6 +58,7 @@ class Pruned:
     seconds: Mapping[str, float]
 
 
+@without_gradients
 def prune(
     model: keras.Model,
     data: Data,

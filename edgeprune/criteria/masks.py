@@ -168,7 +168,8 @@ class _Trial:
         """Return the mean loss with some channels silenced."""
         few = self.evidence.observed.subset(self.evidence.settings.mask_samples)
         outputs = self.rest.run(self.inputs, {self.group.name: mask}, self.fills)
-        return float(ops.mean(few.objective.losses(outputs, 0, len(few.inputs))))
+        losses = few.objective.losses(outputs, 0, len(few.inputs))
+        return float(ops.convert_to_numpy(losses).mean())
 
 
 def mean_fills(evidence: Evidence) -> dict[str, np.ndarray]:

@@ -98,7 +98,7 @@ class Objective:
                     0, 2, wanted.shape
                 )
                 wanted = wanted + (2 * signs - 1).astype(np.float32)
-            error = ops.square(ops.cast(found, "float32") / scale - wanted)
+            error = ops.square(ops.cast(found, "float32") / scale - ops.convert_to_tensor(wanted))
             total = total + ops.mean(ops.reshape(error, (stop - start, -1)), axis=-1) / 2
         return total
 
@@ -108,7 +108,7 @@ class Objective:
             logits = ops.log(ops.maximum(output, LEAST_PROBABILITY))
         logits = ops.take(logits, np.array(self._chosen), axis=-1)
         one_hot = np.eye(len(self._chosen), dtype=np.float32)[self._answers[start:stop]]
-        return -ops.sum(ops.log_softmax(logits, axis=-1) * one_hot, axis=-1)
+        return -ops.sum(ops.log_softmax(logits, axis=-1) * ops.convert_to_tensor(one_hot), axis=-1)
 
 
 def batch_size(graph: Graph) -> int:
