@@ -48,7 +48,14 @@ def run(content: bytes, **inputs: np.ndarray) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("scheme", "tolerance"),
-    [("float32", 1e-6), ("float16", 1e-3), ("dynamic", 1e-2), ("int8", 4e-2)],
+    [
+        ("float32", 1e-6),
+        ("float16", 1e-3),
+        ("dynamic", 1e-2),
+        ("int8", 4e-2),
+        ("int16x8", 1e-2),
+        ("int8-qat", 4e-2),
+    ],
 )
 def test_every_scheme_answers_like_keras(model, converted, scheme, tolerance) -> None:
     images = small_models.samples(100)
@@ -253,7 +260,7 @@ def refusal(*arguments, **options) -> str:
 
 def test_unknown_choices_are_named_with_the_known_ones(model) -> None:
     assert refusal(model, scheme="int4") == (
-        "Unknown scheme 'int4'. Choose one of float32, float16, dynamic, int8."
+        "Unknown scheme 'int4'. Choose one of float32, float16, dynamic, int8, int16x8, int8-qat."
     )
     assert refusal(model, io="int16") == (
         "Unknown io type 'int16'. Choose one of float32, int8, uint8."

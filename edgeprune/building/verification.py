@@ -73,7 +73,7 @@ def verify_file(
 
 
 def _signature(model: keras.Model) -> dict[str, list[str]]:
-    from edgeprune.conversion.converter import signature_names
+    from edgeprune.conversion.tensorflow_lite import signature_names
 
     return signature_names(model)
 

@@ -20,7 +20,12 @@ SCHEMES = {
     "float16": "weights in 16-bit floats, half the size; computes in 32 bits on a CPU",
     "dynamic": "weights in 8-bit integers, activations quantized while running",
     "int8": "weights (per channel) and activations in 8-bit integers; needs calibration samples",
+    "int16x8": "weights in 8-bit, activations in 16-bit integers; needs calibration samples",
+    "int8-qat": "int8 after a short training that knows the integers; needs training samples",
 }
+CALIBRATED = ("int8", "int16x8", "int8-qat")
+"""Schemes with integer activations, whose ranges are taken from samples."""
+INT8 = ("int8", "int8-qat")
 IO_TYPES = ("float32", "int8", "uint8")
 
 Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -32,14 +37,17 @@ def check_choices(scheme: str, io: str) -> None:
         raise ConversionError(f"Unknown scheme '{scheme}'. Choose one of {', '.join(SCHEMES)}.")
     if io not in IO_TYPES:
         raise ConversionError(f"Unknown io type '{io}'. Choose one of {', '.join(IO_TYPES)}.")
-    if io != "float32" and scheme != "int8":
+    if io != "float32" and scheme not in INT8:
         raise ConversionError(
             f"Input and output in {io} need scheme 'int8'; scheme '{scheme}' has float32 ones."
         )
 
 
 def check_input(
-    input_type: str | None, preprocess: Preprocess | None, model: keras.Model
+    input_type: str | None,
+    preprocess: Preprocess | None,
+    model: keras.Model,
+    scheme: str = "int8",
 ) -> Scaling | None:
     """Return the scaling that goes inside the model, or `None` where none does.
 
@@ -51,6 +59,11 @@ def check_input(
         return None
     if input_type != "uint8":
         raise ConversionError(f"Unknown input '{input_type}'. Choose float32 or uint8.")
+    if scheme == "int16x8":
+        raise ConversionError(
+            "Input uint8 is not to be had with scheme 'int16x8', which TensorFlow Lite gives float "
+            "inputs. Use scheme 'int8', or leave the input as float32."
+        )
     scaling = preprocess.scaling if preprocess is not None else None
     if scaling is None:
         found = "none was given" if preprocess is None else f"'{preprocess.name}' is a function"
@@ -99,14 +112,26 @@ def check_model(model: Any) -> None:
             )
 
 
-def read_calibration(calibration: Samples | None, model: keras.Model) -> dict[str, np.ndarray]:
+def is_recurrent(model: keras.Model) -> bool:
+    """Whether a model has loops and cells whose inner values only TensorFlow itself calibrates."""
+    import keras
+
+    return any(
+        isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
+        for layer in model._flatten_layers(include_self=False)
+    )
+
+
+def read_calibration(
+    calibration: Samples | None, model: keras.Model, scheme: str = "int8"
+) -> dict[str, np.ndarray]:
     """Return the samples by input name, each of shape `(n, ...)`."""
     expected = {tensor.name: tuple(tensor.shape[1:]) for tensor in model.inputs}
     wanted = ", ".join(f"'{name}' (n, {str(shape)[1:]}" for name, shape in expected.items())
     wanted = wanted.replace(",)", ")")
     if calibration is None:
         raise ConversionError(
-            f"Scheme 'int8' needs calibration samples for the ranges of its integers: {wanted}."
+            f"Scheme '{scheme}' needs calibration samples for the ranges of its integers: {wanted}."
         )
     given: dict[str, Any]
     if isinstance(calibration, Mapping):
@@ -129,6 +154,18 @@ def read_calibration(calibration: Samples | None, model: keras.Model) -> dict[st
     if len({len(array) for array in samples.values()}) > 1:
         raise ConversionError("The inputs have different numbers of calibration samples.")
     return samples
+
+
+def check_targets(targets: np.ndarray | None, samples: Mapping[str, np.ndarray] | None) -> None:
+    """Refuse targets that are not one class per calibration sample."""
+    if targets is None or samples is None:
+        return
+    count = len(next(iter(samples.values())))
+    if np.shape(targets) != (count,):
+        raise ConversionError(
+            f"The targets have shape {np.shape(targets)}; expected ({count},), the class of each "
+            "calibration sample."
+        )
 
 
 def check_labels(labels: Sequence[str], model: keras.Model) -> None:

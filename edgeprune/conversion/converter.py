@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +12,65 @@ import numpy as np
 
 from edgeprune.conversion.attachments import describe_model
 from edgeprune.conversion.checks import (
+    CALIBRATED,
+    INT8,
     Samples,
     check_choices,
     check_input,
     check_labels,
     check_model,
+    check_targets,
+    is_recurrent,
     read_calibration,
 )
 from edgeprune.conversion.content import finish
+from edgeprune.conversion.fallback import Fallback
+from edgeprune.conversion.layer_errors import LayerError
+from edgeprune.conversion.post_training import FloatModel
+from edgeprune.conversion.settings import DEFAULT, Quantization
+from edgeprune.conversion.tensorflow_lite import explaining, signature_name, to_tflite
 from edgeprune.datasets.preprocessing import Preprocess, parse_preprocess
-from edgeprune.errors import ConversionError, EdgepruneError
+from edgeprune.errors import ConversionError
 from edgeprune.files import replace_on_success
-from edgeprune.noise import captured_stderr
 from edgeprune.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import keras
 
+    from edgeprune.quantization import Trained
+
+
 DRAFT_SAMPLES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A `.tflite` and what is known about its loss.
+
+    Attributes:
+        content: of the file.
+        scheme: its number format.
+        model: the Keras model it was made from: with trained weights after int8-qat.
+        ranges: how the ranges of int8 were found, a name in `RANGES`; `None` for other schemes and
+            for recurrent models, whose ranges TensorFlow takes.
+        layers: what each layer of an int8 model lost, in the order of computation.
+        loss: share of answers that changed on the calibration samples, or with targets the
+            accuracy lost there; `None` where there are no layers.
+        trained: what the training of int8-qat did.
+    """
+
+    content: bytes = field(repr=False)
+    scheme: str
+    model: keras.Model = field(repr=False)
+    ranges: str | None = None
+    layers: tuple[LayerError, ...] = field(default=(), repr=False)
+    loss: float | None = None
+    trained: Trained | None = None
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Names of the layers that the fallback left in float."""
+        return tuple(dict.fromkeys(layer.layer for layer in self.layers if layer.in_float))
 
 
 def convert(
@@ -45,6 +83,7 @@ def convert(
     input: str | None = None,
     preprocess: str | Preprocess | None = None,
     provenance: Mapping[str, Any] | None = None,
+    quantization: Quantization = DEFAULT,
     path: str | os.PathLike[str] | None = None,
     progress: Progress = SILENT,
 ) -> bytes:
@@ -57,18 +96,20 @@ def convert(
     Args:
         model: Functional or Sequential; it is not changed.
         scheme: one of `edgeprune.conversion.SCHEMES`.
-        calibration: preprocessed samples for the value ranges of int8, `(n, ...)`; with several
-            inputs a sequence in their order, or a mapping by input name. About 100 are enough.
+        calibration: preprocessed samples for the value ranges of integers, and for the training of
+            int8-qat, `(n, ...)`; with several inputs a sequence in their order, or a mapping by
+            input name. About 100 are enough for ranges.
         labels: class names in the order of the output; they travel inside the file as `labels.txt`.
         io: what goes in and out of an int8 model: "float32" (quantized inside), "int8" or "uint8".
         input: "uint8" puts the scaling of `preprocess` inside the model, which then takes stored
-            values, 0 to 255, in every scheme; by default the input is as `io` says and scaled
-            outside.
+            values, 0 to 255, in every scheme but int16x8; by default the input is as `io` says and
+            scaled outside.
         preprocess: how stored values become inputs: raw, unit, symmetric or
             'standardize:mean=..;std=..'; written into the file for whoever prepares the samples.
         provenance: how the model came about, written into the file as JSON.
+        quantization: how ranges are found, what may stay in float, how long to train.
         path: where to write the model as well; an existing file is replaced only by a complete one.
-        progress: told after every calibration sample.
+        progress: told after every calibration sample and every step of a training.
 
     Returns:
         The content of the `.tflite` file.
@@ -84,29 +125,108 @@ def convert(
         >>> content = convert(model, scheme="float32", labels=["cat", "dog", "fox"],
         ...                   path="model.tflite")                           # doctest: +SKIP
     """
+    made = convert_in_detail(
+        model,
+        scheme=scheme,
+        calibration=calibration,
+        labels=labels,
+        io=io,
+        input=input,
+        preprocess=preprocess,
+        provenance=provenance,
+        quantization=quantization,
+        progress=progress,
+    )
+    if path is not None:
+        with replace_on_success(path) as temporary:
+            Path(temporary).write_bytes(made.content)
+    return made.content
+
+
+def convert_in_detail(
+    model: keras.Model,
+    *,
+    scheme: str = "int8",
+    calibration: Samples | None = None,
+    targets: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    io: str = "float32",
+    input: str | None = None,
+    preprocess: str | Preprocess | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    quantization: Quantization = DEFAULT,
+    progress: Progress = SILENT,
+) -> Conversion:
+    """Convert as `convert` does, and say what every layer lost.
+
+    Args:
+        model: Functional or Sequential; it is not changed.
+        scheme: one of `edgeprune.conversion.SCHEMES`.
+        calibration: samples for ranges and training, as for `convert`.
+        targets: true classes of the calibration samples `(n,)`: losses are then accuracy.
+        labels: class names in the order of the output.
+        io: what goes in and out of an int8 model.
+        input: "uint8" puts the scaling inside, as for `convert`.
+        preprocess: how stored values become inputs.
+        provenance: how the model came about.
+        quantization: how ranges are found, what may stay in float, how long to train.
+        progress: told after every calibration sample and every step of a training.
+
+    Returns:
+        The content and the losses.
+
+    Raises:
+        ConversionError: as `convert`, and: the limit of the fallback cannot be met.
+    """
     from edgeprune.conversion.raw_input import take_bytes
     from edgeprune.precision import in_float32
 
     check_choices(scheme, io)
+    quantization.check(scheme)
     given = None if preprocess is None else parse_preprocess(preprocess)
     check_model(model)
-    inside = check_input(input, given, model)
-    samples = read_calibration(calibration, model) if scheme == "int8" else None
+    inside = check_input(input, given, model, scheme)
+    samples = read_calibration(calibration, model, scheme) if scheme in CALIBRATED else None
+    check_targets(targets, samples)
     if labels is not None:
         check_labels(labels, model)
-    names = {tensor.name: _signature_name(tensor.name) for tensor in model.inputs}
-    with _explaining(model, scheme):
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    types = (input or io, io)
+    quantized, trained = None, None
+    with explaining(model, scheme):
         source = in_float32(model)
+        if samples is not None:
+            check_operators(source, scheme, fallback=quantization.fallback)
+        if scheme == "int8-qat" and samples is not None:
+            from edgeprune.quantization import train_for_int8
+
+            settings = quantization.training
+            trained = train_for_int8(source, samples, targets, settings, progress)
+            source = trained.model
+        final = source
         raw = None if inside is None else take_bytes(source, inside, scheme, samples)
         if raw is not None:
-            source, samples = raw.model, raw.samples
-        content = _convert(source, names, scheme, (input or io, io), samples, progress)
+            final, samples = raw.model, raw.samples
+        if scheme in INT8 and samples is not None and not is_recurrent(final):
+            quantized = _float_model(final, names).quantize(
+                samples, quantization, io=types, targets=targets, progress=progress
+            )
+            content = quantized.content
+        else:
+            plain = scheme.removesuffix("-qat")
+            content = to_tflite(final, names, plain, samples, io=types, progress=progress)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
-        content = finish(content, model.name, list(names.values()), scheme, attachments, raw)
-    if path is not None:
-        with replace_on_success(path) as temporary:
-            Path(temporary).write_bytes(content)
-    return content
+        wanted = scheme if quantization.fallback is None else None
+        content = finish(content, model.name, list(names.values()), wanted, attachments, raw)
+    return Conversion(
+        content,
+        scheme,
+        model=model if trained is None else source,
+        ranges=None if quantized is None else quantized.ranges,
+        layers=() if quantized is None else quantized.layers,
+        loss=None if quantized is None else quantized.loss,
+        trained=trained,
+    )
 
 
 def draft(model: keras.Model) -> bytes:
@@ -123,133 +243,48 @@ def draft(model: keras.Model) -> bytes:
     from edgeprune.precision import in_float32
 
     check_model(model)
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    with explaining(model, "int8"):
+        return to_tflite(in_float32(model), names, "int8", _made_up(model, DRAFT_SAMPLES))
+
+
+def _made_up(model: keras.Model, count: int) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
-    samples = {
-        tensor.name: generator.uniform(0, 1, (DRAFT_SAMPLES, *tensor.shape[1:]))
-        for tensor in model.inputs
-    }
-    names = {tensor.name: _signature_name(tensor.name) for tensor in model.inputs}
-    types = ("float32", "float32")
-    with _explaining(model, "int8"):
-        return _convert(in_float32(model), names, "int8", types, samples, SILENT)
-
-
-@contextlib.contextmanager
-def _explaining(model: keras.Model, scheme: str) -> Iterator[None]:
-    """Turn whatever the converter raises into one line, with its own words as a note."""
-    with _quiet() as captured:
-        try:
-            yield
-        except EdgepruneError:
-            raise
-        except Exception as error:
-            failure = ConversionError(_explanation(model, scheme, error))
-            failure.add_note(captured())
-            raise failure from error
-
-
-def _convert(
-    model: keras.Model,
-    names: Mapping[str, str],
-    scheme: str,
-    io: tuple[str, str],
-    samples: Mapping[str, np.ndarray] | None,
-    progress: Progress,
-) -> bytes:
-    import tensorflow as tf
-
-    # Not from_keras_model: it keeps the batch dynamic, and writes to standard output.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(*_trace(model, names))
-    if scheme != "float32":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if scheme == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if samples is None:
-        return converter.convert()
-    total = len(next(iter(samples.values())))
-    types = {tensor.name: tensor.dtype for tensor in model.inputs}
-    with progress.stage("calibration", total) as advance:
-
-        def representative_dataset() -> Iterator[dict[str, np.ndarray]]:
-            for index in range(total):
-                yield {
-                    names[name]: array[index : index + 1].astype(types[name])
-                    for name, array in samples.items()
-                }
-                advance()
-
-        converter.representative_dataset = representative_dataset
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type, converter.inference_output_type = map(tf.as_dtype, io)
-        return converter.convert()
-
-
-def _trace(model: keras.Model, names: Mapping[str, str]) -> tuple[list[Any], Any]:
-    """Return the model's function for a batch of one, and what keeps its variables alive."""
-    import keras
-    import tensorflow as tf
-
-    def call(**tensors: Any) -> dict[str, Any]:
-        flat = [tensors[name] for name in names.values()]
-        single = isinstance(model, keras.Sequential)
-        inputs = flat[0] if single else keras.tree.pack_sequence_as(model.input, flat)
-        outputs = model(inputs, training=False)
-        if isinstance(outputs, dict):
-            return outputs
-        return {f"output_{i}": tensor for i, tensor in enumerate(keras.tree.flatten(outputs))}
-
-    specifications = {
-        names[tensor.name]: tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype, names[tensor.name])
-        for tensor in model.inputs
-    }
-    holder = tf.Module()
-    holder.kept = [variable.value for variable in model.variables]
-    function = tf.function(call, autograph=False)
-    return [function.get_concrete_function(**specifications)], holder
-
-
-def signature_names(model: keras.Model) -> dict[str, list[str]]:
-    """Return the names that the inputs and outputs of a model have in its `.tflite`, in order."""
-    output = model.output if not isinstance(model.output, (list, tuple)) else None
     return {
-        "inputs": [_signature_name(tensor.name) for tensor in model.inputs],
-        "outputs": list(output)
-        if isinstance(output, dict)
-        else [f"output_{index}" for index in range(len(model.outputs))],
+        tensor.name: generator.uniform(0, 1, (count, *tensor.shape[1:])).astype(np.float32)
+        for tensor in model.inputs
     }
 
 
-def _signature_name(name: str) -> str:
-    """Return a name that a TensorFlow signature accepts."""
-    return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
+def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | None = None) -> None:
+    """Refuse what a scheme cannot express, by a trial conversion that takes seconds.
+
+    Args:
+        model: Functional or Sequential, in float32.
+        scheme: one of `edgeprune.conversion.SCHEMES`.
+        fallback: with one, operators may stay in float.
+
+    Raises:
+        ConversionError: names the operators.
+    """
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    if scheme == "int16x8":
+        with explaining(model, scheme):
+            to_tflite(model, names, scheme, _made_up(model, 1))
+    if scheme not in INT8:
+        return
+    if is_recurrent(model):
+        if fallback is not None:
+            raise ConversionError(
+                f"Model '{model.name}' has recurrent layers, whose integers TensorFlow chooses as "
+                "a whole: none of its layers can stay in float. Convert it without a fallback."
+            )
+        return
+    if fallback is None:
+        _float_model(model, names).check_operators()
 
 
-def _explanation(model: keras.Model, scheme: str, error: Exception) -> str:
-    """Say in one line why the converter gave up."""
-    if isinstance(error, ImportError):
-        return f"Conversion needs TensorFlow ({error}): pip install 'edgeprune[tensorflow]'."
-    text = str(error)
-    operators = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", text)))
-    if operators:
-        return (
-            f"Model '{model.name}' cannot be converted: TensorFlow Lite has no operator for "
-            f"{', '.join(operators)}. Replace the layers that use them."
-        )
-    reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    return f"TensorFlow Lite cannot convert model '{model.name}' to {scheme}: {reason}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[Callable[[], str]]:
-    """Keep TensorFlow's remarks, from C++ and from Python, off the terminal."""
-    loggers = [logging.getLogger(name) for name in ("tensorflow", "absl")]
-    levels = [logger.level for logger in loggers]
-    with captured_stderr() as captured, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield captured
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:
+    layers = [layer.name for layer in model._flatten_layers(include_self=False)]
+    content = to_tflite(model, names, "float32")
+    return FloatModel(content, model.name, list(names.values()), layers)
