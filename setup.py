@@ -31,9 +31,11 @@ TENSORFLOW = [
     "scikit-learn>=1.4",
     "scipy>=1.12",
 ]
+QUANTIZATION = ["tensorflow-model-optimization==0.8.*"]
 DRAWING = ["pydot>=3.0"]
 DEVELOPMENT = [
     *DRAWING,
+    *QUANTIZATION,
     "hypothesis>=6.100",
     "jsonschema>=4.20",
     "import-linter>=2.1",
@@ -83,6 +85,7 @@ setup(
         "tensorflow": TENSORFLOW,
         "device": DEVICE,
         "drawing": DRAWING,
+        "quantization": QUANTIZATION,
         "dev": DEVELOPMENT,
     },
     entry_points={"console_scripts": ["edgeprune = edgeprune.cli:main"]},

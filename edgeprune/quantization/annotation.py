@@ -40,7 +40,7 @@ def annotate(model: Any) -> tuple[Any, tuple[str, ...]]:
     except ImportError as error:
         raise ConversionError(
             f"Scheme 'int8-qat' needs tensorflow-model-optimization ({error}): "
-            "pip install 'edgeprune[training]'."
+            "pip install 'edgeprune[quantization]'."
         ) from error
     import tf_keras
 
