@@ -32,13 +32,13 @@ TENSORFLOW = [
     "scipy>=1.12",
 ]
 QUANTIZATION = ["tensorflow-model-optimization==0.8.*"]
-DRAWING = ["pydot>=3.0"]
+DRAWING = ["matplotlib>=3.9", "pydot>=3.0"]
 DEVELOPMENT = [
     *DRAWING,
     *QUANTIZATION,
     "hypothesis>=6.100",
-    "jsonschema>=4.20",
     "import-linter>=2.1",
+    "jsonschema>=4.20",
     "mypy>=1.13",
     "pre-commit>=4.0",
     "pytest>=8.0",

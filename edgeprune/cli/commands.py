@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from edgeprune.cli.benchmarking import bench
 from edgeprune.cli.checking import check
 from edgeprune.cli.options import (
     COUNT,
@@ -217,37 +218,7 @@ def convert(model: str, out: str, as_json: bool, quiet: bool, **options: Any) ->
     show(lambda: result, lambda: describe_values(result), as_json, quiet)
 
 
-@edgeprune.command(
-    short_help="Measure .tflite models side by side.",
-    epilog="\b\nExample:\n  edgeprune bench before.tflite after/model.tflite --threads 4",
-)
-@click.argument("models", nargs=-1, required=True)
-@click.option(
-    "--target", metavar="NAME", help="Board the models are for: gives the number of threads."
-)
-@click.option(
-    "--threads",
-    type=COUNT,
-    show_default="the target's, or 4",
-    help="Threads of the runtime; never more than this machine has, unless asked for.",
-)
-@click.option("--runs", type=COUNT, default=1000, help="Timed inferences per model, at most.")
-@click.option(
-    "--seconds", type=float, metavar="S", default=5.0, help="Timed seconds per model, at most."
-)
-@output_options
-def bench(models: Sequence[str], as_json: bool, quiet: bool, **options: Any) -> None:
-    """Measure .tflite MODELS on this machine, interleaved in one clean process."""
-    from edgeprune.benchmarking import bench as run
-
-    with working(quiet) as progress:
-        repeated = {model for model in models if models.count(model) > 1}
-        if repeated:
-            raise click.UsageError(f"'{min(repeated)}' is given twice.")
-        result = run({model: model for model in models}, progress=progress, **options)
-    from edgeprune.report.tables import describe_measurements
-
-    show(result.to_dict, lambda: describe_measurements(result), as_json, quiet)
+edgeprune.add_command(bench)
 
 
 @edgeprune.command(

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.benchmarking import BenchResult, Target
+from edgeprune.benchmarking import Target
 from edgeprune.report.edgetpu import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
 
@@ -118,36 +118,6 @@ def describe_files(folder: Path, names: Sequence[str]) -> Group:
         if name in names:
             table.add_row(name, meaning)
     return Group(Text(f"\nFiles in {folder}", overflow="fold"), table)
-
-
-def describe_measurements(result: BenchResult) -> Group:
-    """Return the tables that `edgeprune bench` prints.
-
-    Args:
-        result: of one run.
-    """
-    latency = Table(title="Latency, ms per inference", title_justify="left", box=SIMPLE_HEAD)
-    start = Table(title="Start, memory and size", title_justify="left", box=SIMPLE_HEAD)
-    for table, names in (
-        (latency, ("p50", "min", "p90", "p99", "inferences")),
-        (start, ("load, ms", "first run, ms", "peak memory, MiB", "bytes")),
-    ):
-        table.add_column("model", overflow="fold")
-        for name in names:
-            table.add_column(name, justify="right")
-    for entry in result.measurements:
-        milliseconds = (entry.p50_ms, entry.min_ms, entry.p90_ms, entry.p99_ms)
-        latency.add_row(entry.model, *(f"{ms:.3f}" for ms in milliseconds), f"{entry.count:,}")
-        start.add_row(
-            entry.model,
-            f"{entry.load_ms:.1f}",
-            f"{entry.first_ms:.2f}",
-            f"{entry.memory_peak_bytes / 2**20:.1f}",
-            f"{entry.size_bytes:,}",
-        )
-    first = result.measurements[0]
-    how = f"{first.where}, {first.runtime}, {count_threads(first.threads)}, interleaved."
-    return Group(latency, start, Text(how[0].upper() + how[1:]))
 
 
 def describe_values(values: Mapping[str, Any]) -> Table:

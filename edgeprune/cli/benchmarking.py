@@ -1,0 +1,223 @@
+"""`edgeprune bench`: models side by side, here, on a board, or counted on an emulated one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgeprune.cli.failures import INTERRUPTED
+from edgeprune.cli.options import COUNT, combine, output_options
+from edgeprune.cli.terminal import show, working
+
+if TYPE_CHECKING:
+    from edgeprune.benchmarking import BenchResult, SshTransport
+    from edgeprune.progress import Progress
+
+board_options = combine(
+    click.option(
+        "--host",
+        metavar="USER@HOST",
+        show_default="this machine",
+        help="Measure on this board, by SSH.",
+    ),
+    click.option(
+        "--ssh-config", metavar="FILE", show_default="your own", help="Settings for ssh (ssh -F)."
+    ),
+    click.option(
+        "--remote-python",
+        metavar="PATH",
+        show_default="~/.edgeprune/bin/python, else python3",
+        help="Python on the board, with NumPy and a TensorFlow Lite runtime.",
+    ),
+    click.option(
+        "--remote-folder",
+        metavar="FOLDER",
+        default="/tmp",
+        help="On the board; the run has a folder of its own in it, removed at the end.",
+    ),
+    click.option("--provision", is_flag=True, help="Install the runtime if the board has none."),
+    click.option(
+        "--emulated",
+        is_flag=True,
+        help="Count instructions on the target's emulated CPU; no milliseconds.",
+    ),
+    click.option(
+        "--emulator-root",
+        metavar="FOLDER",
+        show_default="~/.cache/edgeprune/arm64",
+        help="Its user space, made by devices/emulator/make_root.sh.",
+    ),
+)
+
+
+@click.command(
+    short_help="Measure .tflite models side by side, here or on a board.",
+    epilog="\b\nExamples:\n"
+    "  edgeprune bench before.tflite after/model.tflite --threads 4 --compare\n"
+    "  edgeprune bench model.tflite --target rpi4 --host pi@raspberrypi.local --energy hwmon\n"
+    "  edgeprune bench model.tflite --target rpi5 --emulated",
+)
+@click.argument("models", nargs=-1, required=True)
+@click.option(
+    "--target",
+    metavar="NAME",
+    help="Board the models are for, or a TOML file: gives the number of threads.",
+)
+@board_options
+@click.option(
+    "--threads",
+    type=COUNT,
+    show_default="the target's, or 4",
+    help="Threads of the runtime; never more than this machine has, unless asked for.",
+)
+@click.option("--runs", type=COUNT, default=1000, help="Timed inferences per model, at most.")
+@click.option(
+    "--seconds", type=float, metavar="S", default=5.0, help="Timed seconds per model, at most."
+)
+@click.option(
+    "--energy",
+    metavar="METER",
+    default="none",
+    help="pmic, hwmon, ina3221, rapl, battery (read by the board, or by this machine: hwmon@host); "
+    "joulescope, ppk2, log:FILE (by this machine); auto: the target's.",
+)
+@click.option(
+    "--batch",
+    metavar="FILE",
+    show_default="no accuracy",
+    help=".npz with inputs and labels: accuracy on that machine.",
+)
+@click.option("--refuse-throttled", is_flag=True, help="Fail if the board slowed itself down.")
+@click.option("--compare", is_flag=True, help="Show everything relative to the first model.")
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    show_default="nothing is written",
+    help="For the figures as JSON and CSV, and a plot.",
+)
+@output_options
+def bench(
+    models: Sequence[str],
+    compare: bool,
+    out: str | None,
+    emulated: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Measure .tflite MODELS on this machine or a board, interleaved in one clean process.
+
+    Ctrl-C ends the run with what it has.
+    """
+    repeated = {model for model in models if models.count(model) > 1}
+    if repeated:
+        raise click.UsageError(f"'{min(repeated)}' is given twice.")
+    _check_combination(emulated, options)
+    if emulated:
+        _count(models, out, as_json, quiet, options)
+        return
+    with working(quiet) as progress:
+        result = _measure(models, progress, options)
+        files = _write(result, out)
+    for warning in result.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    from edgeprune.report.benchmarks import describe_measurements
+
+    table: Callable[[], Any] = lambda: describe_measurements(result, compare, files)  # noqa: E731
+    show(result.to_dict, table, as_json, quiet)
+    if result.interrupted:
+        click.echo("Interrupted. What had been measured until then is kept.", err=True)
+        raise SystemExit(INTERRUPTED)
+
+
+def _measure(models: Sequence[str], progress: Progress, options: dict[str, Any]) -> BenchResult:
+    from edgeprune.benchmarking import BenchInterrupted, find_target
+    from edgeprune.benchmarking import bench as run
+
+    target = find_target(options["target"]) if options["target"] else None
+    transport = _choose_transport(options, target.architecture if target else None)
+    names = ("threads", "runs", "seconds", "energy", "batch", "refuse_throttled")
+    settings = {name: options[name] for name in names}
+    try:
+        return run(
+            name_models(models),
+            target=target,
+            transport=transport,
+            progress=progress,
+            **settings,
+        )
+    except BenchInterrupted as interruption:
+        return interruption.result
+
+
+def name_models(models: Sequence[str]) -> dict[str, str]:
+    """Return paths by names: what is left of them without the folder that all have in common.
+
+    Example:
+        >>> name_models(["nets/a/model.tflite", "nets/b/model.tflite"])
+        {'a/model.tflite': 'nets/a/model.tflite', 'b/model.tflite': 'nets/b/model.tflite'}
+    """
+    folders = {os.path.dirname(os.path.abspath(model)) for model in models}
+    common = os.path.commonpath(folders)
+    return {os.path.relpath(os.path.abspath(model), common): model for model in models}
+
+
+def _choose_transport(options: dict[str, Any], architecture: str | None) -> SshTransport | None:
+    if options["host"] is None:
+        return None
+    from edgeprune.benchmarking import SshTransport
+
+    return SshTransport(
+        options["host"],
+        architecture,
+        config=Path(options["ssh_config"]) if options["ssh_config"] else None,
+        python=options["remote_python"],
+        folder=options["remote_folder"],
+        provision=options["provision"],
+    )
+
+
+def _count(
+    models: Sequence[str], out: str | None, as_json: bool, quiet: bool, options: dict[str, Any]
+) -> None:
+    with working(quiet) as progress:
+        from edgeprune.benchmarking.emulation import count_instructions
+
+        result = count_instructions(
+            name_models(models),
+            target=options["target"],
+            root=Path(options["emulator_root"]) if options["emulator_root"] else None,
+            batch=Path(options["batch"]) if options["batch"] else None,
+            progress=progress,
+        )
+        if out is not None:
+            from edgeprune.report.bench_files import write_counts
+
+            write_counts(result, out)
+    from edgeprune.report.benchmarks import describe_counts
+
+    show(result.to_dict, lambda: describe_counts(result), as_json, quiet)
+
+
+def _write(result: BenchResult, out: str | None) -> Sequence[str]:
+    if out is None:
+        return ()
+    from edgeprune.report.bench_files import write_results
+
+    return [str(path) for path in write_results(result, out)]
+
+
+def _check_combination(emulated: bool, options: dict[str, Any]) -> None:
+    """Refuse options that contradict each other, before anything starts."""
+    if emulated and options["target"] is None:
+        raise click.UsageError("--emulated needs --target: whose CPU is to be emulated?")
+    if emulated and (options["host"] or options["energy"] != "none"):
+        raise click.UsageError("--emulated has neither a host nor energy: nothing is timed there.")
+    if options["host"] is None:
+        for name in ("ssh_config", "remote_python", "provision"):
+            if options[name]:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --host.")

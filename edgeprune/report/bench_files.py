@@ -1,0 +1,115 @@
+"""What `edgeprune bench --out` writes: JSON, CSV and a plot, all of them or none."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgeprune.benchmarking import BenchResult
+from edgeprune.benchmarking.emulation import CountResult
+from edgeprune.files import move_together
+
+StrPath = str | os.PathLike[str]
+
+
+def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
+    """Write `measurement.json`, `measurement.csv` and, with matplotlib, `measurement.png`.
+
+    Args:
+        result: of one run, complete or interrupted.
+        folder: made if missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        EdgepruneError: the folder cannot be written; then none of them is there.
+    """
+    rows = [_flatten(entry) for entry in result.to_dict()["measurements"]]
+    with move_together(folder) as workspace:
+        _write_json(result.to_dict(), workspace / "measurement.json")
+        _write_csv(rows, workspace / "measurement.csv")
+        _plot(result, workspace / "measurement.png")
+        names = sorted(path.name for path in workspace.iterdir())
+    return [Path(folder) / name for name in names]
+
+
+def write_counts(result: CountResult, folder: StrPath) -> list[Path]:
+    """Write `counts.json` and `counts.csv`.
+
+    Args:
+        result: of one run.
+        folder: made if missing.
+
+    Returns:
+        The files.
+
+    Raises:
+        EdgepruneError: the folder cannot be written; then none of them is there.
+    """
+    rows = [_flatten(entry) for entry in result.to_dict()["counts"]]
+    with move_together(folder) as workspace:
+        _write_json(result.to_dict(), workspace / "counts.json")
+        _write_csv(rows, workspace / "counts.csv")
+    return [Path(folder) / name for name in ("counts.csv", "counts.json")]
+
+
+def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return one level; series are left to the JSON, pairs become two columns."""
+    row: dict[str, Any] = {}
+    for name, value in entry.items():
+        if name == "samples_ms":
+            continue
+        if isinstance(value, Mapping):
+            row |= _flatten(value, f"{prefix}{name}_")
+        elif isinstance(value, list | tuple) and name.endswith("interval_mj"):
+            row[f"{prefix}{name}_low"], row[f"{prefix}{name}_high"] = value
+        elif isinstance(value, list | tuple):
+            row[prefix + name] = "; ".join(map(str, value))
+        else:
+            row[prefix + name] = value
+    return row
+
+
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plot(result: BenchResult, path: Path) -> None:
+    """Draw the distribution of every model's times; nothing without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
+    measured = result.measurements[::-1]
+    figure = Figure(figsize=(8, 1.4 + 0.45 * len(measured)), layout="constrained")
+    axes = figure.subplots()
+    axes.boxplot(
+        [entry.samples_ms for entry in measured],
+        orientation="horizontal",
+        whis=(1, 99),
+        showfliers=False,
+        tick_labels=[_shorten(entry.model) for entry in measured],
+    )
+    axes.set_xlim(left=0)
+    axes.set_xlabel("ms per inference: box 25 to 75 %, line 50 %, whiskers 1 and 99 %")
+    first = measured[0]
+    axes.set_title(f"{first.where}, {first.runtime}, threads {first.threads}", fontsize="small")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def _shorten(name: str, longest: int = 40) -> str:
+    return name if len(name) <= longest else "..." + name[-longest + 3 :]

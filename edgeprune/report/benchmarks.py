@@ -1,0 +1,139 @@
+"""What `edgeprune bench` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.benchmarking import BenchResult, Energy, Measurement
+from edgeprune.benchmarking.emulation import CountResult
+from edgeprune.report.tables import count_threads
+
+
+def describe_measurements(
+    result: BenchResult, compare: bool = False, files: Sequence[str] = ()
+) -> Group:
+    """Return the tables that `edgeprune bench` prints.
+
+    Args:
+        result: of one run.
+        compare: show also what the figures are relative to the first model's.
+        files: that were written.
+    """
+    measured = result.measurements
+    tables: list[RenderableType] = [_describe_latency(measured), _describe_start(measured)]
+    if any(entry.energy for entry in measured):
+        tables.append(_describe_energy(measured))
+    if compare and len(measured) > 1:
+        tables.append(_compare(measured))
+    first = measured[0]
+    how = f"{first.where}, {first.runtime}, {count_threads(first.threads)}, interleaved."
+    tables.append(Text(how[0].upper() + how[1:]))
+    if files:
+        tables.append(Text(f"Written: {', '.join(files)}", overflow="fold"))
+    return Group(*tables)
+
+
+def describe_counts(result: CountResult) -> Group:
+    """Return the table that `edgeprune bench --emulated` prints."""
+    table = _table("Counted on an emulated CPU", ("instructions", "vector", "accuracy", "outputs"))
+    for entry in result.counts:
+        vector = entry.instructions_by_kind.get("vector")
+        table.add_row(
+            entry.model,
+            "not counted" if entry.instructions is None else f"{entry.instructions:,.0f}",
+            ""
+            if vector is None or not entry.instructions
+            else f"{vector / entry.instructions:.0%}",
+            "" if entry.accuracy is None else f"{entry.accuracy:.1%}",
+            entry.outputs_sha256[:12],
+        )
+    first = result.counts[0]
+    how = (
+        f"Instructions per inference, counted on {first.cpu} in QEMU for {first.target}, "
+        f"{first.runtime}, 1 thread. Emulated time is no latency and is not shown."
+    )
+    return Group(table, Text(how))
+
+
+def _describe_latency(measured: Sequence[Measurement]) -> Table:
+    table = _table("Latency, ms per inference", ("p50", "min", "p90", "p99", "inferences"))
+    for entry in measured:
+        milliseconds = (entry.p50_ms, entry.min_ms, entry.p90_ms, entry.p99_ms)
+        table.add_row(entry.model, *(f"{ms:.3f}" for ms in milliseconds), f"{entry.count:,}")
+    return table
+
+
+def _describe_start(measured: Sequence[Measurement]) -> Table:
+    names = ["load, ms", "first run, ms", "peak memory, MiB", "bytes"]
+    tested = any(entry.accuracy is not None for entry in measured)
+    table = _table("Start, memory and size", [*names, *(["accuracy"] if tested else [])])
+    for entry in measured:
+        table.add_row(
+            entry.model,
+            f"{entry.load_ms:.1f}",
+            f"{entry.first_ms:.2f}",
+            f"{entry.memory_peak_bytes / 2**20:.1f}",
+            f"{entry.size_bytes:,}",
+            *(["" if entry.accuracy is None else f"{entry.accuracy:.1%}"] if tested else []),
+        )
+    return table
+
+
+def _describe_energy(measured: Sequence[Measurement]) -> Table:
+    names = ("total", "95 % interval", "above idle", "W", "idle W", "windows", "what")
+    table = _table("Energy, mJ per inference", names)
+    for entry in measured:
+        table.add_row(entry.model, *_describe_one_energy(entry.energy))
+    return table
+
+
+def _describe_one_energy(energy: Energy | None) -> list[str]:
+    if energy is None:
+        return ["not measured"]
+    low, high = energy.total_interval_mj
+    return [
+        f"{energy.total_mj:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{energy.above_idle_mj:.3f}",
+        f"{energy.mean_watts:.2f}",
+        f"{energy.idle_watts:.2f}",
+        str(energy.windows),
+        f"{energy.kind}, {energy.meter}",
+    ]
+
+
+def _compare(measured: Sequence[Measurement]) -> Table:
+    first = measured[0]
+    names = ("p50", "p90", "energy", "peak memory", "bytes", "accuracy")
+    table = _table(f"Relative to {first.model}", names)
+    for entry in measured:
+        energies = [each.energy.total_mj if each.energy else None for each in (entry, first)]
+        table.add_row(
+            entry.model,
+            _ratio(entry.p50_ms, first.p50_ms),
+            _ratio(entry.p90_ms, first.p90_ms),
+            _ratio(*energies),
+            _ratio(entry.memory_peak_bytes, first.memory_peak_bytes),
+            _ratio(entry.size_bytes, first.size_bytes),
+            ""
+            if entry.accuracy is None or first.accuracy is None
+            else f"{100 * (entry.accuracy - first.accuracy):+.1f} points",
+        )
+    return table
+
+
+def _ratio(value: float | None, reference: float | None) -> str:
+    return "" if value is None or not reference else f"x {value / reference:.3f}"
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("model", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
