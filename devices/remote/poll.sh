@@ -3,6 +3,8 @@
 # Say that the host is still there; print what is new, a record separator, and how it ended.
 cd "$1" 2>/dev/null || exit 3
 touch lease
-status=$(cat status 2>/dev/null)
+status=$(echo status-*)
+status=${status#status-}
 [ ! -f progress ] || tail -c "+$2" progress
-printf '\036%s' "$status"
+[ "$status" = "*" ] || ended=$status
+printf '\036%s' "${ended:-}"

@@ -5,7 +5,7 @@ case $1 in
 */edgeprune-??????) ;;
 *) exit 1 ;;
 esac
-if [ -s "$1/process" ] && [ ! -f "$1/status" ]; then
+if [ -s "$1/process" ]; then
     kill -9 "$(cat "$1/process")" 2>/dev/null
 fi
 rm -rf "$1"

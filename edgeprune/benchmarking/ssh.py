@@ -230,6 +230,7 @@ def _copy(connection: Connection, folder: str, models: Sequence[Path], settings:
         said = done.stderr.decode(errors="replace")
         if re.search("No space left|Disk quota exceeded", said):
             raise BenchmarkError(_full(connection.host, folder))
+        _explain_full_disk(connection, folder)
         raise BenchmarkError(f"Cannot copy to {connection.host}: {_last_line(done.stderr)}.")
 
 
