@@ -23,6 +23,7 @@ help:
 	@echo "make predictor-table  fit the latency predictor to MLPerf's Raspberry Pi 4 (seconds)"
 	@echo "make calibration-table  calibrate this machine, then predict 24 networks (10 minutes)"
 	@echo "make latency-table  meet latency budgets on this machine by measuring (half an hour)"
+	@echo "make experiments all methods on three models, without and with retraining (three hours)"
 	@echo "make lint      style, formatting and the direction of imports"
 	@echo "make types     static types"
 	@echo "make format    rewrite the sources in the project's style"
@@ -48,6 +49,9 @@ calibration-table: $(VENV)/.ready-for-development
 
 latency-table: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/latency_budgets.py
+
+experiments: $(VENV)/.ready-for-development
+	$(BIN)/python -m benchmarks.experiments
 
 lint: $(VENV)/.ready-for-development
 	$(BIN)/ruff check .

@@ -1,0 +1,102 @@
+"""The grid behind `benchmarks/methods.md`: its cells, its draws, its resumption and its tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT))
+
+pytest.importorskip("matplotlib", reason="plots need matplotlib")
+
+from benchmarks.experiments.__main__ import find_missing, read_results
+from benchmarks.experiments.material import Images, draw
+from benchmarks.experiments.recipes import choose_classes, read_recipe
+from benchmarks.experiments.tables import write_tables
+
+NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+
+
+@pytest.fixture(scope="module")
+def grid():
+    return read_recipe()
+
+
+def make_row(cell, lost: float) -> dict:
+    fields = {name: getattr(cell, name) for name in cell.__dataclass_fields__}
+    accuracy = {"original_subset": 0.9, "slim": 0.3, "recovered": 0.9 - lost / 100}
+    if cell.fine_tuning:
+        accuracy["fine_tuned"] = 0.895
+    return {
+        "key": cell.key,
+        **fields,
+        "accuracy": accuracy,
+        "seconds": {"pruning": 5.0},
+        "fine_tuned": {"epochs": 2.0},
+        "where": {"backend": "b", "keras": "3", "device": "CPU", "machine": "m", "cores": 2},
+    }
+
+
+def test_every_name_in_the_grid_exists(grid) -> None:
+    from edgeprune.criteria import CRITERIA
+    from edgeprune.methods import METHODS
+    from edgeprune.recovery import RECOVERIES
+
+    assert {cell.method for cell in grid.cells} <= METHODS.keys()
+    assert {cell.criterion for cell in grid.cells if cell.criterion} <= CRITERIA.keys()
+    assert {cell.recovery for cell in grid.cells if cell.recovery} <= RECOVERIES.keys()
+
+
+def test_the_seed_draws_random_subsets_and_named_ones_stay(grid) -> None:
+    def classes(subset: str, seed: int):
+        cell = next(c for c in grid.cells if c.subset == subset and c.seed == seed)
+        return choose_classes(grid, cell, NAMES)
+
+    assert len(classes("random5", 0)) == 5
+    assert len({classes("random5", seed) for seed in range(3)}) > 1
+    assert [NAMES[i] for i in classes("vehicles", 0)] == ["airplane", "automobile", "ship", "truck"]
+    assert classes("all", 0) is None
+
+
+def test_calibration_and_validation_are_of_the_kept_classes_and_share_nothing() -> None:
+    targets = np.repeat(np.arange(4), 30)
+    nothing = np.zeros((0, 1, 1, 1), np.uint8)
+    images = Images(("a", "b", "c", "d"), nothing, targets, nothing, np.zeros(0, np.int64))
+    calibration, validation = draw(images, (1, 3), (10, 15), seed=0)
+    assert not set(calibration) & set(validation)
+    assert np.bincount(targets[calibration]).tolist() == [0, 10, 0, 10]
+    assert np.bincount(targets[validation]).tolist() == [0, 15, 0, 15]
+
+
+def test_finished_cells_are_not_run_again_and_a_torn_line_is(grid, tmp_path) -> None:
+    first, second = grid.cells[:2]
+    results = tmp_path / "results.jsonl"
+    whole, torn = (json.dumps(make_row(cell, 1.0)) for cell in (first, second))
+    results.write_text(f"{whole}\n{torn[:40]}")
+    missing = find_missing(grid, read_results(results))
+    assert first not in missing
+    assert second in missing
+    assert find_missing(grid, {}, ("fine-tuned",)) == [
+        cell for cell in grid.cells if cell.block == "fine-tuned"
+    ]
+
+
+def test_tables_hold_mean_and_spread_over_seeds(grid, tmp_path) -> None:
+    rows = {}
+    for cell in grid.cells:
+        if cell.block in ("methods", "crossed", "fine-tuned"):
+            rows[cell.key] = make_row(cell, lost=1.0 + cell.seed)
+    write_tables(grid, rows, tmp_path)
+    text = (tmp_path / "methods.md").read_text()
+    assert "| auto | -2.0 ± 1.0 (3) | -2.0 ± 1.0 (3) | 5 |" in text
+    assert "| random | -2.0 ± 1.0 (3)" in text
+    assert "-0.5 ± 0.0 (3)" in text
+    assert f"{len(rows)} of {len(grid.cells)} cells" in text
+    assert {p.name for p in tmp_path.glob("*.png")} == {
+        "methods_resnet20.png",
+        "methods_crossed.png",
+    }
