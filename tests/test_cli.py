@@ -31,7 +31,9 @@ from edgeprune.pruning import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
 
-COMMANDS = ["build", "inspect", "prune", "check", "convert", "bench", "demo", "methods", "targets"]
+COMMANDS = """
+    build inspect prune check convert bench calibrate demo methods targets
+""".split()
 QUICK = "--recovery none --recalibrate off --calibration 20"
 
 

@@ -1,4 +1,4 @@
-"""The command line: build, inspect, prune, check, convert, bench, demo, methods, targets.
+"""The command line: build, inspect, prune, check, convert, bench, calibrate, demo and lists.
 
 Commands import what they need when they run, so that `--help` needs neither Keras nor TensorFlow.
 """

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgeprune.cli.benchmarking import bench
+from edgeprune.cli.calibration import calibrate
 from edgeprune.cli.checking import check
 from edgeprune.cli.options import (
     COUNT,
@@ -219,6 +220,9 @@ def convert(model: str, out: str, as_json: bool, quiet: bool, **options: Any) ->
 
 
 edgeprune.add_command(bench)
+
+
+edgeprune.add_command(calibrate)
 
 
 @edgeprune.command(

@@ -32,21 +32,24 @@ class Kernels:
         columns: output channels of one tile.
         depth: products that are taken at once.
         cache_bytes: weights of an operator beyond this size come from main memory each time.
+        unrolls: whether the windows of a convolution are written out as a matrix first (ruy does,
+            XNNPACK does not).
     """
 
     rows: int = 1
     columns: int = 1
     depth: int = 1
     cache_bytes: int = 2**19
+    unrolls: bool = True
 
 
 def count_features(work: Workload, kernels: Kernels, scheme: str) -> np.ndarray:
     """Return the quantities of a network, summed over its operators.
 
     Matrix products (pointwise and other convolutions, fully connected layers) count whole tiles;
-    convolutions with a window also write and read the unrolled windows. A depthwise convolution
-    pays for its products and, whatever its width, for every tap at every position. Everything pays
-    for the bytes that it reads and writes, and for being called.
+    convolutions with a window also move the unrolled windows, where the kernels unroll. A depthwise
+    convolution pays for its products and, whatever its width, for every tap at every position.
+    Everything pays for the bytes that it reads and writes, and for being called.
 
     Args:
         work: of the network, possibly for many widths at once.
@@ -70,7 +73,7 @@ def count_features(work: Workload, kernels: Kernels, scheme: str) -> np.ndarray:
     rows = np.where(single, 1.0, _whole(work.positions, kernels.rows))
     columns = _whole(work.channels, kernels.columns)
     depth = _whole(work.depth, kernels.depth)
-    unrolled = np.where(matrix & (work.taps > 1), rows * depth, 0.0)
+    unrolled = np.where(matrix & (work.taps > 1) & kernels.unrolls, rows * depth, 0.0)
     written = np.where(matrix & ~single, rows * columns, work.written)
     weight_bytes = item * work.weights
     streamed = matrix & ~single & (weight_bytes > kernels.cache_bytes)

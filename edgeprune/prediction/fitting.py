@@ -27,7 +27,7 @@ def fit(
     Args:
         features: `(networks, features)`, see `count_features`.
         latencies: `(networks,)` in ms, positive.
-        prior: `(features,)` expected coefficients; `None` trusts the measurements alone.
+        prior: `(features,)` expected coefficients, positive; `None` trusts the measurements alone.
         strength: weight of the prior's relative deviations against those of all measurements.
 
     Returns:
@@ -47,14 +47,14 @@ def fit(
         raise BenchmarkError(
             f"A predictor is fitted to positive latencies; got {latencies.tolist()[:5]}."
         )
-    scale = features.max(axis=0) if prior is None else prior
-    scale = np.where(scale > 0, 1 / scale if prior is None else scale, 1.0)
+    largest = features.max(axis=0)
+    scale = 1 / np.where(largest > 0, largest, 1.0) if prior is None else prior
     matrix = features * scale / latencies[:, None]
     wanted = np.ones(len(latencies))
     if prior is not None:
         weight = np.sqrt(strength * len(latencies))
-        matrix = np.vstack([matrix, weight * np.diag((prior > 0).astype(float))])
-        wanted = np.append(wanted, weight * (prior > 0))
+        matrix = np.vstack([matrix, weight * np.eye(len(prior))])
+        wanted = np.append(wanted, np.full(len(prior), weight))
     return nnls(matrix, wanted)[0] * scale
 
 
