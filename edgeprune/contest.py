@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import keras
 import numpy as np
 
+from edgeprune.blending import search_blends
 from edgeprune.budgets import Budgets
 from edgeprune.cost import CostModel
 from edgeprune.criteria import Evidence
@@ -33,7 +34,7 @@ class Candidate:
         recovery: name in `RECOVERIES`.
         recalibrated: whether BatchNorm was recalibrated after it.
         grade: on validation samples.
-        method: name in `METHODS` that it was tried for.
+        method: name in `METHODS` that it was tried for; what a search was compared with follows.
     """
 
     recovery: str
@@ -126,28 +127,75 @@ class Contest:
             BudgetError: the budget cannot be met.
             EquivalenceError: a slim model is not what its plan says.
         """
-        start = clock()
+        end = clock() + time_limit
         tried: list[Contestant] = []
+        compared: list[Candidate] = []
         for entry in entries:
-            if tried and clock() - start >= time_limit:
+            if tried and clock() >= end:
                 break
-            tried += self.enter(entry)
+            with self.stages.time("plan"):
+                plan, others = self.plan(entry, end - clock())
+            compared += others
+            tried += self.enter(entry, plan)
         tried.sort(key=lambda contestant: contestant.candidate.grade, reverse=True)
-        return tried[0], tuple(contestant.candidate for contestant in tried)
+        best = [contestant.candidate for contestant in tried]
+        rest = sorted([*best[1:], *compared], key=lambda found: found.grade, reverse=True)
+        return tried[0], (best[0], *rest)
 
-    def enter(self, entry: Entry) -> list[Contestant]:
+    def plan(self, entry: Entry, time_limit: float) -> tuple[Plan, list[Candidate]]:
+        """Decide what one method keeps.
+
+        Args:
+            entry: which method.
+            time_limit: in seconds, for methods that search.
+
+        Returns:
+            The plan, and what a search compared it with.
+        """
+        settings = entry.method.settings
+        plan = make_plan(
+            self.evidence, self.costs, self.budgets,
+            method=entry.method, step=self.step, progress=self.progress,
+        )  # fmt: skip
+        if not settings.generations or not plan.keep:
+            return plan, []
+        recovery = "least_squares" if entry.method.recovery == "auto" else entry.method.recovery
+        recalibrated = entry.method.recalibration == "on"
+
+        def grade(found: Plan) -> Grade:
+            model = RECOVERIES[recovery](self._loss(found, self._slim(found)))
+            return self.judge.grade(recalibrate(model, self.inputs) if recalibrated else model)
+
+        blending = search_blends(
+            replace(self.evidence, settings=settings), plan, grade,
+            time_limit=time_limit, progress=self.progress,
+        )  # fmt: skip
+        compared = {f"{name} alone": found for name, found in blending.pure.items()}
+        compared["random search"] = blending.drawn
+        return blending.plan, [
+            Candidate(recovery, recalibrated, found, f"{entry.name}: {name}")
+            for name, found in compared.items()
+        ]
+
+    def _slim(self, plan: Plan) -> keras.Model:
+        return slim(self.model, plan, groups=self.evidence.groups)
+
+    def _loss(self, plan: Plan, smaller: keras.Model) -> Loss:
+        evidence = self.evidence
+        return Loss(
+            smaller, evidence.groups, plan, evidence.statistics, self.inputs,
+            evidence.seed, self.progress,
+        )  # fmt: skip
+
+    def enter(self, entry: Entry, plan: Plan) -> list[Contestant]:
         """Prune by one method; return a model for every recovery that it leaves open.
 
         Args:
             entry: which method.
+            plan: what it keeps.
         """
-        with self.stages.time("plan"):
-            plan = make_plan(
-                self.evidence, self.costs, self.budgets,
-                method=entry.method, step=self.step, progress=self.progress,
-            )  # fmt: skip
         with self.stages.time("surgery"):
-            smaller = slim(self.model, plan, groups=self.evidence.groups)
+            smaller = self._slim(plan)
         with self.stages.time("proof"):
             probes = self.inputs[:PROBES]
             equivalence = check_equivalence(self.model, smaller, plan, self.evidence.groups, probes)
@@ -161,11 +209,7 @@ class Contest:
         self, entry: Entry, plan: Plan, smaller: keras.Model
     ) -> list[tuple[Candidate, keras.Model]]:
         """Try the recoveries that are asked for."""
-        evidence, method = self.evidence, entry.method
-        loss = Loss(
-            smaller, evidence.groups, plan, evidence.statistics, self.inputs,
-            evidence.seed, self.progress,
-        )  # fmt: skip
+        method, loss = entry.method, self._loss(plan, smaller)
         names = list(RECOVERIES) if method.recovery == "auto" else [method.recovery]
         options = {"auto": (False, True), "on": (True,), "off": (False,)}[method.recalibration]
         found: list[tuple[Candidate, keras.Model]] = []

@@ -81,8 +81,9 @@ METHODS: dict[str, Method] = {
         summary="Cluster criteria that agree, and search on validation for the best blend of "
         "one from each cluster.",
         source='After He et al., "Blending Pruning Criteria for CNNs" (2021). Ours: the '
-        "data-driven criteria take part, widths by gain per cost.",
+        "data-driven criteria take part, widths by gain per cost, differential evolution.",
         criterion="blended",
+        settings=Settings(generations=3),
         recovery="least_squares",
         recalibration="off",
     ),

@@ -17,7 +17,7 @@ class Settings:
         mask_rounds: remove, recover, resample: the worst channels of each round stay silent in the
             next.
         mask_samples: calibration samples on which the loss of a mask is measured.
-        generations: of the search for a blend, the first included.
+        generations: of the search for a blend, the first included; 0 does not search.
         population: blends per generation, the pure criteria not counted.
     """
 
@@ -26,8 +26,8 @@ class Settings:
     off_probability: float = 0.3
     mask_rounds: int = 2
     mask_samples: int = 64
-    generations: int = 4
-    population: int = 8
+    generations: int = 0
+    population: int = 5
 
 
 DEFAULT_SETTINGS = Settings()

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import networks
+import numpy as np
+import pytest
+from small_models import Recorder
+
+from edgeprune.blending import Blending, search_blends
+from edgeprune.budgets import Budgets
+from edgeprune.cost import CostModel
+from edgeprune.criteria import CRITERIA, Evidence, Observations
+from edgeprune.criteria.blends import BLENDED
+from edgeprune.groups import find_groups
+from edgeprune.methods import METHODS
+from edgeprune.plan import Plan
+from edgeprune.planning import make_plan
+from edgeprune.pruning import prune
+from edgeprune.settings import Settings
+from edgeprune.statistics import collect_statistics
+from edgeprune.validation import Grade
+
+SETTINGS = Settings(generations=3, population=4)
+MEMBERS = len(BLENDED)
+
+
+def images(samples: int = 40) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(samples, 8, 8, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return networks.randomize(networks.build_residual_network())
+
+
+@pytest.fixture(scope="module")
+def evidence(model) -> Evidence:
+    groups, x = find_groups(model), images()
+    y = np.asarray(model(x)).argmax(-1)
+    statistics = collect_statistics(groups, x, y, num_classes=5)
+    return Evidence(groups, statistics, observations=Observations(groups, x, y), settings=SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def plan(evidence) -> Plan:
+    method = METHODS["blending"]
+    return make_plan(evidence, CostModel(evidence.groups), Budgets.parse("macs=50%"), method=method)
+
+
+class Wish:
+    """Grades plans by how many channels of a wanted set they keep; counts how often it is asked."""
+
+    def __init__(self, plan: Plan, evidence: Evidence) -> None:
+        self.wanted = {
+            name: set(np.argsort(np.sin(np.arange(evidence.groups[name].width) * 7))[: len(kept)])
+            for name, kept in plan.keep.items()
+        }
+        self.asked: list[Plan] = []
+
+    def __call__(self, plan: Plan) -> Grade:
+        self.asked.append(plan)
+        kept = sum(len(self.wanted[name] & set(channels)) for name, channels in plan.keep.items())
+        return Grade(kept / 100, -1.0)
+
+
+@pytest.fixture(scope="module")
+def found(evidence, plan) -> tuple[Blending, Wish]:
+    wish = Wish(plan, evidence)
+    return search_blends(evidence, plan, wish), wish
+
+
+def test_the_blend_is_never_below_a_pure_criterion(found, evidence, plan) -> None:
+    blending, wish = found
+    assert set(blending.pure) == set(BLENDED)
+    assert blending.grade >= max(blending.pure.values())
+    assert blending.grade == wish(blending.plan) == max(blending.evolved, blending.drawn)
+    for name, grade in blending.pure.items():
+        keep = {
+            group: tuple(sorted(np.argsort(
+                -CRITERIA[name](evidence, evidence.groups[group]), kind="stable"
+            )[: len(kept)].tolist()))
+            for group, kept in plan.keep.items()
+        }  # fmt: skip
+        assert grade == wish(Plan(keep, plan.fingerprint))
+
+
+def test_widths_stay_those_of_the_plan_and_a_random_search_costs_the_same(found, plan) -> None:
+    blending, wish = found
+    for tried in wish.asked:
+        assert {n: len(k) for n, k in tried.keep.items()} == {
+            n: len(k) for n, k in plan.keep.items()
+        }
+    assert blending.evaluations == MEMBERS + 3 * (MEMBERS + 4) + 2 * MEMBERS + 3 * 4
+
+
+def test_weights_name_one_criterion_of_each_cluster(found, plan) -> None:
+    for weights in found[0].weights.values():
+        assert 2 <= len(weights) <= 4
+        assert set(weights) <= set(BLENDED)
+        assert all(0 <= weight <= 1 for weight in weights.values())
+    assert set(found[0].weights) == set(plan.keep)
+
+
+def test_the_same_seed_finds_the_same_blend(found, evidence, plan) -> None:
+    again = search_blends(evidence, plan, Wish(plan, evidence))
+    assert (again.plan, again.weights, again.grade) == (
+        found[0].plan, found[0].weights, found[0].grade
+    )  # fmt: skip
+
+
+def test_without_time_the_pure_criteria_are_graded_still(evidence, plan) -> None:
+    recorder = Recorder()
+    blending = search_blends(evidence, plan, Wish(plan, evidence), time_limit=0, progress=recorder)
+    assert set(blending.pure) == set(BLENDED)
+    assert blending.grade >= max(blending.pure.values())
+    assert [stage[0] for stage in recorder.stages] == ["blending criteria"]
+    assert blending.evaluations <= 2 * MEMBERS + 1
+
+
+def test_the_method_reports_its_members_and_beats_them_all_on_validation(model) -> None:
+    x = images(60)
+    y = np.asarray(model(x)).argmax(-1)
+    pruned = prune(model, (x, y), method="blending", step=1, time_limit=5)
+    names = [candidate.method for candidate in pruned.candidates]
+    assert names[0] == pruned.chosen.method == "blending"
+    assert set(names[1:]) == {
+        *(f"blending: {name} alone" for name in BLENDED), "blending: random search"
+    }  # fmt: skip
+    assert all(pruned.chosen.grade >= candidate.grade for candidate in pruned.candidates)
+    assert pruned.after.macs <= pruned.before.macs / 2
