@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,52 +33,40 @@ def measure(model: keras.Model, part: Part) -> float:
 
 
 def prune_to(
-    model: keras.Model, parts: dict[str, Part], budgets: list[str], recovery: str = "auto"
+    model: keras.Model, parts: dict[str, Part], budget: str, recovery: str | None = None
 ) -> tuple[Any, float]:
-    """Prune until every budget is met, by tightening the first one; return it and the seconds.
+    """Prune to all of the budgets; return what `edgeprune.prune` does, and the seconds.
 
     Args:
         model: the original.
         parts: of the data.
-        budgets: the first one is for pruning, the others are only checked.
-        recovery: as for `edgeprune.prune`.
+        budget: as for `edgeprune.prune`.
+        recovery: likewise.
     """
-    from edgeprune.plan import Budget
     from edgeprune.pruning import prune
 
     start = time.perf_counter()
-    budget, *others = (Budget.parse(text) for text in budgets)
-    while True:
-        pruned = prune(
-            model,
-            parts["calibration"].pair(),
-            budget=budget,
-            validation=parts["validation"].pair(),
-            recovery=recovery,
-            step=1,
-        )
-        ratios = [
-            getattr(pruned.after, other.quantity)
-            / getattr(pruned.before, other.quantity)
-            / other.amount
-            for other in others
-        ]
-        if max(ratios, default=0.0) <= 1:
-            return pruned, time.perf_counter() - start
-        budget = replace(budget, amount=budget.amount * min(0.97, max(ratios) ** -0.5))
-        print(f"other budgets are missed by {max(ratios):.3f}, trying {budget}", flush=True)
+    pruned = prune(
+        model,
+        parts["calibration"].pair(),
+        budget=budget,
+        validation=parts["validation"].pair(),
+        recovery=recovery,
+        step=1,
+    )
+    return pruned, time.perf_counter() - start
 
 
 def run_pruning(experiment: dict[str, Any], parts: dict[str, Part], folder: Path) -> None:
     """Prune a trained network; write the model, and accuracies as cut and as recovered."""
     original = keras.models.load_model(folder / f"{experiment['network']}.keras", compile=False)
-    pruned, seconds = prune_to(original, parts, experiment["budgets"])
+    pruned, seconds = prune_to(original, parts, experiment["budget"])
     name = experiment["name"]
     pruned.model.save(folder / f"{name}-recovered.keras")
     result = {
         "experiment": name,
         "network": experiment["network"],
-        "budgets": experiment["budgets"],
+        "budget": experiment["budget"],
         "macs": [pruned.before.macs, pruned.after.macs],
         "params": [pruned.before.params, pruned.after.params],
         "original": measure(original, parts["test"]),
@@ -146,7 +133,7 @@ def run_trials(
 
     trials = recipe["trials"]
     original = keras.models.load_model(model, compile=False)
-    pruned, _ = prune_to(original, parts, [trials["budget"]], recovery="refit")
+    pruned, _ = prune_to(original, parts, trials["budget"], recovery="refit")
     held_out = parts["validation"]
     half = len(held_out.labels) // 2
     choosing = Part(held_out.images[:half], held_out.labels[:half])
