@@ -25,9 +25,7 @@ from edgeprune.tuning.objectives import attend, find_block_ends
 from edgeprune.tuning.sources import ArraySource
 from edgeprune.verification import measure_accuracy, predict
 
-SHORT = FineTuning(
-    seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None, patience=None
-)
+SHORT = FineTuning(seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None)
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def run_trials(
             print("no time is left for the other trials", flush=True)
             break
         options = {key: value for key, value in entry.items() if key != "name"}
-        options = {"patience": None, "epochs": trials["epochs"], "seconds": left, **options}
+        options = {"epochs": trials["epochs"], "seconds": left, **options}
         tuned = fine_tune(
             pruned.model,
             original,

@@ -15,6 +15,7 @@ from edgeprune.methods import METHODS, Recalibration
 from edgeprune.prediction import Deployment
 from edgeprune.progress import Progress
 from edgeprune.stopwatch import Stopwatch
+from edgeprune.tuning import FineTuning
 
 if TYPE_CHECKING:
     import keras
@@ -44,6 +45,7 @@ class Request:
         amounts: how many samples serve for what.
         seed: of everything that is drawn.
         deployment: number format and board that budgets are about.
+        fine_tuning: how to train after pruning; `None` does not.
 
     Raises:
         BudgetError: the board has no predictor for a budget.
@@ -67,6 +69,7 @@ class Request:
     amounts: Amounts
     seed: int
     deployment: Deployment
+    fine_tuning: FineTuning | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can be refused without loading anything."""
@@ -89,6 +92,7 @@ class Request:
                 for part in ("criterion", "allocation", "recovery", "recalibration")
             },
             "step": self.step,
+            "fine_tuning": None if self.fine_tuning is None else self.fine_tuning.to_dict(),
             "samples": asdict(self.amounts),
         }
 

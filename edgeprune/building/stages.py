@@ -21,6 +21,7 @@ from edgeprune.building.closed_loop import (
     make_measurable,
     prune_to_measured,
 )
+from edgeprune.building.fine_tuning import describe_tuning, tune_prepared
 from edgeprune.building.formats import Format
 from edgeprune.building.material import Amounts, test_original
 from edgeprune.building.predictions import predict_costs, warn_loose_budgets
@@ -37,6 +38,7 @@ from edgeprune.recipes import Recipe, read_recipe
 from edgeprune.report import Change, Outcome
 from edgeprune.runtime import find_runtime
 from edgeprune.stopwatch import Stopwatch
+from edgeprune.tuning import FineTuning
 
 if TYPE_CHECKING:
     import keras
@@ -84,6 +86,7 @@ def build(
     recalibration: Recalibration | None = None,
     step: int | None = None,
     time_limit: float | None = None,
+    fine_tuning: FineTuning | str | None = None,
     amounts: Amounts = DEFAULT_AMOUNTS,
     measure: bool = True,
     meet_measured: bool = False,
@@ -119,6 +122,7 @@ def build(
         recalibration: of BatchNorm: `auto`, `on` or `off`; likewise.
         step: widths of layers are multiples of it; 1 allows any.
         time_limit: seconds after which a method that tries several tries no more; likewise.
+        fine_tuning: how to train after pruning, or how long, such as `"5min"`; `None` does not.
         amounts: how many samples serve for what.
         measure: whether to measure latency on this machine.
         meet_measured: whether to prune again until the latency that is measured on this machine
@@ -166,6 +170,7 @@ def build(
         amounts=amounts,
         seed=seed,
         deployment=deploy(board.name, board.prediction, form.scheme, form.io),
+        fine_tuning=FineTuning.parse(fine_tuning) if isinstance(fine_tuning, str) else fine_tuning,
     )
     if meet_measured:
         request = make_measurable(request, board)
@@ -179,6 +184,9 @@ def build(
     else:
         pruned = prune_prepared(request, original, material, progress)
     stopwatch.seconds.update(pruned.seconds)
+    closed_form = pruned.model
+    with stopwatch.time("fine-tuning"):
+        pruned, tuned = tune_prepared(request, original, pruned, material, out, progress)
     with stopwatch.time("test original"), progress.stage("testing the original"):
         accuracy, warnings = test_original(original, material)
         warnings += warn_loose_budgets(request.budget, pruned, request.deployment)
@@ -186,10 +194,12 @@ def build(
         from edgeprune.verification import measure_accuracy, predict
 
         targets = material.test.targets
-        recovered = predict(pruned.model, material.test.inputs)
-        cut = predict(pruned.slim, material.test.inputs)
-        accuracy["slim"] = measure_accuracy(cut, targets, material.classes)
-        accuracy["recovered"] = measure_accuracy(recovered, targets, material.classes)
+        models = {"slim": pruned.slim, "recovered": closed_form}
+        if tuned is not None:
+            models["fine_tuned"] = pruned.model
+        for name, each in models.items():
+            recovered = predict(each, material.test.inputs)  # of the last one in what follows
+            accuracy[name] = measure_accuracy(recovered, targets, material.classes)
     folder, versions = Path(out), _versions()
     with move_together(folder) as workspace:
         products = Products(workspace, material, form, progress)
@@ -233,6 +243,7 @@ def build(
                 edgetpu=compilation,
                 recovery=pruned.chosen.name,
                 candidates=_candidates(pruned),
+                fine_tuning=describe_tuning(tuned),
                 classes=material.names,
                 widths=_widths(pruned),
                 settings=settings,

@@ -12,6 +12,7 @@ import click
 from edgeprune.cli.benchmarking import bench
 from edgeprune.cli.calibration import calibrate
 from edgeprune.cli.checking import check
+from edgeprune.cli.fine_tuning import fine_tune_option
 from edgeprune.cli.options import (
     COUNT,
     SEED,
@@ -82,6 +83,7 @@ def edgeprune(context: click.Context) -> None:
 @tuning_options(
     method={"default": None, "show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN}
 )
+@fine_tune_option
 @click.option(
     "--test", type=COUNT, default=3000, help="Test samples of the kept classes, all together."
 )
@@ -166,6 +168,7 @@ def inspect(
 @click.option("--out", metavar="FILE", default="slim.keras", help="For the slim model.")
 @labels_option
 @tuning_options(method={"default": "auto"}, step={"default": 8})
+@fine_tune_option
 @output_options
 def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""

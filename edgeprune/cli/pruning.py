@@ -8,6 +8,7 @@ from typing import Any
 from edgeprune.budgets import Budgets
 from edgeprune.building import Amounts
 from edgeprune.building.checks import check_output
+from edgeprune.building.fine_tuning import describe_tuning, tune_prepared
 from edgeprune.building.request import Request, prepare, prune_prepared
 from edgeprune.cli.options import read_labels
 from edgeprune.datasets import parse_preprocess
@@ -51,9 +52,11 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         amounts=Amounts(options["calibration"], options["validation"], test=1),
         seed=options["seed"],
         deployment=Deployment(),
+        fine_tuning=options["fine_tuning"],
     )
     original, material = prepare(request, Stopwatch(), progress)
     pruned = prune_prepared(request, original, material, progress)
+    pruned, tuned = tune_prepared(request, original, pruned, material, out, progress)
     plan = Path(out).with_suffix(".plan.json")
     with replace_on_success(out) as temporary:  # which is moved last: no model without its plan
         pruned.model.save(temporary)
@@ -67,6 +70,7 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         "method": pruned.chosen.method,
         "recovery": pruned.chosen.name,
         "validation_accuracy": pruned.chosen.grade.accuracy,
+        **({} if tuned is None else {"fine_tuning": describe_tuning(tuned)}),
         "equivalence": {
             "max_abs_error": pruned.equivalence.max_abs_error,
             "scale": pruned.equivalence.scale,

@@ -35,7 +35,8 @@ class Outcome:
     Attributes:
         accuracy: on test samples, 0 to 1, measured: `original` on all classes; on the kept classes
             `original_subset` (the unpruned model with the others masked, the honest baseline),
-            `slim` (as cut), `recovered` and `tflite`.
+            `slim` (as cut), `recovered` (in closed form), `fine_tuned` where that
+            was asked for, and `tflite`.
         test_samples: how many samples each accuracy was measured on.
         macs: multiply-accumulates per inference, counted.
         params: numbers stored in the weights, counted.
@@ -62,6 +63,8 @@ class Outcome:
             types of `inputs` and `outputs`, `runtime`.
         edgetpu: `compilation` (command, log, operators, memory) and what was `expected` before it;
             `None` for targets without Edge TPU.
+        fine_tuning: `epochs`, `steps`, `seconds`, `samples_per_second`, validation accuracies and
+            the augmentation; `None` where nothing was trained.
         files: names of what was written.
     """
 
@@ -88,6 +91,7 @@ class Outcome:
     edgetpu: Mapping[str, Any] | None = None
     predictions: tuple[Mapping[str, Any], ...] = ()
     rounds: tuple[Mapping[str, float], ...] = ()
+    fine_tuning: Mapping[str, Any] | None = None
     files: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

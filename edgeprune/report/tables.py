@@ -20,6 +20,7 @@ ACCURACY_ROWS = (
     ("original_subset", "original, kept classes"),
     ("slim", "slim, as cut"),
     ("recovered", "recovered"),
+    ("fine_tuned", "fine-tuned"),
     ("tflite", "model.tflite"),
 )
 ACCURACY_ROWS_OF_ALL_CLASSES = (("original", "original"), *ACCURACY_ROWS[2:])
@@ -53,6 +54,10 @@ def describe_outcome(outcome: Outcome) -> Group:
         suffix = f" ({scheme})" if key == "tflite" else ""
         if key == "recovered":
             suffix = f" ({outcome.recovery})"
+        if key == "fine_tuned":
+            if outcome.fine_tuning is None:
+                continue
+            suffix = f" ({_describe_tuning(outcome.fine_tuning)})"
         accuracy.add_row(
             label + suffix,
             f"{100 * outcome.accuracy[key]:.1f} %",
@@ -87,6 +92,11 @@ def describe_outcome(outcome: Outcome) -> Group:
     if outcome.edgetpu is not None:
         notes.append(describe_compilation(outcome.edgetpu))
     return Group(accuracy, cost, *notes, proof)
+
+
+def _describe_tuning(tuning: Mapping[str, Any]) -> str:
+    length = f"{tuning['epochs']:g} epochs, {tuning['seconds']:.0f} s"
+    return length if tuning["gained"] else f"{length}, without a gain on validation"
 
 
 def _describe_rounds(rounds: Sequence[Mapping[str, float]]) -> str:

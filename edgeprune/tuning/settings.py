@@ -38,6 +38,10 @@ class Augmentation:
                     f"The {name} of an augmentation must be at least 0 and below 1. Got {share}."
                 )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON types."""
+        return asdict(self)
+
     @property
     def changes(self) -> bool:
         """Whether anything is changed at all."""
@@ -68,7 +72,8 @@ class FineTuning:
             more saves asking the original again.
         warm_up: share of the time in which the learning rate rises.
         evaluations: how often validation samples are graded, evenly spread.
-        patience: stop after this many evaluations without a gain; `None` never stops early.
+        patience: stop after this many evaluations without a gain. `None`, the default, never stops
+            early: most is gained at the end, when the steps are small. The best state counts.
         rounds: steps in which pruning and fine-tuning alternate, used by `prune_in_rounds`.
         seed: of everything that is drawn.
     """
@@ -86,7 +91,7 @@ class FineTuning:
     reuse: int = 2
     warm_up: float = 0.05
     evaluations: int = 10
-    patience: int | None = 6
+    patience: int | None = None
     rounds: int = 1
     seed: int = 0
 
