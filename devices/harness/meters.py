@@ -221,7 +221,9 @@ class PowerProfiler:
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:
             data = self._device.get_data()
-            samples = self._device.get_samples(data)[0] if data else []
+            samples = self._device.get_samples(data) if data else []
+            if isinstance(samples, tuple):  # newer versions add the digital inputs
+                samples = samples[0]
             if samples:
                 return self._volts * sum(samples) / len(samples) / 1e6
             time.sleep(0.001)

@@ -210,6 +210,7 @@ def _make_prefix(prefix: Path, root: Path, cpu: str) -> Path:
 def _run(command: Sequence[str], root: Path, progress: Progress) -> dict[str, Any]:
     environment = {
         "PATH": "/usr/bin:/bin",
+        "PYTHONHASHSEED": "0",  # else every run takes other ways through Python's dictionaries
         "PYTHONHOME": str(root / "usr"),
         "PYTHONPATH": str(root / "opt" / "runtime"),
     }
