@@ -11,7 +11,13 @@ import scipy.linalg
 from keras import layers
 
 from edgeprune.criteria import CRITERIA, Evidence, Observations, View
-from edgeprune.criteria.subsets import POOL, choose_greedily, follow_order, pivoted_cholesky
+from edgeprune.criteria.subsets import (
+    POOL,
+    choose_greedily,
+    follow_order,
+    measure_pivots,
+    pivoted_cholesky,
+)
 from edgeprune.groups import Groups, find_groups
 from edgeprune.settings import Settings
 from edgeprune.statistics import Statistics, collect_statistics
@@ -392,10 +398,12 @@ def test_views_of_dead_channels_are_no_trouble() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_pivoted_cholesky_pivots_like_qr_with_column_pivoting(seed) -> None:
     columns = np.random.default_rng(seed).normal(size=(60, 20)) * np.linspace(1, 3, 20)
-    _, pivots = scipy.linalg.qr(columns, mode="r", pivoting=True)
+    triangle, pivots = scipy.linalg.qr(columns, mode="r", pivoting=True)
     gram = columns.T @ columns
     before = gram.copy()
     np.testing.assert_array_equal(pivoted_cholesky(gram), pivots)
+    diagonal = np.abs(np.diag(triangle))
+    np.testing.assert_allclose(measure_pivots(gram)[1], diagonal / diagonal[0], rtol=1e-9)
     np.testing.assert_array_equal(gram, before)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import networks
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.methods import METHODS, Method, find_method
 from edgeprune.pruning import list_entries, prune
 from edgeprune.recovery import RECOVERIES
+from edgeprune.report.methods import write_criteria_page
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -99,3 +102,27 @@ def test_what_would_be_tried_twice_is_tried_once(monkeypatch, tries_two) -> None
     same = list_entries("first", criterion="l1", recovery="mean")
     assert [entry.name for entry in same] == ["first"]
     assert isinstance(same[0], Entry)
+
+
+# What users read about them.
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+@every_method
+def test_a_method_has_a_page_with_its_criterion_its_formula_and_its_source(name) -> None:
+    page = (DOCS / "methods" / f"{name}.md").read_text("utf-8")
+    for part in ("**What it does.**", "**Formula.**", "**Ours.**", "**When to use it.**"):
+        assert part in page, part
+    assert "## Measured" in page
+    table = (DOCS / "methods" / "README.md").read_text("utf-8")
+    (row,) = [line for line in table.splitlines() if f"[{name}]({name}.md)" in line]
+    if name != "auto":
+        for part in ("criterion", "allocation", "recovery"):
+            assert f"`{getattr(METHODS[name], part)}`" in row
+
+
+def test_the_page_of_criteria_is_what_the_code_writes() -> None:
+    written = (DOCS / "criteria.md").read_text("utf-8")
+    assert written == write_criteria_page(), "write it again: see the page's first lines"
+    assert all(f"| `{name}` |" in written for name in CRITERIA)

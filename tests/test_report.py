@@ -149,3 +149,11 @@ def test_only_the_files_that_were_written_are_listed() -> None:
 
 def test_threads_are_counted_in_words() -> None:
     assert (count_threads(1), count_threads(4)) == ("1 thread", "4 threads")
+
+
+def test_the_efficiency_score_is_the_factor_of_macs_times_the_share_of_accuracy() -> None:
+    expected = (12_501_632 / 5_972_040) * (0.8081 / 0.8766)
+    assert OUTCOME.efficiency_score == pytest.approx(expected)
+    assert json.loads(OUTCOME.to_json())["efficiency_score"] == pytest.approx(expected)
+    hopeless = replace(OUTCOME, accuracy=OUTCOME.accuracy | {"original_subset": 0.0})
+    assert hopeless.efficiency_score == 0

@@ -88,13 +88,33 @@ def pivoted_cholesky(matrix: np.ndarray) -> np.ndarray:
         >>> pivoted_cholesky(np.diag([1.0, 3.0, 2.0])).tolist()
         [1, 2, 0]
     """
+    return measure_pivots(matrix)[0]
+
+
+def measure_pivots(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the order of `pivoted_cholesky`, and what each pivot adds to the earlier ones.
+
+    Args:
+        matrix: `(n, n)`, symmetric, positive semi-definite. Not changed.
+
+    Returns:
+        `(n,)` pivots, and `(n,)` |R_kk| / |R_11| of QR with column pivoting, not increasing: how
+        much of a column the earlier ones do not explain. 0 from where they explain the rest wholly.
+
+    Example:
+        >>> order, added = measure_pivots(np.diag([1.0, 4.0, 0.0]))
+        >>> order.tolist(), added.tolist()
+        ([1, 0, 2], [1.0, 0.5, 0.0])
+    """
     diagonal = np.diag(matrix)
     tolerance = 1e-7 * max(float(diagonal.max(initial=0.0)), np.finfo(float).tiny)
-    _, pivots, rank, _ = dpstrf(matrix, tol=tolerance)
+    factor, pivots, rank, _ = dpstrf(matrix, tol=tolerance)
     order = np.asarray(pivots - 1, dtype=np.int64)
     explained = order[rank:]
     order[rank:] = explained[np.argsort(-diagonal[explained], kind="stable")]
-    return order
+    added = np.zeros(len(order))
+    added[:rank] = np.diag(factor)[:rank] / factor[0, 0] if rank else 0
+    return order, added
 
 
 def choose_greedily(views: Sequence[View], width: int) -> tuple[np.ndarray, np.ndarray]:

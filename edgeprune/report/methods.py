@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,33 @@ REGISTRIES = {
     "allocations": ("edgeprune.allocation", "ALLOCATIONS"),
     "recoveries": ("edgeprune.recovery", "RECOVERIES"),
 }
+LOOKS_AT = {
+    "norms": "weights",
+    "geometry": "weights",
+    "taylor": "one pass, backwards",
+    "responses": "one pass",
+    "reconstruction": "one pass",
+    "masks": "losses of random masks",
+    "discrimination": "statistics, labels",
+    "blends": "what all its members look at",
+    "subsets": "statistics",
+}
+"""By the file that a criterion is in."""
+CRITERIA_PAGE = """# Criteria
+
+How the channels of a group are ranked: higher = keep. Written by
+`edgeprune.report.methods.write_criteria_page` from the code; a test compares.
+
+One contract holds for all: the same seed gives the same scores; scores follow the channels when
+these change places; channels that carry nothing to any reader come last; only the classes that
+will be kept count; where a group has several writers or readers, what is summed is said below.
+`random` and the criteria of random masks draw with the seed, in the order of the channels' norms,
+so that the arrangement of channels does not matter. Statistics are collected once for all; a
+further pass runs only when a criterion asks for it.
+
+| name | looks at | what it does, and its source |
+|---|---|---|
+"""
 SINGULAR = {
     "methods": "method",
     "criteria": "criterion",
@@ -56,18 +84,40 @@ def describe_methods(found: Mapping[str, Mapping[str, str]]) -> Table:
     return table
 
 
+def write_criteria_page() -> str:
+    """Return `docs/criteria.md`: what every criterion looks at, what it does, its source."""
+    rows = []
+    for name, entry in _read_entries(*REGISTRIES["criteria"]).items():
+        looks_at = "the seed" if name == "random" else LOOKS_AT[entry.module]
+        text = entry.text.replace("|", "\\|")
+        rows.append(f"| `{name}` | {looks_at} | {text} |\n")
+    return CRITERIA_PAGE + "".join(rows)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A function of a registry: the module it is in, and what its docstring says."""
+
+    module: str
+    text: str
+
+
 def _read_registry(package: str, registry: str) -> dict[str, str]:
+    return {name: entry.text for name, entry in _read_entries(package, registry).items()}
+
+
+def _read_entries(package: str, registry: str) -> dict[str, _Entry]:
     """Return what the functions of a registry, `NAME: ... = {"name": function, ...}`, say."""
     spec = find_spec(package)
     assert spec is not None and spec.origin is not None  # it is a package of ours
     initial = Path(spec.origin)
-    functions: dict[str, str] = {}
+    functions: dict[str, _Entry] = {}
     entries: dict[str, str] = {}
-    is_package = initial.name == "__init__.py"
-    for path in sorted(initial.parent.glob("*.py")) if is_package else [initial]:
+    for path in sorted(initial.parent.glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
-                functions[node.name] = ast.get_docstring(node) or ""
+                text = _summarize(ast.get_docstring(node) or "")
+                functions[node.name] = _Entry(path.stem, text)
             elif isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == registry:
                 assert isinstance(node.value, ast.Dict)
                 entries = {
@@ -75,7 +125,7 @@ def _read_registry(package: str, registry: str) -> dict[str, str]:
                     for key, value in zip(node.value.keys, node.value.values, strict=True)
                     if key is not None
                 }
-    return {name: _summarize(functions[function]) for name, function in entries.items()}
+    return {name: functions[function] for name, function in entries.items()}
 
 
 def _summarize(docstring: str) -> str:

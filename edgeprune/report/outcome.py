@@ -94,9 +94,22 @@ class Outcome:
     fine_tuning: Mapping[str, Any] | None = None
     files: tuple[str, ...] = field(default=())
 
+    @property
+    def efficiency_score(self) -> float:
+        """MACs saved, as a factor, times the share of accuracy that is left: ours.
+
+        (MACs before / after) x (accuracy of the `.tflite` / of the original on the kept classes).
+        It stands for the "Overall Score" of CHaPR (2020), whose formula was not available; read it
+        beside the two ratios, never alone.
+        """
+        original = self.accuracy["original_subset"]
+        kept = self.accuracy["tflite"] / original if original else 0.0
+        return kept / self.macs.ratio if self.macs.ratio else 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON types."""
-        return {"version": SCHEMA_VERSION, **asdict(self)}
+        score = {"efficiency_score": self.efficiency_score}
+        return {"version": SCHEMA_VERSION, **asdict(self), **score}
 
     def to_json(self) -> str:
         """Return the text of `report.json`."""
