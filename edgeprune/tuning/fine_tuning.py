@@ -81,8 +81,9 @@ def fine_tune(
 
     Knowledge distillation after Hinton et al. (2015): the slim model is trained towards the
     original's softened logits, on every backend of Keras. The learning rate follows wall time, so
-    that a run always ends with small steps, and the best state on validation is kept. All layers learn, also those that the model's author
-    froze; BatchNorm layers average over the last ten steps while they do.
+    that a run always ends with small steps, and the best state on validation is kept. All layers
+    learn, also those that the model's author froze; BatchNorm layers average over the last ten
+    steps while they do.
 
     Args:
         model: the slim model; it is not changed.

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from specialists import make_classifier, run_command, save_digits
+
+import edgeprune.building.closed_loop as closed_loop
+from edgeprune.building import Amounts, build
+from edgeprune.prediction import Predictor, read_operators
+from edgeprune.prediction.tables import write_tables
+
+AMOUNTS = Amounts(calibration_per_class=20, validation_per_class=20, test=300)
+QUICK = {"method": "chapr", "amounts": AMOUNTS, "measure": False, "recalibration": "off"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return save_digits(tmp_path_factory.mktemp("data") / "digits.npz")
+
+
+@pytest.fixture
+def board(tmp_path) -> str:
+    """A board on which products take nearly all of the time, so that a small model shows it."""
+    predictor = Predictor(
+        "slow", "int8", np.array([20, 20, 1, 1, 1, 1, 0.0001]), error=0.2, power_w=2.0,
+        power_error=0.05, source="made up",
+    )  # fmt: skip
+    path = tmp_path / "slow.toml"
+    tables = write_tables({"int8": predictor.to_dict()}, "a test")
+    path.write_text(f'based_on = "rpi4"\n{tables}')
+    return str(path)
+
+
+def test_latency_and_size_budgets_are_met_and_predicted_for_the_board(
+    data, tmp_path, board
+) -> None:
+    built = build(
+        make_classifier(), str(data), target=board, budget=["latency=70%", "size=80%"],
+        out=tmp_path / "out", step=1, **QUICK,
+    )  # fmt: skip
+    latency, energy = built.outcome.predictions
+    assert latency["after"] <= 0.701 * latency["before"]
+    assert built.outcome.size_bytes.ratio <= 0.85  # the size of the file is an estimate
+    assert (latency["unit"], energy["unit"], latency["target"]) == ("ms", "mJ", "slow")
+    assert (latency["error"], energy["error"]) == pytest.approx((0.2, 0.25))
+    assert energy["after"] == pytest.approx(2 * latency["after"])
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["predictions"][0] == latency
+
+
+def test_the_table_says_for_which_board_and_how_well_it_was_predicted(data, tmp_path) -> None:
+    make_classifier().save(tmp_path / "model.keras")
+    answer = run_command(
+        "build", tmp_path / "model.keras", "--data", data, "--target", "rpi5", "--budget",
+        "macs=60%,latency=100%", "--budget", "memory=100%", "--method", "chapr", "--no-bench",
+        "--calibration", 20, "--validation", 20, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    assert "predicted for" in answer.out and "+-30 %" in answer.out
+    settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert settings["budget"] == "macs=60%,latency=100%,memory=100%"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--budget", "latency=2ms"], "cannot be predicted for target 'x86-64'"),
+        (["--budget", "energy=2mJ", "--target", "rpi5"], "needs the power of target 'rpi5'"),
+        (["--budget", "macs=50%", "--measure"], "--measure needs a budget for latency"),
+        (["--budget", "latency=1us", "--target", "rpi4"], "can go down to latency="),
+        (["--budget", "macs=50%,macs=40%"], "two budgets for macs"),
+    ],
+)
+def test_budgets_that_the_target_cannot_judge_or_meet_are_refused(
+    data, tmp_path, options, expected
+) -> None:
+    make_classifier().save(tmp_path / "model.keras")
+    answer = run_command(
+        "build", tmp_path / "model.keras", "--data", data, "--out", tmp_path / "out", *options
+    )
+    assert answer.code == 2 and expected in answer.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_loop_measures_here_until_the_budget_is_met(data, tmp_path, board, monkeypatch) -> None:
+    """On a machine that takes another time for every product than the predictor says."""
+
+    class Measured:
+        def __init__(self, path: Path) -> None:
+            self.p50_ms = 0.5 + 3e-5 * sum(operator.macs for operator in read_operators(path))
+
+    def fake_bench(models, **options):
+        return {name: Measured(path) for name, path in models.items()}
+
+    monkeypatch.setattr(closed_loop, "bench", fake_bench)
+    model = make_classifier()
+    built = build(
+        model, str(data), target=board, budget="latency=70%", meet_measured=True,
+        out=tmp_path / "out", step=1, **QUICK,
+    )  # fmt: skip
+    before, after = (
+        0.5 + 3e-5 * macs for macs in (built.outcome.macs.before, built.outcome.macs.after)
+    )
+    assert 0.63 * before <= after <= 0.7 * before
+    assert built.outcome.rounds[-1]["measured_ms"] == pytest.approx(after, rel=0.01)
