@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import keras
@@ -23,6 +22,7 @@ from edgeprune.tuning import FineTuning
 from edgeprune.tuning.fine_tuning import fine_tune
 from edgeprune.tuning.objectives import attend, find_block_ends
 from edgeprune.tuning.sources import ArraySource
+from edgeprune.tuning.student import Student
 from edgeprune.verification import measure_accuracy, predict
 
 SHORT = FineTuning(seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None)
@@ -137,16 +137,24 @@ def test_training_stops_when_nothing_is_gained(original, images):
     assert (tuned.stopped, len(tuned.history)) == ("patience", 2)
 
 
-def test_time_is_kept_by_the_clock(original, smaller, images):
-    """Every look at this clock is a second later, and training looks a few times at each step."""
-    ticks = count()
-    settings = replace(SHORT, seconds=300, epochs=None, batch_size=8)
-    tuned = fine_tune(
-        smaller, original, images, settings=settings, clock=lambda: float(next(ticks))
-    )
-    assert tuned.stopped == "time"
-    assert 50 < tuned.steps < 300
-    assert 280 < tuned.history[-1].seconds <= 301
+def test_training_and_validation_end_within_the_time_limit(original, smaller, images, monkeypatch):
+    """On a clock on which a step takes one second, and grading five."""
+    now = [0.0]
+
+    def lasting(seconds: float, work):
+        def do(*arguments):
+            now[0] += seconds
+            return work(*arguments)
+
+        return do
+
+    monkeypatch.setattr(Student, "step", lasting(1.0, Student.step))
+    monkeypatch.setattr(Student, "answer", lasting(5.0, Student.answer))
+    settings = replace(SHORT, seconds=120, epochs=None, batch_size=8, evaluations=4)
+    tuned = fine_tune(smaller, original, images, settings=settings, clock=lambda: now[0])
+    assert (tuned.stopped, len(tuned.history)) == ("time", 4)
+    assert 110 < tuned.seconds <= 120
+    assert tuned.steps == tuned.seconds - 5 * 5
 
 
 def test_the_same_seed_gives_the_same_model(original, smaller, images):

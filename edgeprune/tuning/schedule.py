@@ -38,6 +38,7 @@ class Schedule:
         self.steps = steps
         self._clock = clock
         self._start = clock()
+        self._begun = 0.0
         self.reserve = 0.0
 
     @property
@@ -45,16 +46,21 @@ class Schedule:
         """Seconds so far, those of interrupted runs included."""
         return self._clock() - self._start
 
+    def begin(self) -> None:
+        """Count what was spent so far, on compilation, as preparation."""
+        self._begun = self.elapsed
+
     def resume(self, spent: float) -> None:
         """Count seconds that an interrupted run has taken."""
         self._start -= spent
+        self._begun = 0.0
 
     def progress(self, step: int) -> float:
         """Return the share that is done; training ends at 1, `reserve` seconds before the limit."""
         done = 0.0 if self.steps is None else step / self.steps
         if self._seconds is not None:
-            left = self._seconds - self.reserve
-            done = max(done, self.elapsed / left if left > 0 else 1.0)
+            left = self._seconds - self.reserve - self._begun
+            done = max(done, (self.elapsed - self._begun) / left if left > 0 else 1.0)
         return min(done, 1.0)
 
     def reason(self, step: int) -> str:

@@ -113,6 +113,7 @@ class Training:
             advance: called about a hundred times, evenly spread.
         """
         told = 0
+        first = self.step == 0
         due = self._due()
         try:
             while not self.stopped:
@@ -131,6 +132,9 @@ class Training:
                         if self.stopped:
                             break
                     self._learn(inputs, wanted, done)
+                    if first:
+                        first = False
+                        self._schedule.begin()
             if self.step and (not self.history or self.history[-1].step != self.step):
                 self._look()
         except (KeyboardInterrupt, SystemExit):
