@@ -22,7 +22,7 @@ def describe_compilation(edgetpu: Mapping[str, Any]) -> RenderableType:
     if compilation["compiler"] is None:
         obstacles = len(edgetpu["expected"]["obstacles"])
         expected = (
-            "all operators are expected to be mapped"
+            "every operator between input and output is expected to be mapped"
             if not obstacles
             else f"{obstacles} kept off it; see `edgeprune check`"
         )
