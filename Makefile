@@ -11,7 +11,7 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all coverage-table predictor-table calibration-table latency-table lint types format clean
+.PHONY: help demo test test-all coverage-table model-files-table statistics-table predictor-table calibration-table latency-table lint types format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -20,6 +20,8 @@ help:
 	@echo "make test      the tests with branch coverage (minutes)"
 	@echo "make test-all  the same and the slow ones"
 	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
+	@echo "make model-files-table  open, prune and convert real files (../shared/data)"
+	@echo "make statistics-table   what statistics cost beside a forward pass (minutes)"
 	@echo "make predictor-table  fit the latency predictor to MLPerf's Raspberry Pi 4 (seconds)"
 	@echo "make calibration-table  calibrate this machine, then predict 24 networks (10 minutes)"
 	@echo "make latency-table  meet latency budgets on this machine by measuring (half an hour)"
@@ -40,6 +42,12 @@ test-all: $(VENV)/.ready-for-development
 
 coverage-table: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/architectures.py
+
+model-files-table: $(VENV)/.ready-for-development
+	$(BIN)/python benchmarks/model_files.py
+
+statistics-table: $(VENV)/.ready-for-development
+	$(BIN)/python benchmarks/statistics_pass.py
 
 predictor-table: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/predictor.py

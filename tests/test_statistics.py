@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import networks
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 from keras import layers
 from small_models import Recorder
 
+from edgeprune.errors import DataError
 from edgeprune.groups import find_groups
 from edgeprune.statistics import Moments, Spread, Statistics, collect_statistics
+from edgeprune.statistics.collection import _Collector
 
 EVERYWHERE = 10_000
 """More positions than any map here has."""
@@ -92,6 +96,66 @@ def test_shards_add_up_to_the_statistics_of_everything(residual) -> None:
                 getattr(found, entry), getattr(expected, entry), rtol=1e-5, atol=1e-3
             )
         np.testing.assert_allclose(found.landing.squares, expected.landing.squares, rtol=1e-5)
+
+
+def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeypatch) -> None:
+    _, groups, x = residual
+    targets = np.arange(10) % 3
+    options = {"num_classes": 3, "positions": 9, "batch_size": 3, "seed": 5}
+    expected = collect_statistics(groups, x, targets, **options)
+    run_layers, started = _Collector._sum_up, []
+
+    def count(self, batch, one_hot, choose):
+        started.append(len(started))
+        return run_layers(self, batch, one_hot, choose)
+
+    monkeypatch.setattr(_Collector, "_sum_up", count)
+    monkeypatch.setattr("edgeprune.statistics.collection.COMPILED_FROM", 2)
+    found = collect_statistics(groups, x, targets, **options)
+    assert len(started) == 3  # first batch, one trace for two batches, last batch
+    assert found.moments.keys() == expected.moments.keys()
+    for name, moments in found.moments.items():
+        other = expected.moments[name]
+        assert (moments.count, moments.landing.count) == (other.count, other.landing.count)
+        for entry in ("total", "gram", "class_count", "class_total", "class_squares"):
+            np.testing.assert_allclose(
+                getattr(moments, entry), getattr(other, entry), rtol=1e-4, atol=1e-4
+            )
+        for entry in ("total", "squares"):
+            np.testing.assert_allclose(
+                getattr(moments.landing, entry), getattr(other.landing, entry), rtol=1e-4, atol=1e-4
+            )
+
+
+def test_statistics_travel_through_a_file_exactly(residual, tmp_path) -> None:
+    _, groups, x = residual
+    saved = collect_statistics(groups, x, np.arange(10) % 2, num_classes=2)
+    saved.save(tmp_path / "shard.npz")
+    loaded = Statistics.load(tmp_path / "shard.npz")
+    assert list(loaded.moments) == list(saved.moments)
+    for name, expected in saved.moments.items():
+        found = loaded.moments[name]
+        for one, other in ((found, expected), (found.landing, expected.landing)):
+            for entry in dataclasses.fields(one):
+                if entry.name != "landing":
+                    value, wanted = getattr(one, entry.name), getattr(other, entry.name)
+                    assert type(value) is type(wanted)
+                    np.testing.assert_array_equal(value, wanted)
+    doubled = loaded + saved
+    assert doubled.moments["stem"].count == 2 * saved.moments["stem"].count
+
+
+def test_a_file_with_something_else_in_it_is_refused(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"There are no statistics at '.*none.npz'"):
+        Statistics.load(tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("text")
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    np.savez(tmp_path / "pickled.npz", format=np.array([{}], dtype=object))
+    np.save(tmp_path / "array.npz.npy", np.zeros(2))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
+    for name in ("text", "other", "pickled", "array"):
+        with pytest.raises(DataError, match=rf"'.*{name}.npz' holds no statistics. Expected an "):
+            Statistics.load(tmp_path / f"{name}.npz")
 
 
 def test_statistics_of_different_models_or_classes_refuse_to_add(residual) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -95,10 +95,24 @@ class Reader:
         The places are drawn anew for each batch and are the same for the samples in it. Channel
         groups of a convolution count as places. All m slots of a flattened map are there.
         """
+
+        def choose(size: int) -> np.ndarray | None:
+            few = size <= positions
+            return None if few else generator.choice(size, positions, replace=False)
+
+        return self.rows_at(x, choose)
+
+    def rows_at(self, x: Tensor, choose: Callable[[int], Any]) -> Tensor:
+        """Return what `rows` does, at places that the caller chooses.
+
+        Args:
+            x: `(batch, ...)` input of the layer.
+            choose: takes the number of places, returns those wanted or `None` for all.
+        """
         seen = READERS[type(self.layer)].see(self.layer, x)
         seen = ops.reshape(seen, (ops.shape(seen)[0], -1, self.axis.group.size))
-        if seen.shape[1] > positions:
-            chosen = generator.choice(seen.shape[1], positions, replace=False)
+        chosen = choose(seen.shape[1])
+        if chosen is not None:
             seen = ops.take(seen, chosen, axis=1)
         if len(self.slots) == 1:
             return seen

@@ -1,0 +1,11 @@
+"""One pass over calibration data, summed: all that criteria and closed-form recoveries need.
+
+Statistics are taken at the inputs of the layers that read a group. They are sums, so shards add up
+with `+`, memory does not grow with the number of samples, and one forward pass serves everything.
+Products are computed on the backend; only `C x C` results come home, as float64.
+"""
+
+from edgeprune.statistics.collection import BATCH_SIZE, POSITIONS, collect_statistics
+from edgeprune.statistics.sums import Moments, Spread, Statistics
+
+__all__ = ["BATCH_SIZE", "POSITIONS", "Moments", "Spread", "Statistics", "collect_statistics"]

@@ -1,0 +1,221 @@
+"""One pass over calibration data: what readers see, summed on the backend."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property, reduce
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from edgeprune.graph import Call, run
+from edgeprune.groups import Groups
+from edgeprune.progress import SILENT, Progress
+from edgeprune.readers import Reader, channels_last, find_readers
+from edgeprune.statistics.sums import Moments, Spread, Statistics
+
+POSITIONS = 64
+BATCH_SIZE = 64
+COMPILED_FROM = 2 if keras.backend.backend() == "jax" else 8
+"""Full batches from which compiling pays: JAX is slow without, TensorFlow takes seconds for it."""
+
+Tensors = dict[str, list[Any]]
+Choose = Callable[[int], Any]
+"""From the number of places to those that are taken; `None` for all."""
+
+
+def collect_statistics(
+    groups: Groups,
+    inputs: np.ndarray,
+    targets: np.ndarray | None = None,
+    *,
+    num_classes: int = 1,
+    positions: int = POSITIONS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Statistics:
+    """Run the calibration samples through the model once and sum what its readers see.
+
+    Args:
+        groups: of the model; the model itself is in their graph.
+        inputs: `(n, ...)` preprocessed samples.
+        targets: `(n,)` class of each sample, 0 to `num_classes - 1`; all 0 if not given.
+        num_classes: number of classes.
+        positions: sampled positions per sample and reader.
+        batch_size: samples per forward pass.
+        seed: of the choice of positions.
+        progress: told after every batch.
+
+    Where there are many batches they are run by a compiled function, if the backend has that
+    (TensorFlow, JAX); the first one, and a last one of another size, are run layer by layer.
+
+    Returns:
+        The statistics of this data.
+
+    Raises:
+        ValueError: there are no samples.
+
+    Example:
+        >>> import keras
+        >>> from edgeprune.groups import find_groups
+        >>> model = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
+        >>> samples = np.array([[1, 0], [3, 4]], np.float32)
+        >>> collect_statistics(find_groups(model), samples).moments["hidden"].mean.tolist()
+        [[2.0, 2.0]]
+    """
+    if not len(inputs):
+        raise ValueError("Statistics need at least one sample. Got none.")
+    classes = np.zeros(len(inputs), np.int64) if targets is None else targets
+    collector = _Collector(groups, positions, np.random.default_rng(seed))
+    compiled = len(inputs) // batch_size >= COMPILED_FROM
+    starts = range(0, len(inputs), batch_size)
+    with progress.stage("statistics", len(starts)) as advance:
+
+        def observe(start: int) -> Statistics:
+            one_hot = np.eye(num_classes, dtype=np.float32)[classes[start : start + batch_size]]
+            batch = inputs[start : start + batch_size]
+            found = collector.observe(batch, one_hot, compiled and len(batch) == batch_size)
+            advance()
+            return found
+
+        return reduce(operator.add, map(observe, starts))
+
+
+class _Collector:
+    """Runs batches through a model and takes the moments of each.
+
+    Attributes:
+        sizes: places that each call of a reader offered in the first batch, in call order.
+        rows: path of a reader -> rows per sample, over all its calls.
+        landed: path of a reader -> positions per sample where its output lands.
+    """
+
+    def __init__(self, groups: Groups, positions: int, generator: np.random.Generator) -> None:
+        self.graph = groups.graph
+        self.positions = positions
+        self.generator = generator
+        self.readers = {reader.path: reader for reader in find_readers(groups)}
+        self.landings: dict[int | None, list[Reader]] = {}
+        for reader in self.readers.values():
+            self.landings.setdefault(reader.landing.tensor, []).append(reader)
+        self.sizes: list[int] = []
+        self.rows: dict[str, int] = {}
+        self.landed: dict[str, int] = {}
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return _Observer(self._sum_up, self.positions)
+
+    def observe(self, batch: np.ndarray, one_hot: np.ndarray, compiled: bool) -> Statistics:
+        """Return the statistics of one batch.
+
+        Args:
+            batch: `(n, ...)` samples.
+            one_hot: `(n, classes)`.
+            compiled: whether to use the compiled function, for batches of the first one's shape.
+        """
+        if compiled and self.sizes:
+            chosen = [self._choose(size) for size in self.sizes]
+            places = [one for one in chosen if one is not None]
+            found = self._compiled.predict_on_batch([batch, one_hot, *places])
+        else:
+            self.sizes = []
+            found = self._sum_up(ops.convert_to_tensor(batch), one_hot, self._choose_next)
+        classes = one_hot.sum(0).astype(np.float64)
+        calls = Counter(call.path for call in self.graph.calls)
+        return Statistics(
+            {
+                path: self._moments(path, sums, classes * calls[path], len(batch))
+                for path, sums in found.items()
+            }
+        )
+
+    def _moments(self, path: str, sums: list[Any], classes: np.ndarray, samples: int) -> Moments:
+        """Bring the sums of a reader home, and count what they were taken over."""
+        total, gram, class_total, class_squares, *landed = map(_bring_home, sums)
+        landing = Spread(self.landed[path] * samples, *landed) if landed else Spread()
+        count = self.rows[path] * samples
+        return Moments(count, total, gram, classes, class_total, class_squares, landing)
+
+    def _choose_next(self, size: int) -> np.ndarray | None:
+        self.sizes.append(size)
+        return self._choose(size)
+
+    def _choose(self, size: int) -> np.ndarray | None:
+        """Draw places anew; `None` where all are taken."""
+        if size <= self.positions:
+            return None
+        return self.generator.choice(size, self.positions, replace=False).astype(np.int32)
+
+    def _sum_up(self, batch: Any, one_hot: Any, choose: Choose) -> Tensors:
+        """Return the sums of each reader, and of where its output lands, as tensors."""
+        sums: Tensors = {}
+        spreads: Tensors = {}
+        self.rows.clear()
+
+        def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            reader = self.readers.get(call.path)
+            if reader is not None:
+                rows = reader.rows_at(args[0], choose)
+                found = _sum(reader, rows, one_hot)
+                before = sums.get(call.path)
+                sums[call.path] = (
+                    found if before is None else list(map(operator.add, before, found))
+                )
+                self.rows[call.path] = self.rows.get(call.path, 0) + rows.shape[1]
+            result = call.operation(*args, **kwargs)
+            for lands in self.landings.get(call.outputs[0].number, []):
+                landed = channels_last(lands.layer, result)
+                spreads[lands.path] = _spread(landed)
+                self.landed[lands.path] = int(np.prod(landed.shape[1:-1]))
+            return result
+
+        run(self.graph, [batch], on_call)
+        return {path: found + spreads.get(path, []) for path, found in sums.items()}
+
+
+class _Observer(keras.Model):
+    """What Keras compiles on every backend that compiles."""
+
+    def __init__(self, sum_up: Callable[[Any, Any, Choose], Tensors], positions: int) -> None:
+        super().__init__(name="observer", autocast=False)
+        self._sum_up = sum_up
+        self._positions = positions
+        self.compile(jit_compile=keras.backend.backend() == "jax")
+
+    def call(self, given: list[Any]) -> Tensors:
+        """Take samples, their classes, and the places of every reader that offers too many."""
+        batch, one_hot, *chosen = given
+        places = iter(chosen)
+        return self._sum_up(
+            batch, one_hot, lambda size: next(places) if size > self._positions else None
+        )
+
+
+def _sum(reader: Reader, rows: Any, one_hot: Any) -> list[Any]:
+    """Return the sums of `Moments` that are not counts, in its order, as tensors."""
+    pooled = ops.mean(rows, axis=1)
+    flat = ops.reshape(rows, (-1, rows.shape[-1]))
+    by_slot = rows if len(reader.slots) > 1 else ops.expand_dims(flat, 1)
+    by_class = ops.transpose(one_hot)
+    return [
+        ops.sum(by_slot, axis=0),
+        ops.matmul(ops.transpose(flat), flat),
+        ops.matmul(by_class, pooled),
+        ops.matmul(by_class, ops.square(pooled)),
+    ]
+
+
+def _spread(x: Any) -> list[Any]:
+    flat = ops.reshape(x, (-1, x.shape[-1]))
+    return [ops.sum(flat, axis=0), ops.sum(ops.square(flat), axis=0)]
+
+
+def _bring_home(x: Any) -> np.ndarray:
+    return np.asarray(ops.convert_to_numpy(x), dtype=np.float64)
