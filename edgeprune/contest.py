@@ -17,7 +17,7 @@ from edgeprune.methods import Method
 from edgeprune.plan import Plan
 from edgeprune.planning import make_plan
 from edgeprune.progress import Progress
-from edgeprune.recovery import RECOVERIES, Loss, recalibrate
+from edgeprune.recovery import CONTENDERS, RECOVERIES, Loss, recalibrate
 from edgeprune.stopwatch import Stopwatch
 from edgeprune.surgery import slim
 from edgeprune.validation import Grade, Judge
@@ -155,7 +155,7 @@ class Contest:
         settings = entry.method.settings
         plan = make_plan(
             self.evidence, self.costs, self.budgets,
-            method=entry.method, step=self.step, progress=self.progress,
+            method=entry.method, step=self.step, measure=self._measure, progress=self.progress,
         )  # fmt: skip
         if not settings.generations or not plan.keep:
             return plan, []
@@ -205,12 +205,17 @@ class Contest:
                 for candidate, model in self._recover(entry, plan, smaller)
             ]
 
+    def _measure(self, plan: Plan) -> float:
+        """Return the accuracy by a plan after the fold; without classes, how close outputs stay."""
+        grade = self.judge.grade(self._loss(plan, self._slim(plan)).folded)
+        return grade.accuracy if self.judge.samples.targets.size else grade.closeness
+
     def _recover(
         self, entry: Entry, plan: Plan, smaller: keras.Model
     ) -> list[tuple[Candidate, keras.Model]]:
         """Try the recoveries that are asked for."""
         method, loss = entry.method, self._loss(plan, smaller)
-        names = list(RECOVERIES) if method.recovery == "auto" else [method.recovery]
+        names = list(CONTENDERS) if method.recovery == "auto" else [method.recovery]
         options = {"auto": (False, True), "on": (True,), "off": (False,)}[method.recalibration]
         found: list[tuple[Candidate, keras.Model]] = []
         with self.progress.stage("recovery", len(names) * len(options)) as advance:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +36,7 @@ def make_plan(
     *,
     method: Method = METHODS["auto"],
     step: int = DEFAULT_STEP,
+    measure: Callable[[Plan], float] | None = None,
     progress: Progress = SILENT,
 ) -> Plan:
     """Rank the channels of every group, choose widths for the budget, and write down what stays.
@@ -49,6 +50,7 @@ def make_plan(
         budget: what must be met, all of several.
         method: its criterion, allocation and settings count.
         step: see `allowed_widths`.
+        measure: how good the model is by a plan, for allocations that measure.
         progress: told after every group.
 
     Raises:
@@ -62,10 +64,18 @@ def make_plan(
         seen = replace(evidence, widths=widths, settings=method.settings)
         rankings = rank_groups(seen, method.criterion, progress)
         before = widths
-        widths = allocate(Problem(groups, rankings, limits, step))
+        graded = None if measure is None else _by_widths(measure, evidence, rankings)
+        widths = allocate(Problem(groups, rankings, limits, step, graded, progress))
         if widths == before:
             break
     return write_plan(evidence, rankings, widths)
+
+
+def _by_widths(
+    measure: Callable[[Plan], float], evidence: Evidence, rankings: Mapping[str, Ranking]
+) -> Callable[[Mapping[str, int]], float]:
+    """Return how good the model is when some groups keep the first channels of their rankings."""
+    return lambda widths: measure(write_plan(evidence, rankings, widths))
 
 
 def rank_groups(evidence: Evidence, criterion: str, progress: Progress) -> dict[str, Ranking]:

@@ -179,6 +179,68 @@ def test_the_replacement_is_what_regression_finds() -> None:
     np.testing.assert_allclose(offset[0], rows[:, ~kept].mean(0))
 
 
+def test_one_channel_in_place_of_another_is_the_best_single_regression_or_copy() -> None:
+    generator = np.random.default_rng(1)
+    rows = generator.normal(size=(400, 3)) @ generator.normal(size=(3, 6)) + 2
+    rows += 0.5 * generator.normal(size=rows.shape)
+    zeros = np.zeros((1, 6))
+    moments = Moments(400, rows.sum(0)[None], rows.T @ rows, np.array([400.0]), zeros, zeros)
+    kept = np.array([True, False, True, True, False, True])
+    names = np.nonzero(kept)[0]
+    lost = {}
+    for replacement in ("mean", "correlated", "affine", "least_squares"):
+        transfer, offset = replace_channels(moments, kept, replacement)
+        found = rows[:, kept] @ transfer + offset
+        lost[replacement] = np.square(rows[:, ~kept] - found).mean(axis=0)
+        np.testing.assert_allclose(found.mean(axis=0), rows[:, ~kept].mean(axis=0))
+        if replacement in {"correlated", "affine"}:
+            for column, removed in enumerate(np.nonzero(~kept)[0]):
+                one = names[transfer[:, column] != 0]
+                by_channel = np.array(
+                    [np.corrcoef(rows[:, removed], rows[:, k])[0, 1] for k in names]
+                )
+                if replacement == "correlated":
+                    assert one.tolist() == [names[by_channel.argmax()]]
+                    assert transfer[:, column].max() == 1
+                else:
+                    assert one.tolist() == [names[np.abs(by_channel).argmax()]]
+                    slope, _ = np.polyfit(rows[:, one[0]], rows[:, removed], 1)
+                    assert transfer[:, column].sum() == pytest.approx(slope)
+    assert (lost["least_squares"] <= lost["affine"]).all()
+    assert (lost["affine"] <= np.minimum(lost["mean"], lost["correlated"]) + 1e-9).all()
+
+
+def test_a_channel_that_goes_against_all_others_is_not_copied() -> None:
+    rows = np.array([[1.0, -1.0], [2.0, -2.0], [3.0, -3.0]])
+    zeros = np.zeros((1, 2))
+    moments = Moments(3, rows.sum(0)[None], rows.T @ rows, np.array([3.0]), zeros, zeros)
+    kept = np.array([True, False])
+    assert not replace_channels(moments, kept, "correlated")[0].any()
+    assert replace_channels(moments, kept, "affine")[0].item() == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("replacement", ["correlated", "affine", "least_squares"])
+@pytest.mark.parametrize("name", ["conv", "same", "strided", "no bias", "pooled"])
+def test_a_channel_that_is_there_twice_leaves_by_any_of_the_folds(name, replacement) -> None:
+    model = build(name)
+    copy_filter(model.get_layer("writer"), np.eye(6)[1], 4)
+    x = images(model)
+    folded = fold_channels(model, {"writer": (0, 1, 2, 3, 5)}, x, replacement)
+    assert error(model, folded, x) < 5e-3
+
+
+@pytest.mark.parametrize("replacement", ["mean", "correlated", "affine", "least_squares"])
+def test_dead_and_constant_channels_are_no_trouble(replacement) -> None:
+    model = build("conv")
+    writer = model.get_layer("writer")
+    kernel, bias = writer.get_weights()
+    kernel[..., :3], bias[:3] = 0, (0, 2, -1)
+    writer.set_weights([kernel, bias])
+    x = images(model)
+    folded = fold_channels(model, {"writer": (0, 3, 4, 5)}, x, replacement)
+    assert error(model, folded, x) < 1e-4
+
+
 def test_normalization_takes_the_constant_of_a_layer_without_bias() -> None:
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(6, 3, activation="relu", name="writer")(inputs)

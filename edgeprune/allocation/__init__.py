@@ -6,6 +6,13 @@ from edgeprune.allocation.constraints import Constraints, CostLimits, check_budg
 from edgeprune.allocation.gain import allocate_by_gain
 from edgeprune.allocation.problem import Problem, give_back
 from edgeprune.allocation.submodular import allocate_submodular
+from edgeprune.allocation.ranked import allocate_by_score
+from edgeprune.allocation.sensitivity import (
+    Sensitivity,
+    allocate_by_sensitivity,
+    measure_sensitivity,
+)
+from edgeprune.allocation.uniform import allocate_uniformly
 from edgeprune.allocation.widths import (
     DEFAULT_STEP,
     Ranking,
@@ -20,6 +27,9 @@ Allocation = Callable[[Problem], dict[str, int]]
 ALLOCATIONS: dict[str, Allocation] = {
     "gain": allocate_by_gain,
     "submodular": allocate_submodular,
+    "global": allocate_by_score,
+    "sensitivity": allocate_by_sensitivity,
+    "uniform": allocate_uniformly,
 }
 
 __all__ = [
@@ -30,13 +40,18 @@ __all__ = [
     "CostLimits",
     "Problem",
     "Ranking",
+    "Sensitivity",
     "allocate_by_gain",
     "allocate_submodular",
+    "allocate_by_score",
+    "allocate_by_sensitivity",
+    "allocate_uniformly",
     "allowed_widths",
     "check_budget",
     "fix_classes",
     "give_back",
     "keep_channels",
+    "measure_sensitivity",
     "smallest_cost",
     "smallest_widths",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +10,7 @@ from edgeprune.allocation.constraints import Constraints
 from edgeprune.allocation.widths import DEFAULT_STEP, Ranking, allowed_widths, smallest_widths
 from edgeprune.errors import BudgetError
 from edgeprune.groups import Groups
+from edgeprune.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,17 @@ class Problem:
         rankings: of every removable group.
         constraints: what must be met.
         step: see `allowed_widths`.
+        measure: widths of narrowed groups, the others whole -> how good the model then is on
+            validation samples, larger being better; for allocations that measure.
+        progress: for these.
     """
 
     groups: Groups
     rankings: Mapping[str, Ranking]
     constraints: Constraints
     step: int = DEFAULT_STEP
+    measure: Callable[[Mapping[str, int]], float] | None = None
+    progress: Progress = SILENT
 
     @cached_property
     def choices(self) -> dict[str, tuple[int, ...]]:

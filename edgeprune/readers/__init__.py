@@ -7,14 +7,16 @@ from edgeprune.readers.kinds import (
     count_places,
     kernel_matrix,
     take_patches,
+    take_windows,
     tap_coverage,
 )
-from edgeprune.readers.landings import Landing
+from edgeprune.readers.landings import Landing, LandingFinder
 from edgeprune.readers.reader import Reader, find_readers
 
 __all__ = [
     "READERS",
     "Landing",
+    "LandingFinder",
     "Reader",
     "assign_kernel",
     "channels_last",
@@ -22,5 +24,6 @@ __all__ = [
     "find_readers",
     "kernel_matrix",
     "take_patches",
+    "take_windows",
     "tap_coverage",
 ]

@@ -102,6 +102,26 @@ def take_patches(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
     channels = seen.shape[-1]
     if not kind.slides:
         return ops.take(ops.reshape(seen, (-1, 1, channels)), places, axis=0)
+    return _gather_windows(layer, seen, places)
+
+
+def take_windows(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
+    """Gather what a depthwise kernel slides over, as `take_patches` does for readers.
+
+    Args:
+        layer: a depthwise convolution.
+        x: its input.
+        places: `(n,)` output positions, counted over samples, rows, columns.
+
+    Returns:
+        `(n, taps, channels)`.
+    """
+    return _gather_windows(layer, channels_last(layer, x), places)
+
+
+def _gather_windows(layer: Any, seen: Tensor, places: np.ndarray) -> Tensor:
+    """Gather windows of a map, channels last."""
+    channels = seen.shape[-1]
     batch, *size = (int(n) for n in seen.shape[:-1])
     spans = _spans(layer, size)
     seen = ops.pad(seen, ((0, 0), *((span.before, span.after) for span in spans), (0, 0)))

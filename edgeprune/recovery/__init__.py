@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
@@ -11,10 +12,16 @@ import numpy as np
 from edgeprune.groups import Groups
 from edgeprune.plan import Plan
 from edgeprune.progress import SILENT, Progress
+from edgeprune.recovery.augmentation import augment, is_image
 from edgeprune.recovery.folds import fold
+from edgeprune.recovery.heads import refit_head
 from edgeprune.recovery.recalibration import recalibrate
 from edgeprune.recovery.refitting import refit
 from edgeprune.statistics import Statistics
+
+COPIES = 4
+CONTENDERS = ("least_squares", "refit", "refit_augmented", "refit_head")
+"""What `auto` tries: on calibration data none of the others is better than all of these."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,28 @@ class Loss:
     seed: int = 0
     progress: Progress = SILENT
 
+    @cached_property
+    def folded(self) -> keras.Model:
+        """The slim model after the least-squares fold: where refits start."""
+        return fold(self.smaller, self.groups, self.plan, self.statistics, "least_squares")
+
+    @cached_property
+    def refitted(self) -> keras.Model:
+        """The slim model after fold and refit: where the refit of the head starts."""
+        return self._refit(self.inputs)
+
+    @cached_property
+    def augmented(self) -> keras.Model:
+        """The same, refitted on mirrored and shifted images as well."""
+        if not is_image(self.inputs):
+            return self.refitted
+        return self._refit(augment(self.inputs, COPIES, seed=self.seed))
+
+    def _refit(self, inputs: np.ndarray) -> keras.Model:
+        return refit(
+            self.folded, self.groups, self.plan, inputs, seed=self.seed, progress=self.progress
+        )
+
 
 Recovery = Callable[[Loss], keras.Model]
 
@@ -53,28 +82,45 @@ def fold_means(loss: Loss) -> keras.Model:
     return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "mean")
 
 
+def fold_correlated(loss: Loss) -> keras.Model:
+    """Replace every removed channel by the kept one that goes along with it best."""
+    return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "correlated")
+
+
+def fold_affine(loss: Loss) -> keras.Model:
+    """Replace every removed channel by the best affine function of one kept channel."""
+    return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "affine")
+
+
 def fold_least_squares(loss: Loss) -> keras.Model:
     """Replace every removed channel by the best affine combination of the kept ones."""
-    return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "least_squares")
+    return loss.folded
 
 
 def refit_kernels(loss: Loss) -> keras.Model:
     """Fold by least squares, then solve the readers' kernels again, front to back."""
-    return refit(
-        fold_least_squares(loss),
-        loss.groups,
-        loss.plan,
-        loss.inputs,
-        seed=loss.seed,
-        progress=loss.progress,
-    )
+    return loss.refitted
+
+
+def refit_on_augmented_images(loss: Loss) -> keras.Model:
+    """Fold and refit with mirrored and shifted images beside the samples."""
+    return loss.augmented
+
+
+def refit_kernels_and_head(loss: Loss) -> keras.Model:
+    """Refit on augmented images, then the head on the kept classes' logits."""
+    return refit_head(loss.augmented, loss.groups, loss.plan, loss.inputs)
 
 
 RECOVERIES: dict[str, Recovery] = {
     "none": keep_as_cut,
     "mean": fold_means,
+    "correlated": fold_correlated,
+    "affine": fold_affine,
     "least_squares": fold_least_squares,
     "refit": refit_kernels,
+    "refit_augmented": refit_on_augmented_images,
+    "refit_head": refit_kernels_and_head,
 }
 
-__all__ = ["RECOVERIES", "Loss", "Recovery", "recalibrate"]
+__all__ = ["CONTENDERS", "RECOVERIES", "Loss", "Recovery", "recalibrate"]

@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from keras import layers, ops
 
+from edgeprune.graph import Call
+from edgeprune.groups import Axis, Groups
+from edgeprune.readers import Landing, LandingFinder
+
 ROUNDS = 4
 
 
-def can_refit_depthwise(layer: Any) -> bool:
-    """Whether a layer is a depthwise convolution with one output per channel, channels last."""
-    return (
-        type(layer) is layers.DepthwiseConv2D
-        and layer.depth_multiplier == 1
-        and layer.data_format == "channels_last"
-    )
+@dataclass(frozen=True)
+class Depthwise:
+    """A depthwise convolution with one output per channel that is called once.
+
+    Attributes:
+        call: of the original.
+        axis: the axis of its kernel that holds the channels.
+        landing: where its output ends up.
+    """
+
+    call: Call
+    axis: Axis
+    landing: Landing
+
+    @property
+    def path(self) -> str:
+        """Path of the layer."""
+        return self.call.path
+
+    @property
+    def layer(self) -> Any:
+        """The layer of the model the groups were traced on."""
+        return self.call.operation
+
+
+def find_depthwise(groups: Groups) -> tuple[Depthwise, ...]:
+    """Return the depthwise convolutions that can be refitted, in call order.
+
+    Args:
+        groups: of the model.
+    """
+    times = Counter(call.path for call in groups.graph.calls)
+    axes = {(axis.layer, axis.weight, axis.axis): axis for axis in groups.axes}
+    landings = LandingFinder(groups.graph)
+    found = []
+    for call in groups.graph.calls:
+        layer = call.operation
+        if type(layer) not in {layers.DepthwiseConv1D, layers.DepthwiseConv2D}:
+            continue
+        axis = axes.get((call.path, 0, len(layer.kernel.shape) - 2))
+        if layer.depth_multiplier == 1 and times[call.path] == 1 and axis is not None:
+            found.append(Depthwise(call, axis, landings.find(call)))
+    return tuple(found)
 
 
 def fit_depthwise(
@@ -75,7 +117,7 @@ def fit_depthwise(
 def _taps(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return kernel `(taps, channels)` and bias `(channels,)` of a depthwise layer."""
     kernel = np.asarray(ops.convert_to_numpy(layer.kernel), dtype=np.float32)
-    kernel = kernel.reshape(-1, kernel.shape[2])
+    kernel = kernel.reshape(-1, kernel.shape[-2])
     if layer.use_bias:
         return kernel, np.asarray(ops.convert_to_numpy(layer.bias), dtype=np.float32)
     return kernel, np.zeros(kernel.shape[1], np.float32)

@@ -20,8 +20,10 @@ from edgeprune.replica import operations_by_path
 from edgeprune.statistics import Moments, Statistics
 from edgeprune.surgery import channel_ranks, kept_positions
 
-Replacement = Literal["mean", "least_squares"]
+Replacement = Literal["mean", "correlated", "affine", "least_squares"]
 RIDGE = 1e-4
+LEAST_VARIANCE = 1e-9
+TINY = float(np.finfo(float).tiny)
 
 
 def fold(
@@ -38,10 +40,13 @@ def fold(
         groups: of the original, which is in their graph.
         plan: what was kept.
         statistics: of the original on calibration data.
-        replacement: `mean` replaces a channel by its mean (after Guo and Potkonjak, "Pruning
-            ConvNets Online for Efficient Specialist Models", 2017); `least_squares` by the best
-            affine combination of all kept channels that the reader sees (interpolative
-            decomposition, after Zhang et al., CHaPR, 2020).
+        replacement: `mean` replaces a channel by its mean, `correlated` by the kept channel that
+            goes along with it best, moved to its mean (both after Guo and Potkonjak, "Pruning
+            ConvNets Online for Efficient Specialist Models", 2017; ours: the correlation keeps its
+            sign); `affine` by the best affine function of one kept channel, never worse than these
+            two on the calibration data; `least_squares` by the best affine combination of all kept
+            channels that the reader sees (interpolative decomposition, after Zhang et al., CHaPR,
+            2020).
 
     Returns:
         A new model of the same size; a reader without bias and BatchNorm behind it has one more.
@@ -99,13 +104,33 @@ def replace_channels(
         T `(kept, removed)` and b `(m, removed)`, one for each slot (see `Reader.slots`).
     """
     mean = moments.mean
-    if replacement == "mean":
-        return np.zeros((kept.sum(), (~kept).sum())), mean[:, ~kept]
-    covariance = moments.covariance
-    inner = covariance[np.ix_(kept, kept)]
-    ridge = RIDGE * max(float(np.diag(inner).mean()), np.finfo(float).tiny)
-    transfer = np.linalg.solve(inner + ridge * np.eye(len(inner)), covariance[np.ix_(kept, ~kept)])
+    transfer = _transfer(moments.covariance, kept, replacement)
     return transfer, mean[:, ~kept] - mean[:, kept] @ transfer
+
+
+def _transfer(covariance: np.ndarray, kept: np.ndarray, replacement: Replacement) -> np.ndarray:
+    """Return `(kept, removed)` coefficients of the kept channels."""
+    cross = covariance[np.ix_(kept, ~kept)]
+    if replacement == "mean":
+        return np.zeros_like(cross)
+    inner = covariance[np.ix_(kept, kept)]
+    if replacement == "least_squares":
+        ridge = RIDGE * max(float(np.diag(inner).mean()), TINY)
+        return np.asarray(np.linalg.solve(inner + ridge * np.eye(len(inner)), cross))
+    own, of_removed = np.diag(inner)[:, None], np.diag(covariance)[~kept]
+    alive = own > LEAST_VARIANCE * max(float(own.max()), TINY)
+    slope = np.where(alive, cross / np.where(alive, own, 1), 0)
+    if replacement == "affine":
+        gain, slope_of = slope * cross, slope
+    else:
+        size = np.sqrt(np.maximum(own * of_removed, 0))
+        usable = alive & (size > TINY)
+        gain, slope_of = np.where(usable, cross / np.where(usable, size, 1), 0), np.ones_like(cross)
+    transfer = np.zeros_like(cross)
+    best, column = gain.argmax(axis=0), np.arange(cross.shape[1])
+    chosen = gain[best, column] > 0
+    transfer[best[chosen], column[chosen]] = slope_of[best, column][chosen]
+    return transfer
 
 
 def _kept_slots(reader: Reader, kept: np.ndarray) -> np.ndarray:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from edgeprune.readers import Reader
+from edgeprune.readers import Landing
 from edgeprune.replica import operations_by_path, rebuild, replicate, reproduce, set_weights
 
 
-def give_biases(smaller: keras.Model, readers: Iterable[Reader]) -> keras.Model:
+class Receiver(Protocol):
+    """A layer whose output a recovery shifts."""
+
+    @property
+    def path(self) -> str:
+        """Path of the layer."""
+        ...
+
+    @property
+    def landing(self) -> Landing:
+        """Where its output ends up."""
+        ...
+
+
+def give_biases(smaller: keras.Model, readers: Iterable[Receiver]) -> keras.Model:
     """Return a copy in which readers can take a constant.
 
     A reader without a bias gets one, at zero, unless a BatchNormalization follows: Keras subtracts
@@ -44,7 +58,7 @@ def give_biases(smaller: keras.Model, readers: Iterable[Reader]) -> keras.Model:
     return copy
 
 
-def add_constant(operations: Mapping[str, Any], reader: Reader, constant: np.ndarray) -> None:
+def add_constant(operations: Mapping[str, Any], reader: Receiver, constant: np.ndarray) -> None:
     """Add a constant to what a reader of a slim model gives, in its bias or the next BatchNorm.
 
     Args:

@@ -10,38 +10,40 @@ Convolutional Networks" (2015), that what a ReLU sets to zero anyway need not be
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from edgeprune.graph import build_graph
+from edgeprune.graph import Call, build_graph
 from edgeprune.groups import Groups
 from edgeprune.plan import Plan
 from edgeprune.progress import SILENT, Progress
 from edgeprune.readers import (
+    Landing,
     Reader,
     assign_kernel,
-    channels_last,
     count_places,
     find_readers,
     kernel_matrix,
-    take_patches,
+    take_windows,
 )
 from edgeprune.recovery.batches import Values, execute, make_batches, release
+from edgeprune.recovery.depthwise import Depthwise, find_depthwise, fit_depthwise
 from edgeprune.recovery.equations import Equations
 from edgeprune.recovery.intercepts import add_constant, give_biases
+from edgeprune.recovery.matching import Sample, home, join, knows, match, scale_and_shift
 from edgeprune.replica import operations_by_path
 from edgeprune.surgery import channel_ranks, kept_positions
 
 RIDGE = 1e-3
-ROWS = 12288
-MOST_UNKNOWNS = 5000
-"""Kernels that read more numbers per output than this stay as they are: the system is too large."""
-LEAST_SCALE = np.float32(1e-6)
+ROWS = 36864
+MOST_NUMBERS = 2**25
+"""Numbers in the patches of one layer: wide kernels are solved at fewer places."""
 
 Pair = tuple[Values, Values]
+Refitted = Reader | Depthwise
 
 
 def refit(
@@ -56,8 +58,9 @@ def refit(
 ) -> keras.Model:
     """Return the slim model with the kernels of its readers solved again, front to back.
 
-    Layers before the first removed channel, layers that are called several times, and kernels too
-    large for one linear system stay as they are.
+    Layers before the first removed channel stay as they are. A layer that is called several times
+    is solved for all its calls together, before the first of them. Memory is bounded: wide kernels
+    are solved at fewer places, by the smaller of the two normal systems.
 
     Args:
         smaller: `slim(model, plan)` or a fold of it; not changed.
@@ -85,40 +88,43 @@ def refit(
         True
     """
     ranks = channel_ranks(groups, plan)
-    readers = _find_affected(groups, ranks)
-    result = give_biases(smaller, readers)
+    layers = _find_affected(groups, ranks)
+    result = give_biases(smaller, layers)
     batches = make_batches(groups.graph, inputs, models=2)
     with progress.stage("refit", len(groups.graph.calls)) as advance:
         lockstep = _Lockstep(groups, ranks, result, ridge, seed)
-        lockstep.run({reader.path: reader for reader in readers}, batches, advance)
+        lockstep.run({layer.path: layer for layer in layers}, batches, advance)
     return result
 
 
-def _find_affected(groups: Groups, ranks: list[np.ndarray]) -> list[Reader]:
-    """Return the readers that lose channels, or see what such layers make."""
-    shrunk = {
-        axis.layer
-        for axis in groups.axes
-        if axis.role == "reads" and len(kept_positions(axis, ranks)) < axis.group.size
-    }
+def _find_affected(groups: Groups, ranks: list[np.ndarray]) -> list[Refitted]:
+    """Return the layers that lose channels they read, or see what such layers make."""
+    shrunk = _find_shrunk(groups, ranks)
     changed: set[int] = set()
     affected = set()
     for call in groups.graph.calls:
         if call.path in shrunk or any(ref.number in changed for ref in call.inputs):
             affected.add(call.path)
             changed.update(ref.number for ref in call.outputs)
-    return [
-        reader
-        for reader in find_readers(groups)
-        if reader.path in affected
-        and not reader.shared
-        and _count_unknowns(reader, ranks) <= MOST_UNKNOWNS
-    ]
+    readers = [_land_alone(r) for r in find_readers(groups) if r.path in affected]
+    return [*readers, *(layer for layer in find_depthwise(groups) if layer.path in affected)]
 
 
-def _count_unknowns(reader: Reader, ranks: list[np.ndarray]) -> int:
-    taps = kernel_matrix(reader.layer).shape[0]
-    return taps * len(kept_positions(reader.axis, ranks))
+def _find_shrunk(groups: Groups, ranks: list[np.ndarray]) -> set[str]:
+    """Return the paths of layers that read fewer channels than before."""
+    return {
+        axis.layer
+        for axis in groups.axes
+        if axis.role == "reads" and len(kept_positions(axis, ranks)) < axis.group.size
+    }
+
+
+def _land_alone(reader: Reader) -> Reader:
+    """Let a layer that is called several times be judged on its own output at all its calls."""
+    if not reader.shared:
+        return reader
+    rectified = getattr(reader.layer.activation, "__name__", "") == "relu"
+    return replace(reader, landing=Landing(None, rectified))
 
 
 class _Lockstep:
@@ -134,32 +140,35 @@ class _Lockstep:
         self.generator = np.random.default_rng(seed)
 
     def run(
-        self, readers: Mapping[str, Reader], batches: Sequence[Any], advance: Callable[[], None]
+        self, layers: Mapping[str, Refitted], batches: Sequence[Any], advance: Callable[[], None]
     ) -> None:
-        """Refit every reader when its turn comes."""
+        """Refit every layer when its turn comes."""
         original, slim = self.graphs
         last = original.last_uses()
+        waiting = dict(layers)
         values: list[Pair] = [
             ({original.inputs[0].number: batch}, {slim.inputs[0].number: batch})
             for batch in batches
         ]
         for index, (call, slim_call) in enumerate(zip(original.calls, slim.calls, strict=True)):
-            if call.path in readers:
-                self._refit(readers[call.path], values)
+            layer = waiting.pop(call.path, None)
+            if isinstance(layer, Depthwise):
+                self._refit_depthwise(layer, values)
+            elif layer is not None:
+                self._refit(layer, self._sample_calls(layer, index, values))
             for before, after in values:
                 execute(call, before)
                 execute(slim_call, after)
             release(call, index, last, [held for pair in values for held in pair])
             advance()
 
-    def _refit(self, reader: Reader, values: Sequence[Pair]) -> None:
+    def _refit(self, reader: Reader, sample: tuple[Sample, bool]) -> None:
         """Find the kernel and the constant that bring a reader closest to the original."""
+        (patches, found, wanted), whole = sample
         layer, normalization = self._slim_layers(reader)
         kernel = kernel_matrix(layer)
-        parts = [self._sample(reader, *pair, ROWS // len(values)) for pair in values]
-        patches, found, wanted = (np.concatenate(part) for part in zip(*parts, strict=True))
-        scale, _ = _scale_and_shift(normalization, kernel.shape[-1])
-        rectified = reader.landing.rectified and all(_knows(reader, *pair) for pair in values)
+        scale, _ = scale_and_shift(normalization, kernel.shape[-1])
+        rectified = reader.landing.rectified and whole
         blocks = patches.shape[-1] // kernel.shape[1]  # channel groups of the convolution
         change, constant = np.empty_like(kernel), np.empty(kernel.shape[-1])
         for x, outputs in zip(
@@ -174,72 +183,73 @@ class _Lockstep:
         assign_kernel(layer, kernel + change)
         add_constant(self.operations, reader, constant)
 
-    def _slim_layers(self, reader: Reader) -> tuple[Any, Any]:
-        """Return a reader and the BatchNormalization behind it in the slim model."""
-        normalization = reader.landing.normalization
-        return self.operations[reader.path], (
+    def _slim_layers(self, layer: Refitted) -> tuple[Any, Any]:
+        """Return a layer and the BatchNormalization behind it in the slim model."""
+        normalization = layer.landing.normalization
+        return self.operations[layer.path], (
             None if normalization is None else self.operations[normalization.path]
         )
 
-    def _sample(
-        self, reader: Reader, before: Values, after: Values, count: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what the slim reader multiplies with, and what lands: there, and in the original.
+    def _sample_calls(
+        self, reader: Reader, index: int, values: Sequence[Pair]
+    ) -> tuple[Sample, bool]:
+        """Return samples of all calls of a reader, the next of which has this index.
 
-        Shapes `(n, taps, channels)` and twice `(n, kept outputs)`, for sampled places.
+        To see the later ones, both models run on as they are now. The second result says whether
+        all that is added to its output was known.
         """
-        number = reader.call.inputs[0].number
-        total = count_places(reader.layer, before[number])
-        chosen = self.generator.choice(total, min(total, max(count, 1)), replace=False)
-        added = reader.landing.added if _knows(reader, before, after) else ()
+        graph = self.graphs[0]
+        calls = [i for i, call in enumerate(graph.calls) if call.path == reader.path]
+        count = _count_rows(kernel_matrix(self.operations[reader.path])) // len(calls)
+        share = max(count // len(values), 1)
+        samples, whole = [], True
+        for before, after in values:
+            whole = whole and knows(reader.landing, before, after)
+            ahead = dict(before), dict(after)
+            for number in range(index, calls[-1] + 1):
+                if number in calls:
+                    samples.append(self._sample(reader, graph.calls[number], ahead, share))
+                if number < calls[-1]:
+                    for of_model, held in zip(self.graphs, ahead, strict=True):
+                        execute(of_model.calls[number], held)
+        return join(samples), whole
+
+    def _sample(self, reader: Reader, call: Call, values: Pair, count: int) -> Sample:
+        """Match a reader with the original at some places of one batch."""
+        before, after = values
+        number = call.inputs[0].number
         layer, normalization = self._slim_layers(reader)
-        patches = _home(take_patches(layer, after[number], chosen))
-        found = _multiply(layer, normalization, patches)
-        seen = _home(take_patches(reader.layer, before[number], chosen))
-        own = reader.landing.normalization
-        wanted = _multiply(reader.layer, None if own is None else own.operation, seen)
-        for other in added:
-            found += _rows(channels_last(layer, after[other]), chosen)
-            wanted += _rows(channels_last(layer, before[other]), chosen)
-        return patches, found, wanted[:, kept_positions(reader.outputs, self.ranks)]
+        kept = kept_positions(reader.outputs, self.ranks)
+        places = self._choose(count_places(reader.layer, before[number]), count)
+        seen = (before[number], before), (after[number], after)
+        return match(reader, layer, normalization, kept, *seen, places)
+
+    def _choose(self, total: int, count: int) -> np.ndarray:
+        return self.generator.choice(total, min(total, count), replace=False)
+
+    def _refit_depthwise(self, depthwise: Depthwise, values: Sequence[Pair]) -> None:
+        """Find the taps and the constant of every channel that are closest to the original."""
+        layer, normalization = self._slim_layers(depthwise)
+        number = depthwise.call.inputs[0].number
+        kept = kept_positions(depthwise.axis, self.ranks)
+        share = max(_count_rows(home(layer.kernel)) // len(values), 1)
+        seen: list[np.ndarray] = []
+        found: list[np.ndarray] = []
+        for before, after in values:
+            places = self._choose(count_places(layer, after[number]), share)
+            seen.append(home(take_windows(depthwise.layer, before[number], places)))
+            found.append(home(take_windows(layer, after[number], places)))
+        change = fit_depthwise(
+            depthwise.layer, layer, np.concatenate(seen), np.concatenate(found), kept,
+            *scale_and_shift(normalization, len(kept)),
+            ridge=self.ridge,
+            rectified=depthwise.landing.rectified and not depthwise.landing.added,
+        )  # fmt: skip
+        kernel = home(layer.kernel)
+        layer.kernel.assign(kernel + change[:-1].reshape(kernel.shape))
+        add_constant(self.operations, depthwise, change[-1])
 
 
-def _knows(reader: Reader, before: Values, after: Values) -> bool:
-    """Whether everything that is added to the reader's output was computed already."""
-    return all(number in before and number in after for number in reader.landing.added)
-
-
-def _multiply(layer: Any, normalization: Any | None, patches: np.ndarray) -> np.ndarray:
-    """Return what a reader makes of patches, normalised if it is, `(n, outputs)`."""
-    kernel = kernel_matrix(layer).astype(np.float32)
-    blocks = patches.shape[-1] // kernel.shape[1]
-    parts = [
-        x.reshape(len(x), -1) @ w.reshape(-1, w.shape[-1])
-        for x, w in zip(
-            np.split(patches, blocks, axis=-1), np.split(kernel, blocks, axis=-1), strict=True
-        )
-    ]
-    bias = _home(layer.bias) if layer.use_bias else np.float32(0)
-    scale, shift = _scale_and_shift(normalization, kernel.shape[-1])
-    return np.asarray((np.concatenate(parts, axis=-1) + bias) * scale + shift)
-
-
-def _scale_and_shift(layer: Any | None, outputs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a BatchNormalization does to its channels; nothing if there is none."""
-    if layer is None:
-        return np.ones(outputs, np.float32), np.zeros(outputs, np.float32)
-    mean, variance = _home(layer.moving_mean), _home(layer.moving_variance)
-    gamma = np.ones_like(mean) if layer.gamma is None else _home(layer.gamma)
-    beta = np.zeros_like(mean) if layer.beta is None else _home(layer.beta)
-    scale = gamma / np.sqrt(variance + layer.epsilon)
-    shift = beta - mean * scale
-    return np.where(np.abs(scale) < LEAST_SCALE, LEAST_SCALE, scale), shift
-
-
-def _rows(x: Any, places: np.ndarray) -> np.ndarray:
-    """Return the channels of a map at some positions, counted over samples, rows and columns."""
-    return _home(ops.take(ops.reshape(x, (-1, x.shape[-1])), places, axis=0))
-
-
-def _home(x: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(x), dtype=np.float32)
+def _count_rows(kernel: np.ndarray) -> int:
+    """Return at how many places a kernel is solved: taps and channels are its first axes."""
+    return min(ROWS, max(1, MOST_NUMBERS // int(np.prod(kernel.shape[:-1]))))
