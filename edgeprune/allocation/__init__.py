@@ -5,13 +5,13 @@ from collections.abc import Callable
 from edgeprune.allocation.constraints import Constraints, CostLimits, check_budget, smallest_cost
 from edgeprune.allocation.gain import allocate_by_gain
 from edgeprune.allocation.problem import Problem, give_back
-from edgeprune.allocation.submodular import allocate_submodular
 from edgeprune.allocation.ranked import allocate_by_score
 from edgeprune.allocation.sensitivity import (
     Sensitivity,
     allocate_by_sensitivity,
     measure_sensitivity,
 )
+from edgeprune.allocation.submodular import allocate_submodular
 from edgeprune.allocation.uniform import allocate_uniformly
 from edgeprune.allocation.widths import (
     DEFAULT_STEP,
@@ -42,9 +42,9 @@ __all__ = [
     "Ranking",
     "Sensitivity",
     "allocate_by_gain",
-    "allocate_submodular",
     "allocate_by_score",
     "allocate_by_sensitivity",
+    "allocate_submodular",
     "allocate_uniformly",
     "allowed_widths",
     "check_budget",
