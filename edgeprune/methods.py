@@ -26,7 +26,7 @@ class Method:
         source: paper and year, and what is ours.
         criterion: name in `CRITERIA`.
         allocation: name in `ALLOCATIONS`.
-        recovery: name in `RECOVERIES`, or `auto` for the best of all on validation.
+        recovery: name in `RECOVERIES`, or `auto` for the best of `CONTENDERS` on validation.
         recalibration: of BatchNorm after the recovery; `auto` keeps it where validation gains.
         settings: numbers that criterion and allocation work with.
         tries: other methods that are tried as well, in this order, while time is left; whichever

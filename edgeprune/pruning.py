@@ -88,8 +88,8 @@ def prune(
         method: name in `METHODS`: a criterion, an allocation and a recovery.
         criterion: name in `CRITERIA`, in place of the method's own.
         allocation: name in `ALLOCATIONS`, likewise.
-        recovery: name in `RECOVERIES`, likewise, or `auto` to try all and keep the best on
-            validation.
+        recovery: name in `RECOVERIES`, likewise, or `auto` to try the strongest (`CONTENDERS`)
+            and keep the best on validation.
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that choose among candidates; a quarter of `data` by default.
         recalibration: of BatchNorm after the recovery: `auto` (where validation gains), `on` or

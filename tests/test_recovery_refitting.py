@@ -290,7 +290,9 @@ def test_the_refit_comes_closer_to_the_original_than_all_folds() -> None:
     loss = lose(model, plan, images(model, 200))
     errors = {name: mean_error(model, recover(loss), loss.inputs)
               for name, recover in RECOVERIES.items()}  # fmt: skip
-    assert min(errors, key=lambda name: errors[name]) == "refit"
+    folds = {name: lost for name, lost in errors.items() if not name.startswith("refit")}
+    assert errors["refit"] < min(folds.values())
+    assert errors["refit_head"] <= 1.001 * errors["refit"]
     assert errors["least_squares"] < errors["none"]
 
 
