@@ -364,5 +364,5 @@ def test_the_scripts_for_boards_pass_shellcheck() -> None:
 
 def test_settings_become_the_command_line_of_the_harness() -> None:
     assert Settings(threads=2, runs=5, seconds=1.0).arguments() == [
-        "--threads", "2", "--runs", "5", "--seconds", "1.0",
+        "--threads", "2", "--runs", "5", "--seconds", "1.0", "--warmup", "2.0",
     ]  # fmt: skip

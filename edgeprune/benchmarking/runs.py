@@ -24,6 +24,7 @@ StrPath = str | os.PathLike[str]
 
 DEFAULT_RUNS = 1000
 DEFAULT_SECONDS = 5.0
+DEFAULT_WARMUP = 2.0
 DEFAULT_THREADS = 4
 
 
@@ -34,6 +35,7 @@ def bench(
     threads: int | None = None,
     runs: int = DEFAULT_RUNS,
     seconds: float = DEFAULT_SECONDS,
+    warmup: float = DEFAULT_WARMUP,
     transport: Transport | None = None,
     energy: str | Meter = NO_METER,
     batch: StrPath | None = None,
@@ -51,6 +53,7 @@ def bench(
         threads: of the runtime; by default the target's, here at most what this machine has.
         runs: most timed inferences per model.
         seconds: most seconds of timed inferences per model; at least ten inferences.
+        warmup: most seconds of warm-up per model; it ends when the times are steady.
         transport: runs the harness somewhere, such as `SshTransport`; by default here.
         energy: a meter, such as `hwmon` or `log:power.csv`, or `auto` for the target's own.
         batch: `.npz` with `inputs` and `labels`: accuracy on the machine that is measured.
@@ -78,6 +81,7 @@ def bench(
         threads=_choose_threads(target, transport) if threads is None else threads,
         runs=runs,
         seconds=seconds,
+        warmup_seconds=warmup,
         meter=_choose_meter(energy, target),
         batch=None if batch is None else Path(batch),
         refuse_throttled=refuse_throttled,

@@ -70,6 +70,7 @@ class Settings:
         threads: of the runtime.
         runs: most timed inferences per model.
         seconds: most seconds of timed inferences per model; at least ten inferences.
+        warmup_seconds: most seconds of warm-up per model; it ends when the times are steady.
         meter: of power, or none.
         repeats: busy windows per model, if there is a meter.
         window_seconds: least length of a window.
@@ -81,6 +82,7 @@ class Settings:
     threads: int = 1
     runs: int = 1000
     seconds: float = 5.0
+    warmup_seconds: float = 2.0
     meter: Meter = NO_METER
     repeats: int = 5
     window_seconds: float = 10.0
@@ -94,6 +96,8 @@ class Settings:
         Raises:
             BenchmarkError: one of them is not positive.
         """
+        if not (self.warmup_seconds >= 0 and math.isfinite(self.warmup_seconds)):
+            raise BenchmarkError(f"The warm-up cannot take {self.warmup_seconds} seconds.")
         numbers = (self.threads, self.runs, self.seconds)
         if not all(number > 0 and math.isfinite(number) for number in numbers):
             raise BenchmarkError(
@@ -110,6 +114,7 @@ class Settings:
             batch: where the batch lies on the machine that runs the harness.
         """
         words = ["--threads", self.threads, "--runs", self.runs, "--seconds", self.seconds]
+        words += ["--warmup", self.warmup_seconds]
         if self.meter:
             words += ["--energy", "--repeats", self.repeats, "--window", self.window_seconds]
             if not self.meter.on_host:

@@ -79,6 +79,13 @@ board_options = combine(
     "--seconds", type=float, metavar="S", default=5.0, help="Timed seconds per model, at most."
 )
 @click.option(
+    "--warmup",
+    type=float,
+    metavar="S",
+    default=2.0,
+    help="Seconds until times are steady, at most.",
+)
+@click.option(
     "--energy",
     metavar="METER",
     default="none",
@@ -140,7 +147,7 @@ def _measure(models: Sequence[str], progress: Progress, options: dict[str, Any])
 
     target = find_target(options["target"]) if options["target"] else None
     transport = _choose_transport(options, target.architecture if target else None)
-    names = ("threads", "runs", "seconds", "energy", "batch", "refuse_throttled")
+    names = ("threads", "runs", "seconds", "warmup", "energy", "batch", "refuse_throttled")
     settings = {name: options[name] for name in names}
     try:
         return run(
