@@ -11,7 +11,7 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all coverage-table model-files-table statistics-table predictor-table calibration-table latency-table lint types format clean
+.PHONY: help demo test test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table lint types format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -26,6 +26,7 @@ help:
 	@echo "make calibration-table  calibrate this machine, then predict 24 networks (10 minutes)"
 	@echo "make latency-table  meet latency budgets on this machine by measuring (half an hour)"
 	@echo "make experiments all methods on three models, without and with retraining (three hours)"
+	@echo "make harness-agreement MODELS='a.tflite ...'  our latencies against the runtime's own benchmark"
 	@echo "make lint      style, formatting and the direction of imports"
 	@echo "make types     static types"
 	@echo "make format    rewrite the sources in the project's style"
@@ -39,6 +40,9 @@ test: $(VENV)/.ready-for-development
 
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""
+
+harness-agreement: $(VENV)/.ready-for-development
+	$(BIN)/python benchmarks/harness_agreement.py $(MODELS)
 
 coverage-table: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/architectures.py
