@@ -20,8 +20,9 @@ _WITH_PARAMETERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOS
 def edgetpu_parameter_bytes(content: bytes) -> int:
     """Count the bytes of kernels and biases in a quantized `.tflite`.
 
-    The compiler pads kernels to the width of its arithmetic, which is not counted: the true figure
-    is in its log.
+    The compiler pads kernels to the width of its arithmetic, which is not counted. In Google's
+    compiled MobileNetV1-0.25-128 it stores 566,912 bytes where 478,804 are counted, 18 % more.
+    The true figure of a model is in the compiler's log.
 
     Args:
         content: of the file.
