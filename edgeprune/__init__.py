@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgeprune.building import build
     from edgeprune.conversion import convert
     from edgeprune.groups import find_groups
+    from edgeprune.iteration import prune_in_rounds
     from edgeprune.loading import load_model
     from edgeprune.plan import Plan
     from edgeprune.pruning import prune
@@ -36,6 +37,7 @@ __all__ = [
     "fine_tune",
     "load_model",
     "prune",
+    "prune_in_rounds",
     "rule",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "fine_tune": "edgeprune.tuning.fine_tuning",
     "load_model": "edgeprune.loading",
     "prune": "edgeprune.pruning",
+    "prune_in_rounds": "edgeprune.iteration",
     "rule": "edgeprune.rules",
 }
 
