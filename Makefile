@@ -11,7 +11,7 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table lint types format clean
+.PHONY: help demo test test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -27,6 +27,7 @@ help:
 	@echo "make latency-table  meet latency budgets on this machine by measuring (half an hour)"
 	@echo "make experiments all methods on three models, without and with retraining (three hours)"
 	@echo "make harness-agreement MODELS='a.tflite ...'  our latencies against the runtime's own benchmark"
+	@echo "make quantization-table  every scheme on four models, whole and pruned (half an hour)"
 	@echo "make lint      style, formatting and the direction of imports"
 	@echo "make types     static types"
 	@echo "make format    rewrite the sources in the project's style"
@@ -64,6 +65,9 @@ latency-table: $(VENV)/.ready-for-development
 
 experiments: $(VENV)/.ready-for-development
 	$(BIN)/python -m benchmarks.experiments
+
+quantization-table: $(VENV)/.ready-for-development
+	$(BIN)/python benchmarks/quantization.py
 
 lint: $(VENV)/.ready-for-development
 	$(BIN)/ruff check .

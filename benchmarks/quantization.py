@@ -5,7 +5,7 @@
     python benchmarks/quantization.py --only latency     # timing again, in one interleaved run each
 
 Each cell is a process of its own and a line of `build/quantization/cells.jsonl`; the models lie
-beside it, so an interrupted run goes on where it stopped. Remove a line to have its cell made again.
+beside it, so an interrupted run goes on where it stopped. Remove a line to make its cell again.
 """
 
 from __future__ import annotations

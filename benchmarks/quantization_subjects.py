@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def _unpack(name: str, limit: int | None = None) -> tuple[np.ndarray, np.ndarray
     )
     images = [
         np.asarray(Image.open(io.BytesIO(data[start:end])).convert("RGB"))
-        for start, end in zip(offsets[:-1], offsets[1:], strict=True)
+        for start, end in pairwise(offsets)
     ]
     return np.stack(images).astype(np.float32), packed["labels"][: len(images)].astype(np.int64)
 

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edgeprune.benchmarking import BenchResult, Target, bench
 from edgeprune.building.formats import Format
 from edgeprune.building.material import Material
-from edgeprune.conversion import convert
+from edgeprune.conversion import Conversion, Quantization, convert_in_detail
 from edgeprune.edgetpu import compile_model, examine, is_edgetpu
 from edgeprune.progress import Progress
 from edgeprune.report import Change, Outcome
@@ -35,7 +37,12 @@ class Products:
     """The files of one build, made in a workspace that is moved into place when all is well."""
 
     def __init__(
-        self, workspace: Path, material: Material, form: Format, progress: Progress
+        self,
+        workspace: Path,
+        material: Material,
+        form: Format,
+        quantization: Quantization,
+        progress: Progress,
     ) -> None:
         """Remember where and how to write.
 
@@ -43,8 +50,10 @@ class Products:
             workspace: an empty folder.
             material: samples and class names.
             form: number format, and what goes in and out.
+            quantization: how integers are chosen.
             progress: told about stages.
         """
+        self.quantization = quantization
         self.workspace = workspace
         self.material = material
         self.form = form
@@ -58,20 +67,24 @@ class Products:
         """The `.tflite` that is delivered."""
         return self.workspace / "model.tflite"
 
-    def write(self, pruned: Pruned, origin: Mapping[str, Any]) -> None:
+    def write(self, pruned: Pruned, origin: Mapping[str, Any]) -> Conversion:
         """Write the new model as `.keras` and as `.tflite`, its labels, its plan and its program.
 
         Args:
             pruned: the new model.
             origin: how it was made; travels inside the `.tflite`.
+
+        Returns:
+            What was written, and what it lost.
         """
         names = self.material.names
-        pruned.model.save(self.workspace / "model.keras")
-        self._convert(pruned.model, self.scheme, self.model, names, origin)
+        made = self._convert(pruned.model, self.scheme, self.model, names, origin)
+        made.model.save(self.workspace / "model.keras")
         shutil.copyfile(find_folder("devices") / PROGRAM, self.workspace / PROGRAM)
         labels = "".join(f"{name}\n" for name in names)
         (self.workspace / "labels.txt").write_text(labels, encoding="utf-8")
         (self.workspace / "plan.json").write_text(pruned.plan.to_json(), encoding="utf-8")
+        return made
 
     def write_originals(self, original: keras.Model, *, in_float: bool) -> None:
         """Write the original for comparison, in the same number format.
@@ -81,7 +94,7 @@ class Products:
             in_float: in float32 as well.
         """
         names = self.material.dataset.classes
-        self._convert(original, self.scheme, self.before, names)
+        self._convert(original, self.scheme.removesuffix("-qat"), self.before, names)
         if in_float and self.before_float != self.before:
             self._convert(original, "float32", self.before_float, names)
 
@@ -102,20 +115,32 @@ class Products:
         path: Path,
         labels: tuple[str, ...],
         origin: Mapping[str, Any] | None = None,
-    ) -> None:
+    ) -> Conversion:
+        samples = self.material.calibration
+        count = None if scheme == "int8-qat" else CALIBRATION_SAMPLES
         which = "" if path == self.model else "original "
         with self.progress.stage(f"converting {which}to {scheme}"):
-            content = convert(
+            made = convert_in_detail(
                 model,
                 scheme=scheme,
-                calibration=self.material.calibration.inputs[:CALIBRATION_SAMPLES],
+                calibration=samples.inputs[:count],
+                targets=self._targets(samples.targets[:count], path),
+                quantization=self.quantization if path == self.model else Quantization(),
                 labels=labels,
                 io=self.form.io if scheme.startswith("int8") else "float32",
                 input=self.form.input,
                 preprocess=self.material.preprocess,
                 provenance=origin,
             )
-        path.write_bytes(content)
+        path.write_bytes(made.content)
+        return made
+
+    def _targets(self, targets: np.ndarray, path: Path) -> np.ndarray:
+        """Return the classes as numbers of the outputs, which are fewer after pruning."""
+        classes = self.material.classes
+        if path != self.model or classes is None:
+            return targets
+        return np.array([classes.index(target) for target in targets.tolist()])
 
     def compile(self, board: Target, delivered: Path) -> dict[str, Any] | None:
         """Compile the `.tflite` where the target is an Edge TPU; `None` for other targets.

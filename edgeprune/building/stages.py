@@ -30,6 +30,7 @@ from edgeprune.building.provenance import describe_origin
 from edgeprune.building.request import Request, prepare, prune_prepared
 from edgeprune.building.rounds import Round
 from edgeprune.building.verification import verify_file
+from edgeprune.conversion import Quantization, check_operators, describe_conversion
 from edgeprune.datasets import parse_preprocess
 from edgeprune.files import move_together
 from edgeprune.prediction import deploy
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TARGET = "x86-64"
 DEFAULT_AMOUNTS = Amounts()
+DEFAULT_QUANTIZATION = Quantization()
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def build(
     amounts: Amounts = DEFAULT_AMOUNTS,
     measure: bool = True,
     meet_measured: bool = False,
+    quantization: Quantization = DEFAULT_QUANTIZATION,
     threads: int | None = None,
     seed: int = 0,
     command: str = "edgeprune.build(...)",
@@ -127,6 +130,7 @@ def build(
         measure: whether to measure latency on this machine.
         meet_measured: whether to prune again until the latency that is measured on this machine
             meets the budget for it.
+        quantization: how the integers of int8 are chosen, and what may stay in float.
         threads: of the measurement; by default the target's.
         seed: of everything that is drawn.
         command: for the report.
@@ -151,6 +155,7 @@ def build(
     form = Format(quantize or board.scheme, io, input)
     scaling = parse_preprocess(preprocess)
     form.check(board, scaling)
+    quantization.check(form.scheme)
     check_output(out)
     request = Request(
         model,
@@ -176,6 +181,8 @@ def build(
         request = make_measurable(request, board)
     stopwatch = Stopwatch()
     original, material = prepare(request, stopwatch, progress)
+    with stopwatch.time("check operators"), progress.stage("checking the operators"):
+        check_operators(original, form.scheme, fallback=quantization.fallback)
     samples = form.store(material.test.inputs, scaling)
     rounds: tuple[Round[Pruned], ...] = ()
     if meet_measured:
@@ -202,18 +209,18 @@ def build(
             accuracy[name] = measure_accuracy(recovered, targets, material.classes)
     folder, versions = Path(out), _versions()
     with move_together(folder) as workspace:
-        products = Products(workspace, material, form, progress)
+        products = Products(workspace, material, form, quantization, progress)
         settings = request.to_dict() | {"target": target} | form.to_dict()
         origin = {"settings": settings, "versions": versions, "seed": seed}
         with stopwatch.time("convert"):
-            products.write(pruned, describe_origin(pruned, material, origin, command))
+            made = products.write(pruned, describe_origin(pruned, material, origin, command))
             products.write_originals(original, in_float=measure)
         with stopwatch.time("verify tflite"):
             outputs, verification = verify_file(
                 products.model,
-                pruned.model,
+                made.model,
                 samples,
-                recovered,
+                recovered if made.trained is None else predict(made.model, material.test.inputs),
                 threads=os.cpu_count() or 1,
                 progress=progress,
             )
@@ -240,6 +247,7 @@ def build(
                 },
                 agreement=verification["top1_agreement"],
                 verification=verification,
+                quantization=describe_conversion(made),
                 edgetpu=compilation,
                 recovery=pruned.chosen.name,
                 candidates=_candidates(pruned),
@@ -256,7 +264,7 @@ def build(
         )
     for name in OPTIONAL_FILES - set(outcome.files):
         (folder / name).unlink(missing_ok=True)  # of an earlier build
-    return Built(pruned.model, outcome, folder)
+    return Built(made.model, outcome, folder)
 
 
 def _candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:

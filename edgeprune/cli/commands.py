@@ -29,6 +29,7 @@ from edgeprune.cli.options import (
     read_labels,
     tuning_options,
 )
+from edgeprune.cli.quantization import FORMATS, quantization_options, read_quantization
 from edgeprune.cli.terminal import show, show_built, working
 
 EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
@@ -69,7 +70,7 @@ def edgeprune(context: click.Context) -> None:
     "--quantize",
     metavar="FORMAT",
     show_default=TARGETS_OWN,
-    help="float32, float16, dynamic or int8.",
+    help=FORMATS,
 )
 @click.option(
     "--io",
@@ -78,6 +79,7 @@ def edgeprune(context: click.Context) -> None:
     help="What goes in and out of an int8 model: float32, int8 or uint8.",
 )
 @input_option
+@quantization_options
 @click.option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
 @labels_option
 @tuning_options(
@@ -120,6 +122,7 @@ def build(
             measure=not options.pop("no_bench"),
             meet_measured=options.pop("measure"),
             amounts=amounts,
+            quantization=read_quantization(options),
             command=_command(arguments, "build"),
             progress=progress,
             **options,
@@ -191,9 +194,7 @@ edgeprune.add_command(check)
     "  edgeprune convert model.keras --quantize dynamic",
 )
 @model_options
-@click.option(
-    "--quantize", metavar="FORMAT", default="int8", help="float32, float16, dynamic or int8."
-)
+@click.option("--quantize", metavar="FORMAT", default="int8", help=FORMATS)
 @click.option(
     "--io",
     metavar="TYPE",
@@ -205,6 +206,7 @@ edgeprune.add_command(check)
     "--data", metavar="SAMPLES", help="For the ranges of int8, needed there; as for `build`."
 )
 @preprocess_option
+@quantization_options
 @click.option("--samples", type=COUNT, default=200, help="How many samples serve for the ranges.")
 @click.option(
     "--labels", metavar="FILE", help="Class names to put into the .tflite file, one per line."

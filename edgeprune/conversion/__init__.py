@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeprune.conversion.checks import CALIBRATED, IO_TYPES, SCHEMES, Samples
 from edgeprune.conversion.converter import Conversion, check_operators, convert, convert_in_detail
+from edgeprune.conversion.description import describe_conversion
 from edgeprune.conversion.fallback import Fallback
 from edgeprune.conversion.layer_errors import LayerError
 from edgeprune.conversion.ranges import RANGES
@@ -22,4 +23,5 @@ __all__ = [
     "check_operators",
     "convert",
     "convert_in_detail",
+    "describe_conversion",
 ]

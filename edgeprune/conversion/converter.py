@@ -260,19 +260,18 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
     """Refuse what a scheme cannot express, by a trial conversion that takes seconds.
 
     Args:
-        model: Functional or Sequential, in float32.
+        model: Functional or Sequential; it is not changed.
         scheme: one of `edgeprune.conversion.SCHEMES`.
         fallback: with one, operators may stay in float.
 
     Raises:
         ConversionError: names the operators.
     """
-    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
-    if scheme == "int16x8":
-        with explaining(model, scheme):
-            to_tflite(model, names, scheme, _made_up(model, 1))
-    if scheme not in INT8:
+    from edgeprune.precision import in_float32
+
+    if scheme not in CALIBRATED:
         return
+    check_model(model)
     if is_recurrent(model):
         if fallback is not None:
             raise ConversionError(
@@ -280,8 +279,13 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
                 "a whole: none of its layers can stay in float. Convert it without a fallback."
             )
         return
-    if fallback is None:
-        _float_model(model, names).check_operators()
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    with explaining(model, scheme):
+        source = in_float32(model)
+        if scheme == "int16x8":
+            to_tflite(source, names, scheme, _made_up(source, 1))
+        elif fallback is None:
+            _float_model(source, names).check_operators()
 
 
 def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:

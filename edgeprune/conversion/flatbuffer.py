@@ -23,7 +23,7 @@ def activations(parsed: Any) -> Iterator[int]:
     computed = {index for operator in subgraph.operators for index in operator.outputs}
     for index in sorted(computed | set(subgraph.inputs)):
         if type_name(subgraph.tensors[index]) == "float32":
-            yield index
+            yield int(index)
 
 
 def list_float_operators(parsed: Any) -> list[str]:

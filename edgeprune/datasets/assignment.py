@@ -117,6 +117,27 @@ def assign_samples(
     )
 
 
+def balance(dataset: Dataset, indices: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Return some of the samples, as many of each class as there are.
+
+    Args:
+        dataset: where the samples come from.
+        indices: to choose from.
+        count: how many, at most.
+        seed: for the random choice.
+
+    Example:
+        >>> y = np.array([0] * 90 + [1] * 10)
+        >>> dataset = Dataset("uneven", ("a", "b"), y, {"all": np.arange(100)}, lambda i: i)
+        >>> np.bincount(y[balance(dataset, np.arange(100), 20)])
+        array([10, 10])
+    """
+    shuffled = np.random.default_rng(seed).permutation(indices)
+    targets = dataset.targets[shuffled]
+    by_class = [shuffled[targets == label] for label in np.unique(targets)]
+    return _take_turns(by_class)[:count]
+
+
 def _group_by_class(dataset: Dataset, split: str) -> list[np.ndarray]:
     indices = np.sort(np.asarray(dataset.splits[split], np.int64))
     targets = dataset.targets[indices]

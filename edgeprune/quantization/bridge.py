@@ -213,9 +213,10 @@ FUNCTIONS = {function.__name__: function for function in (_hard_swish, _hard_sig
 def _separate(config: dict[str, Any]) -> list[Any]:
     import tf_keras
 
+    first = {key: value for key, value in config.items() if key != "filters"}
     depthwise = _make(
         tf_keras.layers.DepthwiseConv2D,
-        config | {"name": f"{config['name']}_depthwise", "use_bias": False, "activation": "linear"},
+        first | {"name": f"{config['name']}_depthwise", "use_bias": False, "activation": "linear"},
     )
     pointwise = config | {"kernel_size": 1, "strides": 1, "dilation_rate": 1}
     return [depthwise, _make(tf_keras.layers.Conv2D, pointwise)]

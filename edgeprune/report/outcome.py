@@ -58,6 +58,7 @@ class Outcome:
         versions: of the software.
         seed: of everything that was drawn.
         command: that made this.
+        quantization: what each layer of an integer model lost, see `describe_conversion`.
         verification: outputs of the `.tflite` against the Keras model on test samples:
             `max_abs_error`, `mean_abs_error`, `scale`, `output_step`, `top1_agreement`, names and
             types of `inputs` and `outputs`, `runtime`.
@@ -88,6 +89,7 @@ class Outcome:
     seed: int
     command: str
     verification: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] | None = None
     edgetpu: Mapping[str, Any] | None = None
     predictions: tuple[Mapping[str, Any], ...] = ()
     rounds: tuple[Mapping[str, float], ...] = ()
