@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import ConversionError
-from edgeprune.quantization.bridge import FUNCTIONS
+from edgeprune.quantization.bridge import function_layers
 
 _BEFORE_NORMALIZATION = ("Conv2D", "DepthwiseConv2D", "Dense")
 _ACTIVATIONS = ("linear", "relu", "softmax", "sigmoid", "tanh", "swish")
@@ -60,7 +60,7 @@ def annotate(model: Any) -> tuple[Any, tuple[str, ...]]:
     def wrap(layer: Any) -> Any:
         return quantize_annotate_layer(layer) if layer.name in chosen else layer
 
-    with quantize_scope(FUNCTIONS), warnings.catch_warnings():
+    with quantize_scope(function_layers()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         annotated = tf_keras.models.clone_model(model, clone_function=_cloning(wrap))
         annotated.set_weights(model.get_weights())

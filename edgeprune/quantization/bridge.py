@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -149,11 +150,12 @@ def _rebuild(call: Call, model: str) -> list[Any]:
     config = dict(call.operation.get_config(), name=name)
     if kind == "SeparableConv2D":
         return _separate(config)
-    if kind == "Activation" or config.get("activation") in (None, "linear", "relu"):
+    if kind == "Activation":
+        return [_activate(config["activation"], name)]
+    if config.get("activation") in (None, "linear", "relu"):
         return [_make(getattr(tf_keras.layers, kind), config)]
     plain = _make(getattr(tf_keras.layers, kind), config | {"activation": "linear"})
-    activation = {"name": f"{name}_activation", "activation": config["activation"]}
-    return [plain, _make(tf_keras.layers.Activation, activation)]
+    return [plain, _activate(config["activation"], f"{name}_activation")]
 
 
 def _refusal(call: Call, model: str) -> ConversionError:
@@ -174,40 +176,42 @@ def _make(layer_type: Callable[..., Any], config: dict[str, Any]) -> Any:
         if key in accepted - {"dtype", "self", "args", "kwargs", "batch_input_shape"}
         and not key.endswith(_LEFT_OUT)
     }
-    if "activation" in kept:
-        kept["activation"] = _activation(kept["activation"])
+    if "alpha" in accepted and "negative_slope" in config:
+        kept["alpha"] = config["negative_slope"]
     return layer_type(**kept)
 
 
-def _activation(name: Any) -> Any:
-    """Return the function of tf_keras that Keras 3 means; the two differ for some names."""
-    return {
-        "hard_silu": _hard_swish,
-        "hard_swish": _hard_swish,
-        "hard_sigmoid": _hard_sigmoid,
-        "leaky_relu": _leaky_relu,
-        "silu": "swish",
-    }.get(name, name)
+def _activate(function: Any, name: str) -> Any:
+    """Return the layer of tf_keras for an activation of Keras 3; the two differ for some names."""
+    import tf_keras
+
+    if function == "leaky_relu":
+        return tf_keras.layers.LeakyReLU(alpha=0.2, name=name)
+    kind = {"hard_silu": "HardSwish", "hard_swish": "HardSwish", "hard_sigmoid": "HardSigmoid"}
+    if function in kind:
+        return function_layers()[kind[function]](name=name)
+    return tf_keras.layers.Activation({"silu": "swish"}.get(function, function), name=name)
 
 
-def _hard_swish(x: Any) -> Any:
-    return x * _hard_sigmoid(x)
-
-
-def _hard_sigmoid(x: Any) -> Any:
+@cache
+def function_layers() -> dict[str, Any]:
+    """Return layers for activations that tf_keras lacks, by name; it is imported only here."""
     import tensorflow as tf
+    import tf_keras
 
-    return tf.nn.relu6(x + 3.0) / 6.0
+    class HardSigmoid(tf_keras.layers.Layer):
+        """A sigmoid of straight lines, as Keras 3 defines it."""
 
+        def call(self, inputs: Any) -> Any:
+            return tf.nn.relu6(inputs + 3.0) / 6.0
 
-def _leaky_relu(x: Any) -> Any:
-    import tensorflow as tf
+    class HardSwish(tf_keras.layers.Layer):
+        """The input times its hard sigmoid."""
 
-    return tf.nn.leaky_relu(x, alpha=0.2)
+        def call(self, inputs: Any) -> Any:
+            return inputs * tf.nn.relu6(inputs + 3.0) / 6.0
 
-
-FUNCTIONS = {function.__name__: function for function in (_hard_swish, _hard_sigmoid, _leaky_relu)}
-"""Activations that tf_keras lacks, by the names it must be told when it clones a model."""
+    return {layer.__name__: layer for layer in (HardSigmoid, HardSwish)}
 
 
 def _separate(config: dict[str, Any]) -> list[Any]:
