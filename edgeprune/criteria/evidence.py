@@ -141,6 +141,15 @@ class Evidence:
 
         All do where no reader has statistics.
         """
+        if group.name not in self._alive:
+            self._alive[group.name] = self._find_alive(group)
+        return self._alive[group.name]
+
+    @cached_property
+    def _alive(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _find_alive(self, group: Group) -> np.ndarray:
         number = self.groups.index[group.name]
         alive, known = np.zeros(group.width, bool), False
         for reader, moments, _ in self._readers:
