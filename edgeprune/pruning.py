@@ -18,6 +18,7 @@ from edgeprune.gradients import without_gradients
 from edgeprune.groups import Groups, find_groups
 from edgeprune.methods import DEFAULT_METHOD, METHODS, RECALIBRATIONS, Recalibration, find_method
 from edgeprune.plan import Plan
+from edgeprune.precision import full_float32
 from edgeprune.preconditions import Data, check_classes, check_model, make_samples
 from edgeprune.prediction import Deployment
 from edgeprune.progress import SILENT, Progress
@@ -58,6 +59,7 @@ class Pruned:
     seconds: Mapping[str, float]
 
 
+@full_float32()
 @without_gradients
 def prune(
     model: keras.Model,

@@ -43,7 +43,12 @@ class Judge:
     """
 
     def __init__(
-        self, model: keras.Model, samples: Samples, classes: tuple[int, ...] | None = None
+        self,
+        model: keras.Model,
+        samples: Samples,
+        classes: tuple[int, ...] | None = None,
+        *,
+        outputs: list[np.ndarray] | None = None,
     ) -> None:
         """Ask the original once.
 
@@ -51,12 +56,14 @@ class Judge:
             model: the original.
             samples: validation samples; without targets only closeness counts.
             classes: outputs that slim models keep; `None` for all.
+            outputs: what the original says about the samples, as `grade_outputs` takes it, where
+                that is known already.
         """
         self.samples = samples
         self.classes = classes
         self._softmax = ends_in_softmax(model)
         self._compares = _ends_in(model) != "sigmoid"
-        outputs = self._predict(model)
+        outputs = self._predict(model) if outputs is None else outputs
         self._outputs = outputs if classes is None else [outputs[0][..., list(classes)]]
 
     def _predict(self, model: keras.Model) -> list[np.ndarray]:

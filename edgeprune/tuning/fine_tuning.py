@@ -125,12 +125,13 @@ def fine_tune(
         block_ends = find_block_ends(original, model) if settings.features else []
         batch_size = min(settings.batch_size, len(source))
         teacher = Teacher(original, block_ends, batch_size)
-        judge = Judge(original, held_out, chosen)
+        kinds = find_kinds(original)
+        answers = teacher.answer(held_out.inputs)[: len(kinds)]
+        judge = Judge(original, held_out, chosen, outputs=_say(answers, kinds))
         augmentation = settings.augmentation
         if augmentation == "auto":
             augmentation = _find_augmentation(teacher, held_out.inputs[:PROBES])
         augmentation = augmentation or Augmentation()
-        kinds = find_kinds(original)
         labels = _one_hot(source.targets, len(source), model, kinds, chosen)
         losses = _make_losses(teacher, held_out.inputs[:PROBES], kinds, labels, settings)
         student = Student(model, block_ends, losses, settings)
@@ -248,18 +249,21 @@ def _make_losses(
 
 
 def _grader(judge: Judge, kinds: list[Kind], samples: Samples) -> Callable[[Student], Grade]:
-    """Return what grades a student in the terms of a judge, who expects no logits of sigmoids."""
+    """Return what grades a student in the terms of a judge."""
 
     def grade(student: Student) -> Grade:
-        found = student.answer(samples.inputs, min(PROBES, len(samples.inputs)))
-        return judge.grade_outputs(
-            [
-                1 / (1 + np.exp(-output)) if kind == "independent" else output
-                for kind, output in zip(kinds, found, strict=True)
-            ]
-        )
+        answers = student.answer(samples.inputs, min(PROBES, len(samples.inputs)))
+        return judge.grade_outputs(_say(answers, kinds))
 
     return grade
+
+
+def _say(answers: list[np.ndarray], kinds: list[Kind]) -> list[np.ndarray]:
+    """Return outputs as a judge expects them: probabilities in place of logits of sigmoids."""
+    return [
+        1 / (1 + np.exp(-answer)) if kind == "independent" else answer
+        for answer, kind in zip(answers, kinds, strict=True)
+    ]
 
 
 def _fingerprint(
