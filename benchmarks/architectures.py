@@ -288,8 +288,9 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
         "the image's channels and the classes.",
         "- *floor*: smallest reachable share of the original, one channel per group, classifier "
         "head with all its classes included.",
-        "- *seconds*: processor time of tracing, planning and surgery; in brackets what Keras "
-        "needs on top to build the new model.",
+        "- *seconds*: processor time (all threads, so load from other programs does not count) of "
+        "tracing, planning and surgery; in brackets what Keras needs on top to build the new "
+        "model.",
         "",
         "| model | input | parameters | groups | locked | floor MACs | floor params | slim == cut "
         "| identity | reopened | `.tflite` | seconds | peak GB |",
@@ -309,6 +310,9 @@ def write_table(rows: dict[str, dict[str, Any]]) -> None:
             f"| {row.get('tflite_error', float('nan')):.1e} "
             f"| {seconds:.2f} (+{row['keras_seconds']:.1f}) | {row['peak_gigabytes']:.1f} |"
         )
+    missing = [name for name in SMALLEST_FIRST if name not in rows]
+    if missing:
+        lines += ["", f"Not run yet: {', '.join(missing)}."]
     high = [rows[n] for n in order if rows[n].get("floor_params", 0) > 0.05]
     if high:
         lines += ["", "What holds up the floor of parameters where it is above 5 %:", ""]

@@ -70,4 +70,6 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, monkeypatch) -> N
     assert rows["First"] == done
     assert rows["Second"]["failure"] == rows["Third"]["failure"] == "no such model"
     assert "| Second | | | | **failed**: no such model |" in (tmp_path / "table.md").read_text()
+    architectures.write_table({"Second": rows["Second"]})
+    assert "Not run yet: First, Third." in (tmp_path / "table.md").read_text()
     assert sys.executable

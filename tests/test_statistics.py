@@ -127,6 +127,23 @@ def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeyp
             )
 
 
+def test_readers_of_one_tensor_share_what_they_see() -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, padding="same", name="stem")(inputs)
+    branches = [
+        layers.Conv2D(4, 3, padding="same", name="wide")(x),
+        layers.Conv2D(4, 1, name="narrow")(x),
+        layers.SeparableConv2D(4, 3, padding="same", name="filtered")(x),
+    ]
+    outputs = layers.GlobalAveragePooling2D()(layers.Concatenate()(branches))
+    model = networks.randomize(keras.Model(inputs, outputs))
+    x = np.random.default_rng(0).normal(size=(5, 8, 8, 3)).astype(np.float32)
+    found = collect_statistics(find_groups(model), x, positions=7).moments
+    np.testing.assert_array_equal(found["wide"].gram, found["narrow"].gram)
+    assert not np.allclose(found["wide"].gram, found["filtered"].gram)
+    assert found["wide"].count == found["filtered"].count == 35
+
+
 def test_statistics_travel_through_a_file_exactly(residual, tmp_path) -> None:
     _, groups, x = residual
     saved = collect_statistics(groups, x, np.arange(10) % 2, num_classes=2)

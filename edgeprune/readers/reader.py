@@ -12,7 +12,7 @@ from keras import ops
 
 from edgeprune.graph import Call
 from edgeprune.groups import Axis, Groups
-from edgeprune.readers.kinds import READERS, Tensor, kernel_of
+from edgeprune.readers.kinds import READERS, Tensor, channels_last, kernel_of
 from edgeprune.readers.landings import Landing, LandingFinder
 
 MOST_COLUMNS = 4096
@@ -76,6 +76,13 @@ class Reader:
         channels are held unequally often, each position of the axis is a column of its own.
         """
         return self._held[1]
+
+    @property
+    def view(self) -> tuple[object, ...]:
+        """Equal for readers that see the same in the same tensor."""
+        as_it_is = READERS[type(self.layer)].see is channels_last
+        order = getattr(self.layer, "data_format", None) == "channels_first"
+        return ("" if as_it_is else self.path, order, self.slots.shape, self.slots.tobytes())
 
     def columns(self, group: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the columns `(times, n)` that hold a group's channels, and these `(n,)`."""

@@ -154,21 +154,28 @@ class _Collector:
         return self.generator.choice(size, self.positions, replace=False).astype(np.int32)
 
     def _sum_up(self, batch: Any, one_hot: Any, choose: Choose) -> Tensors:
-        """Return the sums of each reader, and of where its output lands, as tensors."""
+        """Return the sums of each reader, and of where its output lands, as tensors.
+
+        Readers that see one tensor alike share their places and sums.
+        """
         sums: Tensors = {}
         spreads: Tensors = {}
+        seen: dict[tuple[Any, ...], tuple[list[Any], int]] = {}
         self.rows.clear()
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             reader = self.readers.get(call.path)
             if reader is not None:
-                rows = reader.rows_at(args[0], choose)
-                found = _sum(reader, rows, one_hot)
+                view = (call.inputs[0].number, *reader.view)
+                if view not in seen:
+                    rows = reader.rows_at(args[0], choose)
+                    seen[view] = _sum(reader, rows, one_hot), rows.shape[1]
+                found, count = seen[view]
                 before = sums.get(call.path)
                 sums[call.path] = (
                     found if before is None else list(map(operator.add, before, found))
                 )
-                self.rows[call.path] = self.rows.get(call.path, 0) + rows.shape[1]
+                self.rows[call.path] = self.rows.get(call.path, 0) + count
             result = call.operation(*args, **kwargs)
             for lands in self.landings.get(call.outputs[0].number, []):
                 landed = channels_last(lands.layer, result)
