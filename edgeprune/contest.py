@@ -157,7 +157,8 @@ class Contest:
             self.evidence, self.costs, self.budgets,
             method=entry.method, step=self.step, measure=self._measure, progress=self.progress,
         )  # fmt: skip
-        if not settings.generations or not plan.keep:
+        searches = entry.method.criterion == "blended" and settings.generations > 0
+        if not searches or not plan.keep:
             return plan, []
         recovery = "least_squares" if entry.method.recovery == "auto" else entry.method.recovery
         recalibrated = entry.method.recalibration == "on"

@@ -127,3 +127,8 @@ def test_the_method_reports_its_members_and_beats_them_all_on_validation(model) 
     }  # fmt: skip
     assert all(pruned.chosen.grade >= candidate.grade for candidate in pruned.candidates)
     assert pruned.after.macs <= pruned.before.macs / 2
+
+
+def test_another_criterion_in_place_of_the_blend_needs_no_search(model) -> None:
+    pruned = prune(model, images(20), method="blending", criterion="l1")
+    assert [candidate.method for candidate in pruned.candidates] == ["blending"]
