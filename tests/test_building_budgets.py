@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from specialists import make_classifier, run_command, save_digits
 
 import edgeprune.building.closed_loop as closed_loop
+import edgeprune.building.places as places
+from edgeprune.budgets import Budgets
 from edgeprune.building import Amounts, build
-from edgeprune.prediction import Predictor, read_operators
+from edgeprune.prediction import Deployment, Predictor, read_operators
 from edgeprune.prediction.tables import write_tables
+from edgeprune.progress import SILENT
 
 AMOUNTS = Amounts(calibration_per_class=20, validation_per_class=20, test=300)
 QUICK = {"method": "chapr", "amounts": AMOUNTS, "measure": False, "recalibration": "off"}
@@ -94,7 +99,7 @@ def test_the_loop_measures_here_until_the_budget_is_met(data, tmp_path, board, m
     def fake_bench(models, **options):
         return {name: Measured(path) for name, path in models.items()}
 
-    monkeypatch.setattr(closed_loop, "bench", fake_bench)
+    monkeypatch.setattr(places, "bench", fake_bench)
     model = make_classifier()
     built = build(
         model, str(data), target=board, budget="latency=70%", meet_measured=True,
@@ -105,3 +110,29 @@ def test_the_loop_measures_here_until_the_budget_is_met(data, tmp_path, board, m
     )
     assert 0.63 * before <= after <= 0.7 * before
     assert built.outcome.rounds[-1]["measured_ms"] == pytest.approx(after, rel=0.01)
+
+
+def test_a_budget_that_measuring_never_meets_is_a_warning(monkeypatch) -> None:
+    @dataclass(frozen=True)
+    class Asked:
+        budget: Budgets
+        deployment: Deployment
+        fine_tuning: None = None
+
+    class SlowMachine:
+        def measure(self, model) -> float:
+            return 10.0 if model is original else 7.5
+
+    original = make_classifier()
+    monkeypatch.setattr(closed_loop, "prune_prepared", lambda request, *_: SimpleNamespace(model=0))
+    predictor = Predictor("board", "int8", np.ones(7))
+    request = Asked(Budgets.parse("latency=50%"), Deployment(predictor=predictor))
+    _, rounds, warnings = closed_loop.prune_to_measured(
+        request, original, None, SlowMachine(), SILENT
+    )
+    assert [turn.measured_ms for turn in rounds] == [7.5, 7.5]
+    assert warnings == [
+        "The latency budget is missed: 7.500 ms were measured where 5.000 ms are allowed, and 2 "
+        "rounds reached nothing faster."
+    ]
+    assert str(rounds[0].budgets) == "latency=5ms" and str(rounds[1].budgets) == "latency=3.2ms"

@@ -6,14 +6,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.benchmarking import Target, bench
+from edgeprune.benchmarking import Target
 from edgeprune.budgets import Budget, Budgets
 from edgeprune.building.formats import Format
 from edgeprune.building.material import Material
+from edgeprune.building.places import Place
 from edgeprune.building.request import Request, prune_prepared
 from edgeprune.building.rounds import Round, meet_latency
 from edgeprune.conversion import convert
@@ -36,20 +37,18 @@ TYPICAL = {"float32": 50.0, "int8": 100.0}
 
 @dataclass(frozen=True)
 class Trial:
-    """Converts a model and measures it on this machine.
+    """Converts a model and measures it.
 
     Attributes:
         material: for the ranges of int8.
         form: number format.
-        board: that gives the number of threads.
-        threads: in place of the board's.
+        place: where to measure.
         progress: told about stages.
     """
 
     material: Material
     form: Format
-    board: Target
-    threads: int | None
+    place: Place
     progress: Progress
 
     def measure(self, model: keras.Model) -> float:
@@ -64,13 +63,7 @@ class Trial:
                     io=self.form.io if self.form.scheme.startswith("int8") else "float32",
                     path=path,
                 )
-            result = bench(
-                {"trial": path},
-                target=self.board,
-                threads=self.threads,
-                seconds=TRIAL_SECONDS,
-                progress=self.progress,
-            )
+            result = self.place.measure({"trial": path}, TRIAL_SECONDS, self.progress)
         return result["trial"].p50_ms
 
 
@@ -100,7 +93,7 @@ def make_measurable(request: Request, board: Target) -> Request:
 
 def prune_to_measured(
     request: Request, original: keras.Model, material: Material, trial: Trial, progress: Progress
-) -> tuple[Pruned, tuple[Round[Pruned], ...]]:
+) -> tuple[Pruned, tuple[Round[Pruned], ...], list[str]]:
     """Prune until the measured latency meets the budget.
 
     A share in the budget is one of the original's measured latency.
@@ -113,7 +106,7 @@ def prune_to_measured(
         progress: told about stages.
 
     Returns:
-        The pruned model, and all rounds.
+        The pruned model, all rounds, and warnings if the budget is missed.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -138,16 +131,26 @@ def prune_to_measured(
         )
     )
     request = replace(request, deployment=replace(deployment, predictor=scaled))
+    quick = replace(request, fine_tuning=None)  # weights do not change the latency
     best, rounds = meet_latency(
-        lambda asked: prune_prepared(replace(request, budget=asked), original, material, progress),
+        lambda asked: prune_prepared(replace(quick, budget=asked), original, material, progress),
         lambda pruned: trial.measure(pruned.model),
         budgets,
         limit,
         progress=progress,
     )
-    return best.product, rounds
+    missed = []
+    if best.measured_ms > limit:
+        missed.append(
+            f"The latency budget is missed: {best.measured_ms:.3f} ms were measured where "
+            f"{limit:.3f} ms are allowed, and {len(rounds)} rounds reached nothing faster."
+        )
+    if request.fine_tuning is None:
+        return best.product, rounds, missed
+    final = replace(request, budget=best.budgets)
+    return prune_prepared(final, original, material, progress), rounds, missed
 
 
-def describe_rounds(rounds: Sequence[Round[Pruned]]) -> tuple[Mapping[str, float], ...]:
+def describe_rounds(rounds: Sequence[Round[Pruned]]) -> tuple[Mapping[str, Any], ...]:
     """Return the rounds for the report, as JSON types."""
-    return tuple({"budget_ms": turn.budget_ms, "measured_ms": turn.measured_ms} for turn in rounds)
+    return tuple({"budget": str(turn.budgets), "measured_ms": turn.measured_ms} for turn in rounds)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.benchmarking import BenchResult, Target, bench
+from edgeprune.benchmarking import BenchResult, Target
 from edgeprune.building.formats import Format
 from edgeprune.building.material import Material
+from edgeprune.building.places import Place
 from edgeprune.conversion import Conversion, Quantization, convert_in_detail
 from edgeprune.edgetpu import compile_model, examine, is_edgetpu
 from edgeprune.progress import Progress
@@ -156,14 +157,12 @@ class Products:
         fitness = examine(self.model.read_bytes())
         return {"compilation": compilation.to_dict(), "expected": fitness.to_dict()}
 
-    def measure(self, board: Target, threads: int | None) -> BenchResult:
-        """Measure latency before and after, interleaved in one run on this machine."""
+    def measure(self, place: Place) -> BenchResult:
+        """Measure latency before and after, interleaved in one run."""
         models = {"after": self.model, "before": self.before, "before_float32": self.before_float}
         if self.before_float == self.before:
             del models["before_float32"]
-        result = bench(
-            models, target=board, threads=threads, seconds=BENCH_SECONDS, progress=self.progress
-        )
+        result = place.measure(models, BENCH_SECONDS, self.progress)
         text = json.dumps(result.to_dict(), indent=1)
         (self.workspace / MEASUREMENT).write_text(text, encoding="utf-8")
         return result

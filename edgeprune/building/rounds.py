@@ -23,12 +23,12 @@ class Round(Generic[Product]):
     """One turn of the loop.
 
     Attributes:
-        budget_ms: latency that was asked of the predictor.
+        budgets: that were asked for, latency as the predictor sees it.
         measured_ms: median that the result took.
         product: what was made.
     """
 
-    budget_ms: float
+    budgets: Budgets
     measured_ms: float
     product: Product = field(repr=False)
 
@@ -69,7 +69,6 @@ def meet_latency(
         >>> [round(turn.measured_ms, 2) for turn in rounds]
         [15.0, 9.6]
     """
-    asked = next(budget.amount for budget in budgets if budget.quantity == "latency")
     rounds: list[Round[Product]] = []
     with progress.stage("meeting the measured budget", most_rounds) as advance:
         while len(rounds) < most_rounds:
@@ -80,14 +79,14 @@ def meet_latency(
                     raise
                 break
             measured = measure(product)
-            rounds.append(Round(asked, measured, product))
+            rounds.append(Round(budgets, measured, product))
             advance()
             if (1 - TOLERANCE) * limit_ms <= measured <= limit_ms:
                 break
             factor = AIM * limit_ms / measured
             if len(rounds) > 1 and measured == rounds[-2].measured_ms:
                 break  # the same widths again: nothing lies in between
-            budgets, asked = budgets.scale("latency", factor), asked * factor
+            budgets = budgets.scale("latency", factor)
     met = [turn for turn in rounds if turn.measured_ms <= limit_ms]
     best = (
         max(met, key=lambda turn: turn.measured_ms)

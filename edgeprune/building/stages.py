@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.benchmarking import find_target
+from edgeprune.benchmarking import SshTransport, find_target
 from edgeprune.budgets import Budget, Budgets
 from edgeprune.building.checks import check_output
 from edgeprune.building.closed_loop import (
@@ -24,6 +24,7 @@ from edgeprune.building.closed_loop import (
 from edgeprune.building.fine_tuning import describe_tuning, tune_prepared
 from edgeprune.building.formats import Format
 from edgeprune.building.material import Amounts, test_original
+from edgeprune.building.places import Place
 from edgeprune.building.predictions import predict_costs, warn_loose_budgets
 from edgeprune.building.products import OPTIONAL_FILES, Products, latency
 from edgeprune.building.provenance import describe_origin
@@ -94,6 +95,7 @@ def build(
     meet_measured: bool = False,
     quantization: Quantization = DEFAULT_QUANTIZATION,
     threads: int | None = None,
+    host: str | None = None,
     seed: int = 0,
     command: str = "edgeprune.build(...)",
     progress: Progress = SILENT,
@@ -127,11 +129,12 @@ def build(
         time_limit: seconds after which a method that tries several tries no more; likewise.
         fine_tuning: how to train after pruning, or how long, such as `"5min"`; `None` does not.
         amounts: how many samples serve for what.
-        measure: whether to measure latency on this machine.
-        meet_measured: whether to prune again until the latency that is measured on this machine
-            meets the budget for it.
+        measure: whether to measure latency.
+        meet_measured: whether to prune again until the latency that is measured meets the budget
+            for it.
         quantization: how the integers of int8 are chosen, and what may stay in float.
         threads: of the measurement; by default the target's.
+        host: board to measure on, as ssh takes it; by default this machine.
         seed: of everything that is drawn.
         command: for the report.
         progress: told about stages.
@@ -177,6 +180,7 @@ def build(
         deployment=deploy(board.name, board.prediction, form.scheme, form.io),
         fine_tuning=FineTuning.parse(fine_tuning) if isinstance(fine_tuning, str) else fine_tuning,
     )
+    place = Place(board, threads, None if host is None else SshTransport(host, board.architecture))
     if meet_measured:
         request = make_measurable(request, board)
     stopwatch = Stopwatch()
@@ -185,9 +189,10 @@ def build(
         check_operators(original, form.scheme, fallback=quantization.fallback)
     samples = form.store(material.test.inputs, scaling)
     rounds: tuple[Round[Pruned], ...] = ()
+    missed: list[str] = []
     if meet_measured:
-        bench_here = Trial(material, form, board, threads, progress)
-        pruned, rounds = prune_to_measured(request, original, material, bench_here, progress)
+        trial = Trial(material, form, place, progress)
+        pruned, rounds, missed = prune_to_measured(request, original, material, trial, progress)
     else:
         pruned = prune_prepared(request, original, material, progress)
     stopwatch.seconds.update(pruned.seconds)
@@ -196,7 +201,7 @@ def build(
         pruned, tuned = tune_prepared(request, original, pruned, material, out, progress)
     with stopwatch.time("test original"), progress.stage("testing the original"):
         accuracy, warnings = test_original(original, material)
-        warnings += warn_loose_budgets(request.budget, pruned, request.deployment)
+        warnings += missed + warn_loose_budgets(request.budget, pruned, request.deployment)
     with stopwatch.time("test slim"), progress.stage("testing the slim model"):
         from edgeprune.verification import measure_accuracy, predict
 
@@ -228,7 +233,7 @@ def build(
         with stopwatch.time("compile"):
             compilation = products.compile(board, folder)
         with stopwatch.time("bench"):
-            measured = products.measure(board, threads) if measure else None
+            measured = products.measure(place) if measure else None
         latency_ms, where = latency(measured)
         outcome = products.finish(
             Outcome(

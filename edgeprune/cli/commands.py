@@ -94,7 +94,10 @@ def edgeprune(context: click.Context) -> None:
 @click.option(
     "--measure",
     is_flag=True,
-    help="Prune again until the latency that is measured here meets the budget for it.",
+    help="Prune again until the latency that is measured meets the budget for it.",
+)
+@click.option(
+    "--host", metavar="USER@HOST", show_default="this machine", help="Where to measure, by SSH."
 )
 @output_options
 @click.pass_obj

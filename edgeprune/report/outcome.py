@@ -45,7 +45,7 @@ class Outcome:
         latency_measured: where and with what the latency was measured.
         predictions: of latency and energy on the target: `quantity`, `unit`, `before`, `after`,
             `target`, `error` (relative); none where the target has no predictor.
-        rounds: of the closed loop: `budget_ms`, `measured_ms` of each.
+        rounds: of the closed loop: `budget` and `measured_ms` of each.
         equivalence: `max_abs_error` and `scale` of slim against cut, on logits.
         agreement: of the `.tflite` with the Keras model: share of equal answers, on test samples.
         recovery: the recovery that validation chose.
@@ -92,7 +92,7 @@ class Outcome:
     quantization: Mapping[str, Any] | None = None
     edgetpu: Mapping[str, Any] | None = None
     predictions: tuple[Mapping[str, Any], ...] = ()
-    rounds: tuple[Mapping[str, float], ...] = ()
+    rounds: tuple[Mapping[str, Any], ...] = ()
     fine_tuning: Mapping[str, Any] | None = None
     files: tuple[str, ...] = field(default=())
 

@@ -99,10 +99,10 @@ def _describe_tuning(tuning: Mapping[str, Any]) -> str:
     return length if tuning["gained"] else f"{length}, without a gain on validation"
 
 
-def _describe_rounds(rounds: Sequence[Mapping[str, float]]) -> str:
+def _describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
     measured = ", ".join(f"{turn['measured_ms']:.3f}" for turn in rounds)
     count = f"{len(rounds)} round{'' if len(rounds) == 1 else 's'}"
-    return f"Latency budget met by measuring, {count}: {measured} ms."
+    return f"Pruned towards the latency budget by measuring, {count}: {measured} ms."
 
 
 def _describe_error(outcome: Outcome) -> str:
