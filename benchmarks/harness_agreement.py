@@ -79,8 +79,8 @@ def main() -> int:
     text = [
         "# The harness against the runtime's own benchmark",
         "",
-        f"Written by `benchmarks/harness_agreement.py`. {first.where[0].upper() + first.where[1:]}, "
-        f"{first.runtime}, threads {options.threads}; median of {options.turns} medians, "
+        f"Written by `benchmarks/harness_agreement.py`: {first.where}, {first.runtime}, "
+        f"threads {options.threads}; median of {options.turns} medians, "
         "taken in turn.",
         "",
         "| model | harness p50, ms | litert-benchmark p50, ms | difference |",

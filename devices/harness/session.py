@@ -87,7 +87,10 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
             "after": environment.read_state(),
             "throttling": watch.describe(),
         },
-        "process": {"tensorflow_loaded": "tensorflow" in sys.modules},
+        "process": {
+            "tensorflow_loaded": "tensorflow" in sys.modules,
+            "memory_peak_bytes": cold.read_memory("VmHWM"),
+        },
         "models": [
             {
                 **files[index],
