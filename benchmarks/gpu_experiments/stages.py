@@ -209,7 +209,7 @@ def main(
     if stage == "train":
         from training import train
 
-        train(entry, parts, out, min(entry["seconds"], left), precision)
+        train(entry, parts, out, deadline - settings["finishing_seconds"], precision)
     elif stage == "prune":
         run_pruning(entry, parts, out)
     else:

@@ -19,6 +19,7 @@ MOMENTUM = 0.9
 WARM_UP = 0.05
 PADDING = 4
 EVALUATION_BATCH = 1000
+LEAST_SECONDS = 5.0
 
 
 def augment(key: Any, images: Any) -> Any:
@@ -97,7 +98,7 @@ class Trainer:
 
 
 def train(
-    entry: dict[str, Any], parts: dict[str, Part], folder: Path, seconds: float, precision: str
+    entry: dict[str, Any], parts: dict[str, Part], folder: Path, end: float, precision: str
 ) -> None:
     """Train a network and write `NAME.keras` in float32, and what it reached.
 
@@ -105,7 +106,7 @@ def train(
         entry: of the recipe.
         parts: of the data.
         folder: for the results.
-        seconds: wall time of the schedule; compilation comes on top.
+        end: when to be done at the latest, seconds since 1970: compilation may take long.
         precision: policy of Keras: `mixed_bfloat16` or `float32`.
     """
     name = entry["name"]
@@ -118,6 +119,7 @@ def train(
     start = time.perf_counter()
     trainer.train_epoch(0.0, 0.0)
     compiling = time.perf_counter() - start
+    seconds = min(entry["seconds"], max(end - time.time(), LEAST_SECONDS))
     start, last, epochs = time.perf_counter(), 0.0, 0
     done = 0.0
     while done < 1:
