@@ -60,7 +60,7 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
     models = {"slim": pruned.slim, "recovered": pruned.model}
     details: dict[str, Any] = {}
     if cell.fine_tuning:
-        from edgeprune.tuning import fine_tune
+        from edgeprune.tuning.fine_tuning import fine_tune
 
         source = _train_split(shared, recipe, cell, preprocess, wanted)
         begun = time.perf_counter()
