@@ -52,7 +52,7 @@ def recording(meter: Meter, period: float | None) -> Iterator[Readings]:
             return [line for line in output.read().splitlines(keepends=True) if line[-1] == "\n"]
 
         def stop() -> tuple[PowerSeries, Kind]:
-            process.communicate()
+            _end(process)
             first, *lines = map(json.loads, read())
             problems = [line["error"] for line in lines if "error" in line]
             if problems:
@@ -69,7 +69,16 @@ def recording(meter: Meter, period: float | None) -> Iterator[Readings]:
                 raise BenchmarkError(f"The meter '{meter.name}' failed: {first['error']}.")
             yield stop
         finally:
-            process.communicate()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Close its standard input, which ends it; a library that hangs is killed."""
+    try:
+        process.communicate(timeout=WAIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _read_log(path: Path) -> PowerSeries:

@@ -120,9 +120,9 @@ def _estimate(
         series, kind = readings()
         series = series.shift(answer.clock_offset)
     else:
-        meter = measured["meter"]
-        series = PowerSeries.from_readings(measured["readings"] or [], meter["period"])
-        kind = meter["kind"]
+        own = measured["meter"]
+        series = PowerSeries.from_readings(measured["readings"] or [], own["period"])
+        kind = own["kind"]
     problems = [f"energy: {measured['problem']}"] if measured["problem"] else []
     if len(series.times) < 2:
         return [None] * len(names), [*problems, "energy: the meter gave no readings"]
@@ -131,11 +131,10 @@ def _estimate(
             f"energy: the clocks of the board and of this machine agree within "
             f"{answer.clock_error:.2g} s only, the meter reads every {series.period:.2g} s"
         ]
+    meter = settings.meter.name if settings.meter.name == "log" else settings.meter.argument
     energies: list[Energy | None] = []
     for index, name in enumerate(names):
-        found = estimate_energy(
-            measured["windows"], series, index, kind=kind, meter=settings.meter.argument
-        )
+        found = estimate_energy(measured["windows"], series, index, kind=kind, meter=meter)
         energies.append(found if isinstance(found, Energy) else None)
         if isinstance(found, str):
             problems.append(f"energy of {name}: {found}")

@@ -68,6 +68,11 @@ class SshTransport:
         folder: on the board, in which the run gets a folder of its own.
         provision: install a runtime if the board has none.
         patience: how long things may take.
+
+    Example:
+        >>> from edgeprune import bench
+        >>> board = SshTransport("pi@raspberrypi.local", "aarch64")
+        >>> bench("model.tflite", target="rpi4", transport=board)   # doctest: +SKIP
     """
 
     host: str
