@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from keras import layers
 
+from edgeprune.budgets import Budget
 from edgeprune.conversion import convert
 from edgeprune.cost import CostModel
+from edgeprune.edgetpu import PARAMETER_MEMORY_BYTES, edgetpu_parameter_bytes
 from edgeprune.errors import ModelError
 from edgeprune.estimates import Estimates
 from edgeprune.groups import find_groups
@@ -123,6 +125,15 @@ def test_the_size_of_the_file_is_predicted(build, scheme) -> None:
     content = convert(model, scheme=scheme, calibration=data)
     predicted = Estimates(find_groups(model), Deployment(scheme)).spend("size", {})
     assert predicted == pytest.approx(len(content), rel=0.25)  # mostly names, in so small a model
+
+
+def test_bytes_in_the_memory_of_an_edge_tpu_are_those_of_the_file() -> None:
+    model = build_mobile_network()
+    data = np.random.default_rng(0).random((4, *model.input_shape[1:]), dtype="float32")
+    content = convert(model, scheme="int8", calibration=data)
+    predicted = Estimates(find_groups(model), Deployment("int8")).spend("fits", {})
+    assert predicted == edgetpu_parameter_bytes(content)
+    assert Budget.parse("fits=edgetpu").amount == pytest.approx(PARAMETER_MEMORY_BYTES, abs=1)
 
 
 def test_a_model_without_a_fixed_size_is_refused() -> None:
