@@ -1,0 +1,190 @@
+"""Every scheme on architectures people use, whole and pruned, against Keras."""
+
+from __future__ import annotations
+
+import keras
+import networks
+import numpy as np
+import pytest
+import small_models
+from keras import layers
+
+from edgeprune.conversion import Quantization, check_operators, convert_in_detail
+from edgeprune.errors import ConversionError
+from edgeprune.groups import find_groups
+from edgeprune.plan import Plan
+from edgeprune.quantization import Training
+from edgeprune.runtime import TFLiteModel
+from edgeprune.surgery import slim
+
+BOUNDS = {
+    "float32": 1e-5,
+    "float16": 5e-3,
+    "dynamic": 0.05,
+    "int8": 0.08,
+    "int16x8": 0.05,
+    "int8-qat": 0.08,
+}
+"""Root mean square of the error, relative to that of the outputs before any softmax."""
+
+
+def unet() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    image = keras.Input((32, 32, 3), name="image")
+    fine = layers.Conv2D(8, 3, padding="same", activation="relu")(image)
+    x = layers.Conv2D(16, 3, padding="same")(layers.MaxPooling2D()(fine))
+    coarse = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same")(coarse)
+    x = layers.Concatenate()([x, fine])
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    raised = layers.UpSampling2D(interpolation="bilinear")(coarse)
+    outputs = layers.Conv2D(3, 1, name="mask")(layers.Concatenate()([x, raised]))
+    return small_models.randomize(keras.Model(image, outputs, name="unet"))
+
+
+def conv1d() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    signal = keras.Input((64, 4), name="signal")
+    x = layers.Conv1D(16, 5, padding="same")(signal)
+    x = layers.LeakyReLU()(layers.BatchNormalization()(x))
+    x = layers.SeparableConv1D(16, 3, activation="relu")(layers.MaxPooling1D(2)(x))
+    x = layers.GlobalAveragePooling1D()(x)
+    return small_models.randomize(keras.Model(signal, layers.Dense(5)(x), name="conv1d"))
+
+
+def samples_for(model: keras.Model, count: int = 40) -> np.ndarray:
+    return small_models.samples(count, *model.input_shape[1:])
+
+
+def pruned(model: keras.Model) -> keras.Model:
+    groups = find_groups(model)
+    return slim(model, networks.random_plan(groups), groups=groups)
+
+
+def error(model: keras.Model, scheme: str, inputs: np.ndarray) -> float:
+    settings = Quantization(training=Training(epochs=1))
+    made = convert_in_detail(model, scheme=scheme, calibration=inputs, quantization=settings)
+    expected = made.model.predict(inputs, verbose=0)
+    found = TFLiteModel(made.content).predict(inputs)
+    return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
+
+
+@pytest.mark.parametrize("scheme", BOUNDS)
+@pytest.mark.parametrize("variant", ["whole", "pruned"])
+@pytest.mark.parametrize("build", [unet, conv1d])
+def test_every_scheme_agrees_with_keras(build, variant, scheme) -> None:
+    model = build() if variant == "whole" else pruned(build())
+    assert error(model, scheme, samples_for(model)) < BOUNDS[scheme]
+
+
+def test_removed_channels_leave_no_dead_range() -> None:
+    """The widest channel decides the range of its tensor, until it is gone."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, 3), name="image")
+    x = layers.Conv2D(8, 3, activation="relu", name="wide")(image)
+    x = layers.Conv2D(6, 3, activation="relu", name="reader")(x)
+    model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    kernel, bias = model.get_layer("wide").get_weights()
+    kernel[..., 5] *= 500
+    model.get_layer("wide").set_weights([kernel, bias])
+    groups = find_groups(model)
+    (group,) = [group for group in groups.removable if "wide" in group.name]
+    keep = [channel for channel in range(8) if channel != 5]
+    small = slim(model, Plan({group.name: keep}, groups.fingerprint), groups=groups)
+
+    def top(network: keras.Model) -> float:
+        made = convert_in_detail(network, calibration=samples_for(network))
+        return next(layer.high for layer in made.layers if layer.layer == "wide")
+
+    alone = keras.Model(small.inputs, small.get_layer("wide").output)
+    highest = float(alone.predict(samples_for(small), verbose=0).max())
+    assert top(small) <= highest * 1.001
+    assert top(model) > 20 * top(small)
+
+
+def test_a_pruned_model_loses_no_more_than_the_whole_one() -> None:
+    model = conv1d()
+    whole = error(model, "int8", samples_for(model))
+    assert error(pruned(model), "int8", samples_for(model)) < 1.5 * whole + 0.01
+
+
+def test_widths_stay_in_the_steps_of_the_target() -> None:
+    from edgeprune.pruning import prune
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((12, 12, 3))
+    x = layers.Conv2D(32, 3, activation="relu", name="first")(image)
+    x = layers.Conv2D(32, 3, activation="relu", name="second")(x)
+    model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+    inputs = samples_for(model)
+    targets = np.arange(len(inputs)) % 3
+    small = prune(model, (inputs, targets), budget="macs=50%", recovery="none", step=8).model
+    made = convert_in_detail(small, calibration=inputs)
+    outputs = {d.name: d.shape for d in TFLiteModel(made.content).outputs}
+    assert list(outputs.values()) == [(1, 3)]
+    for name in ("first", "second"):
+        assert small.get_layer(name).filters % 8 == 0
+    assert small.count_params() < model.count_params()
+
+
+def hard_swish() -> keras.Model:
+    image = keras.Input((8, 8, 3), name="image")
+    x = layers.Conv2D(4, 3, activation="hard_silu")(image)
+    return keras.Model(image, layers.Flatten()(x), name="swish")
+
+
+def test_what_16_bits_cannot_express_is_refused_by_operator_name() -> None:
+    with pytest.raises(ConversionError) as caught:
+        check_operators(hard_swish(), "int16x8")
+    assert str(caught.value) == (
+        "Model 'swish' cannot be int16x8: TensorFlow Lite has no 16-bit form of HARD_SWISH. Use "
+        "scheme 'int8' or 'dynamic', or replace this operator."
+    )
+    check_operators(hard_swish(), "int8")
+
+
+def test_what_8_bits_cannot_express_is_refused_by_operator_name() -> None:
+    inputs = keras.Input((8, 3))
+    model = keras.Model(inputs, keras.ops.cumsum(layers.Dense(4)(inputs), 1), name="sums")
+    with pytest.raises(ConversionError, match="TensorFlow Lite leaves CUMSUM in float"):
+        check_operators(model, "int8")
+    check_operators(model, "float32")
+
+
+LARGE_BOUNDS = BOUNDS | {
+    "float32": 1e-4,
+    "float16": 0.02,
+    "dynamic": 0.2,
+    "int8": 0.3,
+    "int16x8": 0.2,
+}
+"""Random networks of hundreds of layers amplify every rounding."""
+
+
+def large(name: str) -> keras.Model:
+    """The architecture with fresh weights; BatchNorm has the statistics of random images."""
+    keras.utils.set_random_seed(0)
+    constructor = getattr(keras.applications, name)
+    model = constructor(
+        weights=None, input_shape=(32, 32, 3), classes=10, classifier_activation=None
+    )
+    norms = [la for la in model.layers if isinstance(la, layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = 0.0
+    model(samples_for(model, 64), training=True)
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic", "int8", "int16x8"])
+@pytest.mark.parametrize("variant", ["whole", "pruned"])
+@pytest.mark.parametrize(
+    "name", ["MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "DenseNet121"]
+)
+def test_every_scheme_agrees_on_large_models(name, variant, scheme) -> None:
+    model = large(name) if variant == "whole" else pruned(large(name))
+    if (name, scheme) == ("MobileNetV3Small", "int16x8"):
+        with pytest.raises(ConversionError, match="no 16-bit form of HARD_SWISH"):
+            convert_in_detail(model, scheme=scheme, calibration=samples_for(model))
+        return
+    assert error(model, scheme, samples_for(model, 24)) < LARGE_BOUNDS[scheme]
