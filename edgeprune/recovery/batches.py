@@ -13,7 +13,7 @@ from edgeprune.graph import Call, Graph, fill_in
 
 BATCH_SIZE = 256
 LEAST_SAMPLES = 16
-MEMORY = 1024**3
+MEMORY = 768 * 1024**2
 
 Values = dict[int, Any]
 

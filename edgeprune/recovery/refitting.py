@@ -38,7 +38,7 @@ from edgeprune.replica import operations_by_path
 from edgeprune.surgery import channel_ranks, kept_positions
 
 RIDGE = 1e-3
-ROWS = 36864
+ROWS = 24576
 MOST_NUMBERS = 2**25
 """Numbers in the patches of one layer: wide kernels are solved at fewer places."""
 
