@@ -155,7 +155,7 @@ class Contest:
         settings = entry.method.settings
         plan = make_plan(
             self.evidence, self.costs, self.budgets,
-            method=entry.method, step=self.step, measure=self._measure, progress=self.progress,
+            method=entry.method, step=self.step, measure=self.measure, progress=self.progress,
         )  # fmt: skip
         searches = entry.method.criterion == "blended" and settings.generations > 0
         if not searches or not plan.keep:
@@ -206,8 +206,12 @@ class Contest:
                 for candidate, model in self._recover(entry, plan, smaller)
             ]
 
-    def _measure(self, plan: Plan) -> float:
-        """Return the accuracy by a plan after the fold; without classes, how close outputs stay."""
+    def measure(self, plan: Plan) -> float:
+        """Return the accuracy by a plan after the fold; without classes, how close outputs stay.
+
+        Args:
+            plan: what is kept.
+        """
         grade = self.judge.grade(self._loss(plan, self._slim(plan)).folded)
         return grade.accuracy if self.judge.samples.targets.size else grade.closeness
 

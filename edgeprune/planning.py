@@ -64,17 +64,23 @@ def make_plan(
         seen = replace(evidence, widths=widths, settings=method.settings)
         rankings = rank_groups(seen, method.criterion, progress)
         before = widths
-        graded = None if measure is None else _by_widths(measure, evidence, rankings)
+        graded = None if measure is None else measure_widths(measure, evidence, rankings)
         widths = allocate(Problem(groups, rankings, limits, step, graded, progress))
         if widths == before:
             break
     return write_plan(evidence, rankings, widths)
 
 
-def _by_widths(
+def measure_widths(
     measure: Callable[[Plan], float], evidence: Evidence, rankings: Mapping[str, Ranking]
 ) -> Callable[[Mapping[str, int]], float]:
-    """Return how good the model is when some groups keep the first channels of their rankings."""
+    """Return how good the model is when some groups keep the first channels of their rankings.
+
+    Args:
+        measure: how good it is by a plan.
+        evidence: names the groups and the classes.
+        rankings: of every removable group.
+    """
     return lambda widths: measure(write_plan(evidence, rankings, widths))
 
 

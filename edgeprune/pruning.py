@@ -128,19 +128,61 @@ def prune(
     _check_numbers(step, time_limit)
     entries = list_entries(method, criterion, allocation, recovery, recalibration)
     chosen = None if classes is None else tuple(int(number) for number in classes)
+    contest = open_contest(
+        model, data, budgets,
+        classes=chosen, validation=validation, step=step, deployment=deployment, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    limit = METHODS[method].time_limit if time_limit is None else time_limit
+    best, candidates = contest.hold(entries, limit)
+    after = CostModel(find_groups(best.model)).full
+    return Pruned(
+        best.model, best.slim, best.plan, contest.evidence.groups, contest.costs.full, after,
+        best.equivalence, candidates[0], candidates, contest.stages.seconds,
+    )  # fmt: skip
+
+
+def open_contest(
+    model: keras.Model,
+    data: Data,
+    budgets: Budgets,
+    *,
+    classes: tuple[int, ...] | None,
+    validation: Data | None,
+    step: int,
+    deployment: Deployment = NOWHERE,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Contest:
+    """Check what is given, trace the model, and collect what all methods need.
+
+    Args:
+        model: as for `prune`; likewise the others.
+        data: see `prune`.
+        budgets: all of them must be met.
+        classes: see `prune`.
+        validation: see `prune`.
+        step: see `prune`.
+        deployment: see `prune`.
+        seed: see `prune`.
+        progress: told about stages.
+
+    Raises:
+        EdgepruneError: as for `prune`.
+    """
     stages = Stopwatch()
     with stages.time("trace"):
         groups = find_groups(model)
         check_model(model)
-        check_classes(groups, chosen)
+        check_classes(groups, classes)
         costs = CostModel(groups, deployment)
-        check_budget(groups, costs, budgets, step, fix_classes(groups, chosen))
-    calibration = make_samples(model, data, chosen)
+        check_budget(groups, costs, budgets, step, fix_classes(groups, classes))
+    calibration = make_samples(model, data, classes)
     if validation is None:
         calibration, held_out = hold_out(calibration, seed=seed)
     else:
-        held_out = make_samples(model, validation, chosen, name="validation data")
-    judge = Judge(model, held_out, chosen)
+        held_out = make_samples(model, validation, classes, name="validation data")
+    judge = Judge(model, held_out, classes)
     with stages.time("statistics"):
         present, targets = _renumber(calibration.targets)
         statistics = collect_statistics(
@@ -151,18 +193,11 @@ def prune(
             seed=seed,
             progress=progress,
         )
-    observations = Observations(groups, calibration.inputs, calibration.targets, chosen, seed)
-    evidence = Evidence(groups, statistics, chosen, seed, observations, present)
-    contest = Contest(
+    observations = Observations(groups, calibration.inputs, calibration.targets, classes, seed)
+    evidence = Evidence(groups, statistics, classes, seed, observations, present)
+    return Contest(
         model, evidence, calibration.inputs, costs, budgets, judge, step, stages, progress
     )
-    limit = METHODS[method].time_limit if time_limit is None else time_limit
-    best, candidates = contest.hold(entries, limit)
-    after = CostModel(find_groups(best.model)).full
-    return Pruned(
-        best.model, best.slim, best.plan, groups, costs.full, after, best.equivalence,
-        candidates[0], candidates, stages.seconds,
-    )  # fmt: skip
 
 
 def list_entries(

@@ -176,8 +176,14 @@ def test_a_file_of_another_model_or_kind_is_refused(tmp_path) -> None:
     problem = Problem(groups, random_rankings(groups), limits, 1)
     cache = tmp_path / "sensitivity.json"
     Sensitivity("another", 1.0, {}).save(cache)
-    with pytest.raises(PlanError, match=r"measured on another model \(fingerprint another"):
+    with pytest.raises(
+        PlanError, match=r"measured on another model or in another way \(another; now"
+    ):
         measure_sensitivity(problem, lambda widths: 0.0, cache=cache)
+    cache.unlink()
+    measure_sensitivity(problem, lambda widths: 0.0, cache=cache, settings="five classes")
+    with pytest.raises(PlanError, match=r"five classes; now .* two classes"):
+        measure_sensitivity(problem, lambda widths: 0.0, cache=cache, settings="two classes")
     cache.write_text(json.dumps([1, 2]))
     with pytest.raises(PlanError, match=r"Cannot read the sensitivity .*delete the file"):
         measure_sensitivity(problem, lambda widths: 0.0, cache=cache)

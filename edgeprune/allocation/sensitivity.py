@@ -26,7 +26,7 @@ class Sensitivity:
     """How good a model is with one group at a time narrowed, the others whole.
 
     Attributes:
-        fingerprint: of the model (see `Groups.fingerprint`).
+        fingerprint: of the model (see `Groups.fingerprint`), and how it was graded.
         full: how good the whole model is.
         grades: group -> width -> how good it is then; larger is better.
     """
@@ -93,6 +93,7 @@ def measure_sensitivity(
     measure: Callable[[Mapping[str, int]], float],
     *,
     cache: str | os.PathLike[str] | None = None,
+    settings: str = "",
     progress: Progress = SILENT,
 ) -> Sensitivity:
     """Narrow one group at a time and grade the model, at up to `MOST_WIDTHS` widths each.
@@ -101,19 +102,20 @@ def measure_sensitivity(
         problem: names the groups and their allowed widths.
         measure: widths of the groups that are narrowed -> how good the model then is.
         cache: file that is written after every group; groups that it has are not measured again.
+        settings: how the model is graded; a file with other settings is not used.
         progress: told after every group.
 
     Raises:
-        PlanError: the file holds something else, or belongs to another model.
+        PlanError: the file holds something else, or belongs to another model or other settings.
     """
-    fingerprint = problem.groups.fingerprint
+    fingerprint = f"{problem.groups.fingerprint} {settings}".strip()
     known = Sensitivity(fingerprint, float("nan"), {})
     if cache is not None and Path(cache).exists():
         known = Sensitivity.load(cache)
         if known.fingerprint != fingerprint:
             raise PlanError(
-                f"The sensitivity '{cache}' was measured on another model (fingerprint "
-                f"{known.fingerprint}, this model has {fingerprint}). Name another file."
+                f"The sensitivity '{cache}' was measured on another model or in another way "
+                f"({known.fingerprint}; now {fingerprint}). Name another file."
             )
     full = known.full if known.grades else float(measure({}))
     grades = {name: dict(found) for name, found in known.grades.items()}

@@ -30,6 +30,7 @@ from edgeprune.cli.options import (
     tuning_options,
 )
 from edgeprune.cli.quantization import FORMATS, quantization_options, read_quantization
+from edgeprune.cli.sensitivity import sensitivity
 from edgeprune.cli.terminal import show, show_built, working
 
 EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
@@ -188,6 +189,7 @@ def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> N
 
 
 edgeprune.add_command(check)
+edgeprune.add_command(sensitivity)
 
 
 @edgeprune.command(

@@ -25,7 +25,7 @@ def recalibrate(
     Args:
         smaller: the model; not changed.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
-            maps would take more than a gigabyte.
+            maps would take more than 768 MB.
         progress: told after every layer.
 
     Returns:

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+
+import keras
+import networks
+import numpy as np
+import pytest
+from keras import layers
+from specialists import make_classifier, run_command, save_digits
+
+from edgeprune.allocation import Sensitivity
+from edgeprune.curves import measure_curves
+from edgeprune.errors import EdgepruneError, PlanError
+
+
+def build() -> keras.Model:
+    """Channels of `first` matter; `second` writes zeros, so nothing depends on its width."""
+    inputs = keras.Input((8, 8, 3))
+    first = layers.Conv2D(8, 3, activation="relu", name="first")(inputs)
+    second = layers.Conv2D(8, 3, activation="relu", name="second")(inputs)
+    x = layers.Concatenate()([first, second])
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 1, name="last")(x))
+    model = networks.randomize(keras.Model(inputs, layers.Dense(4, name="head")(x)))
+    silent = model.get_layer("second")
+    silent.set_weights([0 * weight for weight in silent.get_weights()])
+    return model
+
+
+def images(samples: int = 120) -> np.ndarray:
+    return np.random.default_rng(5).normal(size=(samples, 8, 8, 3)).astype(np.float32)
+
+
+def test_what_carries_nothing_measures_as_harmless(tmp_path) -> None:
+    model, x = build(), images()
+    targets = np.asarray(model(x)).argmax(-1)
+    cache = tmp_path / "curves.json"
+    found = measure_curves(model, (x, targets), cache=cache)
+    assert found.full == 1
+    assert set(found.grades) == {"first", "second", "last"}
+    assert set(found.grades["second"].values()) == {1.0}
+    assert found.grades["first"][2] < 1
+    assert found == Sensitivity.load(cache)
+    with pytest.raises(PlanError, match=r"classes None.*; now .*classes"):
+        measure_curves(model, (x, targets), classes=np.unique(targets)[:2], cache=cache)
+
+
+def test_unknown_criteria_are_refused() -> None:
+    with pytest.raises(EdgepruneError, match="Unknown criterion 'best'"):
+        measure_curves(build(), images(), criterion="best")
+
+
+def test_the_command_writes_numbers_and_a_plot(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    make_classifier().save("model.keras")
+    save_digits(tmp_path / "data.npz")
+    given = ["model.keras", "--data", "data.npz", "--preprocess", "raw", "--calibration", "10"]
+    told = run_command(
+        "sensitivity", *given, "--validation", "5", "--plot", "c.png", "--json", "--quiet"
+    )
+    assert told.code == 0, told.err
+    printed = json.loads(told.out)
+    assert printed["file"] == "sensitivity.json"
+    stored = Sensitivity.load("sensitivity.json")
+    assert stored.grades
+    for name, grades in stored.grades.items():
+        assert printed[name] == {str(width): grade for width, grade in sorted(grades.items())}
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_plot_of_another_kind_is_refused_before_anything_runs(tmp_path) -> None:
+    told = run_command("sensitivity", "missing.keras", "--data", "missing.npz", "--plot", "c.txt")
+    assert told.code == 2
+    assert "Expected a name in .png, .svg or .pdf" in told.err
