@@ -13,7 +13,7 @@ from edgeprune.graph import Call, Graph, fill_in
 
 BATCH_SIZE = 256
 LEAST_SAMPLES = 16
-MEMORY = 768 * 1024**2
+MEMORY = 512 * 1024**2
 
 Values = dict[int, Any]
 
@@ -27,7 +27,7 @@ def make_batches(graph: Graph, inputs: np.ndarray, *, models: int = 1) -> list[A
         models: how many such models are walked side by side.
 
     Returns:
-        All samples, or as many as keep the feature maps within 768 MB, from all over the
+        All samples, or as many as keep the feature maps within 512 MB, from all over the
         array: samples are often sorted by class.
     """
     most = max(LEAST_SAMPLES, MEMORY // max(models * bytes_per_sample(graph), 1))

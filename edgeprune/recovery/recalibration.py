@@ -25,7 +25,7 @@ def recalibrate(
     Args:
         smaller: the model; not changed.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
-            maps would take more than 768 MB.
+            maps would take more than 512 MB.
         progress: told after every layer.
 
     Returns:

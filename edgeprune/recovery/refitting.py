@@ -67,7 +67,7 @@ def refit(
         groups: of the original, which is in their graph.
         plan: what was kept.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
-            maps would take more than 768 MB.
+            maps would take more than 512 MB.
         ridge: pull towards the kernel as it is, as a fraction of the mean diagonal. At full width
             the kernel as it is fits exactly, so the refit returns the original.
         seed: of the choice of positions.
