@@ -32,7 +32,7 @@ from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
 
 COMMANDS = """
-    build inspect prune check convert bench calibrate demo methods targets
+    build inspect prune check sensitivity convert bench calibrate demo methods targets
 """.split()
 QUICK = "--recovery none --recalibrate off --calibration 20"
 

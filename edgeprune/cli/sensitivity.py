@@ -34,8 +34,20 @@ from edgeprune.progress import Progress
 @click.option(
     "--out", metavar="FILE", default="sensitivity.json", help="Written after every group; resumed."
 )
-@click.option("--plot", metavar="FILE", default=None, help="A .png, .svg or .pdf with the curves.")
-@click.option("--criterion", metavar="NAME", default=None, help="How channels are ranked.")
+@click.option(
+    "--plot",
+    metavar="FILE",
+    default=None,
+    show_default="no plot",
+    help="A .png, .svg or .pdf with the curves.",
+)
+@click.option(
+    "--criterion",
+    metavar="NAME",
+    default=None,
+    show_default="that of auto",
+    help="How channels are ranked.",
+)
 @click.option("--step", type=COUNT, default=8, help="Widths are multiples of N.")
 @click.option(
     "--calibration", type=COUNT, default=100, help="Samples per class for the statistics."
