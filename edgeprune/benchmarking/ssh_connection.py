@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -130,7 +131,8 @@ class Connection:
     def close(self) -> None:
         """End the shared connection."""
         command = ["ssh", *self._options, "-O", "exit", "--", self.host]
-        subprocess.run(command, capture_output=True, timeout=CONNECT_SECONDS, check=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, capture_output=True, timeout=CONNECT_SECONDS, check=False)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _ssh(self, words: list[str]) -> list[str]:
