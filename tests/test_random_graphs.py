@@ -44,6 +44,22 @@ def test_slim_equals_cut_on_random_graphs(data) -> None:
     check(draw_model(data.draw))
 
 
+def test_every_listed_type_exists() -> None:
+    modules = (
+        keras.layers,
+        keras.src.ops.numpy,
+        keras.src.ops.core,
+        keras.src.applications.convnext,
+    )
+    known = {
+        found.__name__
+        for module in modules
+        for found in vars(module).values()
+        if isinstance(found, type)
+    }
+    assert LISTED - known == set()
+
+
 @pytest.mark.slow
 def test_slim_equals_cut_on_a_thousand_random_graphs() -> None:
     met: Counter[str] = Counter()

@@ -25,9 +25,9 @@ LISTED = frozenset(
     Reshape Permute Flatten RepeatVector
     Add Subtract Multiply Average Maximum Minimum Dot Concatenate
     SimpleRNN LSTM GRU Bidirectional TimeDistributed ConvLSTM1D ConvLSTM2D
-    MultiHeadAttention GroupQueryAttention Attention Embedding Lambda
+    MultiHeadAttention GroupedQueryAttention Attention Embedding Lambda
     Dropout SpatialDropout1D SpatialDropout2D GaussianNoise GaussianDropout AlphaDropout
-    Split GetItem Stack Mean Transpose SwapAxes Pad Take Flip Cumsum Where Softmax
+    Split GetItem Stack Mean Transpose Swapaxes Pad Take Flip Cumsum Where Softmax
     """.split()
 )
 """Types of layers and operations that a thousand drawn networks contain."""
