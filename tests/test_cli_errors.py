@@ -186,7 +186,7 @@ def test_an_impossible_budget_says_what_can_be_reached(place: Path, quantity: st
         ("--recovery magic", "Unknown recovery 'magic'. Choose from: auto, none, mean,"),
         (
             "--quantize int4",
-            "Unknown scheme 'int4'. Choose one of float32, float16, dynamic, int8.",
+            "Unknown scheme 'int4'. Choose one of float32, float16, dynamic, int8, int16x8",
         ),
         ("--io int4", "Unknown io type 'int4'. Choose one of float32, int8, uint8."),
         ("--quantize float32 --io int8", "Input and output in int8 need scheme 'int8'"),
