@@ -9,6 +9,7 @@ import click
 
 from edgeprune.cli.options import (
     COUNT,
+    SEED,
     classes_option,
     data_option,
     labels_option,
@@ -53,7 +54,7 @@ from edgeprune.progress import Progress
     "--calibration", type=COUNT, default=100, help="Samples per class for the statistics."
 )
 @click.option("--validation", type=COUNT, default=200, help="Samples per class that are graded.")
-@click.option("--seed", type=int, default=0, help="Of everything that is drawn.")
+@click.option("--seed", type=SEED, default=0, help="Of everything that is drawn.")
 @output_options
 def sensitivity(model: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Narrow one group of MODEL at a time, the others whole, and measure the accuracy.
