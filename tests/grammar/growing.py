@@ -51,8 +51,10 @@ class Grower:
         return np.random.default_rng(seed).uniform(0.5, 1.5, shape).astype(np.float32)
 
     def add(self, made: Any) -> None:
-        """Put tensors of usable size into the pool."""
+        """Put tensors of usable size into the pool; their channels are counted."""
         for one in made if isinstance(made, list) else [made]:
+            if one.shape[-1] is None:
+                continue
             if None in one.shape[1:] or 0 < np.prod(one.shape[1:]) <= MOST_ELEMENTS:
                 self.pool.append(one)
 
