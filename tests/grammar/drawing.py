@@ -34,6 +34,7 @@ def draw_model(draw: Draw) -> keras.Model:
     for _ in range(grower.number(1, 8)):
         grow(grower)
     leaves = [x for index, x in enumerate(grower.pool) if index not in grower.used]
+    leaves = leaves or grower.pool[-1:]
     tops = [vectors.to_vector(grower, x) for x in leaves]
     x = layers.Concatenate()(tops) if len(tops) > 1 else tops[0]
     outputs = [layers.Dense(3, name="head")(x)]
