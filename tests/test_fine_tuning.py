@@ -311,7 +311,7 @@ def net(width):
 keras.utils.set_random_seed(1)
 original, smaller = net(12), net(4)
 inputs = np.random.default_rng(0).normal(size=(128, 8, 8, 2)).astype("float32")
-settings = FineTuning(seconds=None, epochs=4, batch_size=16, features=1.0)
+settings = FineTuning(seconds=None, epochs=8, batch_size=16, learning_rate=1e-2, features=1.0)
 tuned = fine_tune(smaller, original, inputs, settings=settings)
 assert keras.backend.backend() == "{backend}"
 print(tuned.after.closeness > tuned.before.closeness, tuned.steps)
@@ -332,4 +332,4 @@ def test_every_backend_fine_tunes(backend: str):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["True", "24"]
+    assert result.stdout.split() == ["True", "48"]
