@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -165,3 +166,23 @@ def build_nested_network() -> keras.Model:
     x = layers.Concatenate(name="join")([x, layers.Conv2D(3, 1, name="side")(inputs)])
     x = layers.GlobalMaxPooling2D(name="pool")(x)
     return keras.Model(inputs, layers.Dense(4, name="head")(x), name="nested")
+
+
+def around(
+    middle: Callable[[Any], Any] | list[Any], shape: tuple[int | None, ...] = (6, 6, 3)
+) -> keras.Model:
+    """`middle` between a layer `before` that writes 6 channels and a layer `after` that reads."""
+    inputs = keras.Input(shape)
+    convolve = {2: layers.Conv1D, 3: layers.Conv2D, 4: layers.Conv3D}
+    kind = convolve.get(len(shape))
+    x = kind(6, 1, name="before")(inputs) if kind else layers.Dense(6, name="before")(inputs)
+    for step in middle if isinstance(middle, list) else [middle]:
+        x = step(x)
+    if len(x.shape) > 2:
+        x = layers.Flatten()(x) if None not in x.shape[1:] else pool(x)
+    return keras.Model(inputs, layers.Dense(3, name="after")(x))
+
+
+def pool(x: Any) -> Any:
+    pools = {3: layers.GlobalMaxPooling1D, 4: layers.GlobalMaxPooling2D}
+    return pools[len(x.shape)]()(x)

@@ -13,6 +13,7 @@ import pytest
 from keras import layers, ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from networks import around, pool
 
 from edgeprune.cost import CostModel
 from edgeprune.errors import ModelError
@@ -21,24 +22,6 @@ from edgeprune.rules import RULES, Tracing, rule
 from edgeprune.surgery import slim
 
 Connect = Callable[[Any], Any]
-
-
-def around(middle: Connect | list[Any], shape: tuple[int | None, ...] = (6, 6, 3)) -> keras.Model:
-    """`middle` between a layer `before` that writes 6 channels and a layer `after` that reads."""
-    inputs = keras.Input(shape)
-    convolve = {2: layers.Conv1D, 3: layers.Conv2D, 4: layers.Conv3D}
-    kind = convolve.get(len(shape))
-    x = kind(6, 1, name="before")(inputs) if kind else layers.Dense(6, name="before")(inputs)
-    for step in middle if isinstance(middle, list) else [middle]:
-        x = step(x)
-    if len(x.shape) > 2:
-        x = layers.Flatten()(x) if None not in x.shape[1:] else pool(x)
-    return keras.Model(inputs, layers.Dense(3, name="after")(x))
-
-
-def pool(x: Any) -> Any:
-    pools = {3: layers.GlobalMaxPooling1D, 4: layers.GlobalMaxPooling2D}
-    return pools[len(x.shape)]()(x)
 
 
 ELEMENTWISE = {
@@ -351,12 +334,6 @@ def test_a_rule_that_fails_names_the_layer(monkeypatch) -> None:
         find_groups(around(layers.ReLU(name="relu")))
 
 
-def test_quantized_and_lora_layers_are_locked() -> None:
-    model = around(layers.Dense(4, name="lora"))
-    model.get_layer("lora").enable_lora(2)
-    assert find_groups(model)["before"].locked == ("'lora' (Dense) is quantized or has LoRA",)
-
-
 @pytest.mark.parametrize(
     "step",
     [
@@ -401,71 +378,6 @@ def test_channels_first_slims_like_channels_last(step) -> None:
     for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert ops.shape(found.outputs[0]) == (None, 3)
-
-
-def lock_of(steps, shape=(6, 6, 3)) -> str:
-    """First reason why the channels of `before` are locked; the model is checked as well."""
-    groups = networks.assert_exact(around(steps, shape), seeds=[0])
-    (group,) = [found for found in groups if "before" in found.layers("writes")]
-    return group.locked[0]
-
-
-@keras.saving.register_keras_serializable("test_rules")
-class OwnCell(layers.SimpleRNNCell):
-    """A cell that no rule knows."""
-
-
-@pytest.mark.parametrize(
-    ("step", "shape", "reason"),
-    [
-        (
-            lambda x: layers.RNN(OwnCell(4, name="cell"), name="rnn")(x),
-            (6, 3),
-            "cell 'cell' of 'rnn' has no channel rule",
-        ),
-        (
-            lambda x: layers.RNN([layers.GRUCell(4), layers.GRUCell(3)], name="rnn")(x),
-            (6, 3),
-            "cell '.*' of 'rnn' has no channel rule",
-        ),
-        (
-            lambda x: layers.Bidirectional(layers.RNN(layers.GRUCell(4)), name="both")(x),
-            (6, 3),
-            "'both' wraps a layer without a rule for both directions",
-        ),
-        (
-            lambda x: layers.TimeDistributed(
-                keras.Sequential([layers.Conv1D(4, 3)], name="inner"), name="steps"
-            )(x),
-            (6, 6, 3),
-            "'steps' repeats 'inner', which has no channel rule",
-        ),
-        (
-            lambda x: layers.EinsumDense("abcd,c->ab", (6,), name="e")(x),
-            (6, 6, 3),
-            "'e' .abcd,c->ab. mixes the axis that holds these channels",
-        ),
-        (
-            lambda x: layers.MultiHeadAttention(2, 3, output_shape=(2, 3), name="mha")(x, x),
-            (6, 3),
-            r"'mha' \(MultiHeadAttention\) is called in an unusual way",
-        ),
-        (
-            lambda x: layers.Concatenate(axis=1, name="join")(
-                [layers.Permute((2, 1))(x), layers.Conv1D(6, 1)(x)]
-            ),
-            (6, 3),
-            "'join' joins channels that lie on different axes",
-        ),
-        (
-            lambda x: layers.AdditiveAttention(name="attention")([x, x]),
-            (6, 3),
-            r"Layer 'attention' \(AdditiveAttention\) has no channel rule",
-        ),
-    ],
-)
-def test_what_cannot_be_followed_is_locked_with_its_name(step, shape, reason) -> None:
-    assert re.fullmatch(reason, lock_of(step, shape))
 
 
 @pytest.mark.parametrize(

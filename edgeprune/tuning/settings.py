@@ -50,7 +50,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Settings of `fine_tune`; the defaults were chosen by trial on ResNet-20 (CIFAR-10).
+    """Settings of `fine_tune`; the defaults are common ones, compared with few others.
 
     Attributes:
         seconds: wall time for everything, compilation and validation included; `None` for no limit.
