@@ -320,9 +320,9 @@ Written by `make predictor-table` from MLPerf Inference v1.1 and v2.0 (Krai): Mo
 relative; MAPE is their mean absolute value. *V1 from V2*: fitted to MobileNetV2 alone, asked for
 MobileNetV1. *Inside V1*: fitted to three widths of MobileNetV1, asked for the fourth, so that the
 narrowest and the widest are extrapolated. No row is ever predicted by a fit that has seen it. The
-prior (`edgeprune/prediction/expectations.py`) comes from the data sheet; its constants and strength,
-and which features there are, were chosen with these tables in view, so the errors for an unseen
-family are somewhat optimistic.
+prior (`edgeprune/prediction/expectations.py`) comes from the data sheet; its constants and
+strength, and which features there are, were chosen with these tables in view, so the errors for an
+unseen family are somewhat optimistic.
 """
 
 if __name__ == "__main__":
