@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="plots need matplotlib")
 from benchmarks.experiments.__main__ import find_missing, read_results
 from benchmarks.experiments.material import Images, draw
 from benchmarks.experiments.recipes import choose_classes, read_recipe
-from benchmarks.experiments.tables import write_tables
+from benchmarks.experiments.tables import fill_pages, write_tables
 
 NAMES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 
@@ -100,3 +100,16 @@ def test_tables_hold_mean_and_spread_over_seeds(grid, tmp_path) -> None:
         "methods_resnet20.png",
         "methods_crossed.png",
     }
+
+
+def test_only_the_measured_section_of_a_page_is_written(grid, tmp_path) -> None:
+    cells = [cell for cell in grid.cells if cell.block == "methods" and cell.method == "auto"]
+    page, other = tmp_path / "auto.md", tmp_path / "catro.md"
+    page.write_text("# auto\n\nBy hand.\n\n## Measured\nold\n")
+    other.write_text("# catro\n\n## Measured\n")
+    fill_pages(grid, {cell.key: make_row(cell, 1.0) for cell in cells}, tmp_path)
+    text = page.read_text()
+    assert text.startswith("# auto\n\nBy hand.\n\n## Measured\n\n")
+    assert "old" not in text
+    assert "| -1.0 ± 0.0 (3) |" in text
+    assert other.read_text() == "# catro\n\n## Measured\n"

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.experiments.cells import run_cell
 from benchmarks.experiments.material import prepare
 from benchmarks.experiments.recipes import RECIPE, ROOT, Cell, Recipe, read_recipe
-from benchmarks.experiments.tables import write_tables
+from benchmarks.experiments.tables import fill_pages, write_tables
 
 RESULTS = ROOT / "benchmarks" / "methods.jsonl"
 WORK = ROOT / "build" / "experiments"
@@ -56,7 +56,9 @@ def main(
             return
         deadline = time.monotonic() + 60 * minutes if minutes else None
         _run(missing, recipe, results, work, shared, workers, deadline)
-    write_tables(grid, read_results(results), ROOT / "benchmarks")
+    finished = read_results(results)
+    write_tables(grid, finished, ROOT / "benchmarks")
+    fill_pages(grid, finished, ROOT / "docs" / "methods")
 
 
 def read_results(path: Path) -> dict[str, dict[str, Any]]:

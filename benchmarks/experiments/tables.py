@@ -13,6 +13,7 @@ from benchmarks.experiments.recipes import Recipe
 
 Row = Mapping[str, Any]
 Rows = list[Row]
+MEASURED = "## Measured"
 HEAD = """# Methods, measured
 
 Written by `make experiments` from `benchmarks/methods.jsonl`, one line per run.
@@ -37,8 +38,7 @@ def write_tables(grid: Recipe, results: Mapping[str, Row], folder: Path) -> None
         results: finished cells by key.
         folder: where the files go.
     """
-    known = {cell.key for cell in grid.cells}
-    rows = [row for key, row in results.items() if key in known]
+    rows = [results[cell.key] for cell in grid.cells if cell.key in results]
     parts = [
         HEAD.format(
             calibration=grid.calibration_per_class,
@@ -66,6 +66,43 @@ def write_tables(grid: Recipe, results: Mapping[str, Row], folder: Path) -> None
     if tuned:
         parts.append(_tuned_table(tuned))
     (folder / "methods.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def fill_pages(grid: Recipe, results: Mapping[str, Row], folder: Path) -> None:
+    """Write the section "Measured" of every method's page; what stands before it is left alone.
+
+    Args:
+        grid: says what there should be.
+        results: finished cells by key.
+        folder: with a page per method.
+    """
+    rows = [results[cell.key] for cell in grid.cells if cell.key in results]
+    plain = [row for row in rows if not row["criterion"] and not row["fine_tuning"]]
+    for method in list_values(plain, "method"):
+        path = folder / f"{method}.md"
+        text, mark, _ = path.read_text("utf-8").partition(MEASURED)
+        if mark:
+            table = _page_table(select(plain, method=method), grid)
+            path.write_text(f"{text}{MEASURED}\n\n{table}", encoding="utf-8")
+
+
+def _page_table(rows: Rows, grid: Recipe) -> str:
+    """Return what one method lost, by model and subset."""
+    budgets = sorted(list_values(rows, "kept"), reverse=True)
+    lines = []
+    for name, subject in grid.subjects.items():
+        for subset in list_values(select(rows, model=name), "subset"):
+            chosen = select(rows, model=name, subset=subset)
+            cells = [_summarise(select(chosen, kept=kept)) for kept in budgets]
+            lines.append([f"{subject.title}, {_describe_subset(grid, subset)}", *cells])
+    note = (
+        "Points of test accuracy against the unpruned model with its answers limited to the same "
+        "classes:\nmean over seeds ± largest distance from it (runs). Written by "
+        "`make experiments`; all methods side by\nside in "
+        "[benchmarks/methods.md](../../benchmarks/methods.md).\n\n"
+    )
+    header = ["model and classes", *[f"{kept:.0%} of the MACs" for kept in budgets]]
+    return note + _format_table(header, lines)
 
 
 def lost(row: Row, stage: str = "recovered") -> float:
