@@ -395,7 +395,7 @@ def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path)
     (warning,) = built.outcome.warnings
     before = built.outcome.macs.before
     assert warning == (
-        f"The budget macs=9.9e+10 is not below what the original costs, macs={before:,}: no "
-        "channel had to go."
+        f"The budget macs=9.9e+10 is not below what the original costs, macs={before:,}: for "
+        "it no channel had to go."
     )
     assert all(before == after for before, after in built.outcome.widths.values())

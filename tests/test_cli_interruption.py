@@ -72,6 +72,7 @@ def build(place: Path, out: Path, progress: Interrupting) -> None:
     [
         ("starting TensorFlow, loading model", False),
         ("reading the data", False),
+        ("checking the operators", False),
         ("statistics", True),
         ("ranking channels", True),
         ("recovery", True),
@@ -100,7 +101,7 @@ def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None
     above = test_an_interruption_at_any_stage_leaves_nothing.pytestmark[0].args[1]
     inner = {"refit"}  # part of the recovery
     assert set(progress.stages) - inner == {name for name, *_ in above}
-    assert len(list((tmp_path / "out").iterdir())) == 6
+    assert len(list((tmp_path / "out").iterdir())) == 7
 
 
 def test_the_converters_callback_does_not_swallow_an_interruption(tmp_path: Path) -> None:
@@ -148,14 +149,15 @@ def test_a_signal_that_ends_the_process_lets_it_clean_up(
     place: Path, tmp_path: Path, monkeypatch, number: signal.Signals
 ) -> None:
     """As `docker stop` sends it, or a connection that is lost."""
-    before = signal.getsignal(number)
+    before = signal.signal(number, signal.SIG_DFL)  # a shell's `nohup` has SIGHUP ignored
     progress = Interrupting("converting to int8", lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr("edgeprune.cli.terminal.TerminalProgress", lambda: progress)
     command = f"build {place}/model.keras --data {place}/digits.npz --recovery none --no-bench"
     answer = run_command(*command.split(), "--out", tmp_path / "out")
+    left = signal.signal(number, before)
     assert (answer.code, answer.out, answer.err) == (128 + number, "", "")
     assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(number) is before
+    assert left is signal.SIG_DFL
 
 
 def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
@@ -170,7 +172,9 @@ def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
         wait_for_workspace(tmp_path, process)
         os.killpg(process.pid, signal.SIGINT)
         output, error = process.communicate(timeout=STARTED)
-    assert (process.returncode, output) == (130, "")
+    # CPython ends by the signal itself where it came inside an `exec`; a shell says 130 to both.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert output == ""
     assert error == "\nInterrupted. Nothing was left half-written.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [

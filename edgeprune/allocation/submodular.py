@@ -31,7 +31,7 @@ def allocate_submodular(problem: Problem) -> dict[str, int]:
         >>> from edgeprune.allocation import CostLimits
         >>> from edgeprune.cost import CostModel
         >>> from edgeprune.groups import find_groups
-        >>> from edgeprune.plan import Budget
+        >>> from edgeprune.budgets import Budget
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
         >>> groups = find_groups(model)

@@ -26,7 +26,7 @@ def allocate_uniformly(problem: Problem) -> dict[str, int]:
         >>> from edgeprune.allocation import CostLimits, Ranking
         >>> from edgeprune.cost import CostModel
         >>> from edgeprune.groups import find_groups
-        >>> from edgeprune.plan import Budget
+        >>> from edgeprune.budgets import Budget
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="a"),
         ...     keras.layers.Dense(16, name="b"), keras.layers.Dense(2)])

@@ -65,7 +65,7 @@ def refit_head(
         >>> inputs = np.random.default_rng(0).normal(size=(50, 6)).astype("float32")
         >>> broken = keras.models.clone_model(model)
         >>> broken.set_weights(model.get_weights())
-        >>> broken.get_layer("head").kernel.assign(np.zeros((5, 3)))
+        >>> _ = broken.get_layer("head").kernel.assign(np.zeros((5, 3)))
         >>> mended = refit_head(broken, find_groups(model), Plan(), inputs)
         >>> bool(np.abs(mended(inputs) - model(inputs)).max() < 1e-2)
         True
