@@ -14,7 +14,8 @@ HEAD = """# Experiments on a GPU
 
 Written by `benchmarks/gpu_experiments/tables.py` from a run of `pipelines/experiments/gpu.toml`.
 Accuracies are measured on the {images:,} test images of CIFAR-10, in float32; every choice was made
-on validation images of the train split. MACs and parameters are counted.
+on validation images of the train split. MACs and parameters are counted. A dash stands for a stage
+that did not end within the time the machine was lent for.
 """
 
 
