@@ -33,12 +33,13 @@ def check(model: keras.Model) -> Groups:
 
 COMMON = {
     "deadline": None,
+    "phases": [Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than all else
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
     "print_blob": True,
 }
 
 
-@settings(max_examples=50, phases=[Phase.explicit, Phase.reuse, Phase.generate], **COMMON)
+@settings(max_examples=50, **COMMON)
 @given(st.data())
 def test_slim_equals_cut_on_random_graphs(data) -> None:
     check(draw_model(data.draw))

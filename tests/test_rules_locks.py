@@ -82,3 +82,33 @@ def test_quantized_and_lora_layers_are_locked() -> None:
     model = around(layers.Dense(4, name="lora"))
     model.get_layer("lora").enable_lora(2)
     assert find_groups(model)["before"].locked == ("'lora' (Dense) is quantized or has LoRA",)
+
+
+@pytest.mark.parametrize("pooling", [layers.MaxPooling3D, layers.AveragePooling3D])
+@pytest.mark.parametrize("groups", [2, 3, 6])
+def test_pooling_over_an_axis_that_holds_channels_locks_them(pooling, groups) -> None:
+    """Found by random networks: the labels kept the size that the axis had before."""
+    inputs = keras.Input((3, 4, 3))
+    x = layers.Conv2D(6, 1, name="before")(inputs)
+    x = layers.Reshape((3, 4, groups, 6 // groups))(x)
+    x = layers.GlobalAveragePooling3D()(pooling(2, name="pool")(x))
+    model = networks.randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    networks.assert_exact(model)
+    if groups > 2:
+        assert find_groups(model)["before"].locked == (
+            "'pool' mixes the axis that holds these channels",
+        )
+
+
+def test_attention_over_positions_that_hold_channels_locks_them() -> None:
+    inputs = keras.Input((4, 3)), keras.Input((5, 6))
+    query, values = (
+        layers.Conv1D(4, 1)(inputs[0]),
+        layers.Permute((2, 1))(layers.Conv1D(7, 1, name="before")(inputs[1])),
+    )
+    x = layers.MultiHeadAttention(2, 3, name="attention")(query, values)
+    model = networks.randomize(keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x))))
+    networks.assert_exact(model)
+    assert find_groups(model)["before"].locked == (
+        "'attention' mixes the axis that holds these channels",
+    )

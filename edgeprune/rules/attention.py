@@ -30,8 +30,9 @@ def attend(tracing: Tracing, layer: Any, *inputs: Labels) -> list[Labels]:
     heads = tracing.use(output.kernel, 0, "reads")
     dimensions = tracing.use(output.kernel, 1, "reads")
     for name, part in parts.items():
-        read = tracing.space.collapse(tracing.pass_spatial(sources[name], -1), -1)
-        tracing.use(part.kernel, 0, "reads", np.broadcast_to(read, part.kernel.shape[:1]))
+        size = part.kernel.shape[0]
+        read = tracing.space.collapse(tracing.pass_spatial(sources[name], -1, size), -1)
+        tracing.use(part.kernel, 0, "reads", np.broadcast_to(read, (size,)))
         for weight, axis in ((part.kernel, 1), (part.bias, 0)):
             tracing.use(weight, axis, "writes", heads)
             if name in ("value", "gate"):

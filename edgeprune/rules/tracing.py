@@ -222,11 +222,23 @@ class Tracing:
         owner = self.call.operation if self.owner is None else self.owner
         return replace(self, call=call, owner=owner, config_path=self.config_path + config_path)
 
-    def pass_spatial(self, labels: Labels, axis: int) -> Labels:
-        """Pass labels through a layer that mixes positions: only `axis` may hold channels."""
-        if set(varying_axes(labels)) - {axis % labels.ndim}:
-            self.space.lock(labels, f"'{self.call.path}' mixes the axis that holds these channels")
-        return labels
+    def pass_spatial(self, labels: Labels, axis: int, size: int | None = None) -> Labels:
+        """Pass labels through a layer that mixes positions: only `axis` may hold channels.
+
+        Others are locked, and so is what comes out in their place.
+
+        Args:
+            labels: of one input.
+            axis: of the channels, may be negative.
+            size: of this axis; that of the first input if not given.
+        """
+        if not set(varying_axes(labels)) - {axis % labels.ndim}:
+            return labels
+        reason = f"'{self.call.path}' mixes the axis that holds these channels"
+        self.space.lock(labels, reason)
+        fresh = self.space.fresh(size or self.input_shapes[0][axis] or 1)
+        self.space.lock(fresh, reason)
+        return place(fresh, axis, labels.ndim)
 
     def opaque(self, reason: str, labels: Sequence[Labels]) -> list[Labels]:
         """Lock all channels that go in, and let locked ones come out."""
