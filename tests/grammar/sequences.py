@@ -51,9 +51,14 @@ def hand_over_states(grower: Grower, x: Any) -> Any:
 
 
 def attend(grower: Grower, x: Any) -> Any:
+    """Attention of a sequence to itself.
+
+    Without biases: on TensorFlow, Keras 3.15 adds a bias of shape (heads, 1) along the positions
+    where there are as many as heads, so the answer of a layer changes with its sizes.
+    """
     return layers.MultiHeadAttention(
-        grower.number(1, 3), 2, value_dim=grower.number(1, 3)
-    )(x, x)  # fmt: skip
+        grower.number(1, 3), 2, value_dim=grower.number(1, 3), use_bias=False
+    )(x, x)
 
 
 def attend_in_groups(grower: Grower, x: Any) -> Any:
