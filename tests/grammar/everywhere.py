@@ -16,7 +16,17 @@ def densify(grower: Grower, x: Any) -> Any:
 
 
 def einsum(grower: Grower, x: Any) -> Any:
-    return layers.EinsumDense("...x,xy->...y", grower.number(2, 6), bias_axes="y")(x)
+    """A dense layer by equation.
+
+    With `...` only where its axes are alike: Keras 3.15 states them in reverse order, and layers
+    behind are then built for sizes that never come.
+    """
+    units = grower.number(2, 6)
+    around = x.shape[1:-1]
+    if len(set(around)) < 2:
+        return layers.EinsumDense("...x,xy->...y", units, bias_axes="y")(x)
+    axes = "zabc"[: len(around) + 1]
+    return layers.EinsumDense(f"{axes}x,xy->{axes}y", (*around, units), bias_axes="y")(x)
 
 
 def normalize(grower: Grower, x: Any) -> Any:
