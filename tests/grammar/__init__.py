@@ -30,4 +30,4 @@ LISTED = frozenset(
     Split GetItem Stack Mean Transpose Swapaxes Pad Take Flip Cumsum Where Softmax
     """.split()
 )
-"""Types of layers and operations that a thousand drawn networks contain."""
+"""Types of layers and operations that are drawn, the rarest about three times in a thousand."""
