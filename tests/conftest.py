@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import random
-import sys
 from pathlib import Path
 
 # Read once, when NumPy and TensorFlow are imported, here and in every process a test starts.
@@ -13,7 +11,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -22,14 +19,6 @@ ROOT = Path(__file__).resolve().parent.parent
 # The first example of a property test pays for TensorFlow's import.
 settings.register_profile("edgeprune", deadline=None, print_blob=True)
 settings.load_profile("edgeprune")
-
-
-@pytest.fixture(autouse=True)
-def same_random_numbers_in_every_test() -> None:
-    random.seed(0)
-    np.random.seed(0)
-    if "keras" in sys.modules:
-        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture(scope="session")

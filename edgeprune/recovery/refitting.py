@@ -79,12 +79,14 @@ def refit(
     Example:
         >>> from edgeprune.groups import find_groups
         >>> from edgeprune.surgery import slim
+        >>> keras.utils.set_random_seed(0)
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
         >>> groups, plan = find_groups(model), Plan({"hidden": (0, 3)})
         >>> inputs = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
-        >>> recovered = refit(slim(model, plan), groups, plan, inputs)
-        >>> bool(np.abs(recovered(inputs) - model(inputs)).max() < 1e-2)  # two of four dimensions
+        >>> smaller = slim(model, plan)
+        >>> def error(found): return float(np.abs(found(inputs) - model(inputs)).max())
+        >>> error(refit(smaller, groups, plan, inputs)) < 0.1 * error(smaller)
         True
     """
     ranks = channel_ranks(groups, plan)
