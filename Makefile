@@ -70,8 +70,8 @@ quantization-table: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/quantization.py
 
 lint: $(VENV)/.ready-for-development
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --check --no-cache .
 	$(BIN)/lint-imports
 
 types: $(VENV)/.ready-for-development

@@ -13,8 +13,7 @@ os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import pytest
 from hypothesis import settings
-
-ROOT = Path(__file__).resolve().parent.parent
+from places import ROOT
 
 # The first example of a property test pays for TensorFlow's import.
 settings.register_profile("edgeprune", deadline=None, print_blob=True)

@@ -10,7 +10,7 @@ import json
 import sys
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 SPEC = importlib.util.spec_from_file_location(
     "architectures", ROOT / "benchmarks" / "architectures.py"

@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from places import ROOT
 
 SPEC = importlib.util.spec_from_file_location("model_files", ROOT / "benchmarks" / "model_files.py")
 model_files = importlib.util.module_from_spec(SPEC)
