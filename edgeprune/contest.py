@@ -17,7 +17,7 @@ from edgeprune.methods import Method
 from edgeprune.plan import Plan
 from edgeprune.planning import make_plan
 from edgeprune.progress import Progress
-from edgeprune.recovery import CONTENDERS, RECOVERIES, Loss, recalibrate
+from edgeprune.recovery import CONTENDERS, RECOVERIES, REFITS, Loss, recalibrate
 from edgeprune.stopwatch import Stopwatch
 from edgeprune.surgery import slim
 from edgeprune.validation import Grade, Judge
@@ -221,14 +221,24 @@ class Contest:
         """Try the recoveries that are asked for."""
         method, loss = entry.method, self._loss(plan, smaller)
         names = list(CONTENDERS) if method.recovery == "auto" else [method.recovery]
-        options = {"auto": (False, True), "on": (True,), "off": (False,)}[method.recalibration]
         found: list[tuple[Candidate, keras.Model]] = []
-        with self.progress.stage("recovery", len(names) * len(options)) as advance:
+        with self.progress.stage("recovery", len(names)) as advance:
             for name in names:
                 recovered = RECOVERIES[name](loss)
-                for recalibrated in options:
+                for recalibrated in _list_recalibrations(method, name):
                     model = recalibrate(recovered, loss.inputs) if recalibrated else recovered
                     grade = self.judge.grade(model)
                     found.append((Candidate(name, recalibrated, grade, entry.name), model))
-                    advance()
+                advance()
         return found
+
+
+def _list_recalibrations(method: Method, recovery: str) -> tuple[bool, ...]:
+    """Return whether to go without recalibration, with it, or both ways.
+
+    A refit brings what comes out of a BatchNorm to the original already; in every run looked at,
+    measuring its statistics anew afterwards lost accuracy.
+    """
+    if method.recalibration == "auto":
+        return (False,) if recovery in REFITS else (False, True)
+    return (method.recalibration == "on",)

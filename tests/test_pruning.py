@@ -63,10 +63,10 @@ def test_the_plan_makes_the_slim_model_and_the_proof_is_kept(pruned) -> None:
         assert len(channels) < found.groups[name].width
 
 
-def test_every_contender_was_tried_with_and_without_recalibration(pruned) -> None:
+def test_every_contender_was_tried_and_folds_with_recalibration_too(pruned) -> None:
     _, found, _ = pruned
     tried = {(candidate.recovery, candidate.recalibrated) for candidate in found.candidates}
-    assert tried == {(name, after) for name in CONTENDERS for after in (False, True)}
+    assert tried == {(name, False) for name in CONTENDERS} | {("least_squares", True)}
     grades = [candidate.grade for candidate in found.candidates]
     assert grades == sorted(grades, reverse=True)
     assert found.chosen == found.candidates[0]
@@ -78,7 +78,7 @@ def test_stages_are_timed_and_told(pruned) -> None:
     assert list(found.seconds) == stages
     removable = len(found.groups.removable)
     assert ["ranking channels", removable, removable] in recorder.stages
-    assert ["recovery", 8, 8] in recorder.stages
+    assert ["recovery", 4, 4] in recorder.stages
 
 
 def test_the_model_is_the_candidate_that_validation_prefers() -> None:
@@ -164,9 +164,9 @@ def test_a_recovery_that_gives_nan_loses(monkeypatch) -> None:
     model, x = build(), images()
     monkeypatch.setitem(RECOVERIES, "refit", break_model)
     found = prune(model, (x, answers(model, x)))
-    last = found.candidates[-2:]
-    assert [candidate.recovery for candidate in last] == ["refit", "refit"]
-    assert {candidate.grade.closeness for candidate in last} == {-np.inf}
+    last = found.candidates[-1]
+    assert last.recovery == "refit"
+    assert last.grade.closeness == -np.inf
     assert np.isfinite(np.asarray(found.model(x))).all()
 
 

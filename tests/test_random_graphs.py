@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from random import Random
 
 import keras
 import networks
@@ -31,6 +32,8 @@ def check(model: keras.Model) -> Groups:
     return groups
 
 
+# A seed and even choices: drawn one by one, hypothesis prefers few steps and the same ones again.
+SEEDED = st.randoms(use_true_random=True)
 COMMON = {
     "deadline": None,
     "phases": [Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes longer than all else
@@ -40,9 +43,9 @@ COMMON = {
 
 
 @settings(max_examples=50, **COMMON)
-@given(st.data())
-def test_slim_equals_cut_on_random_graphs(data) -> None:
-    check(draw_model(data.draw))
+@given(SEEDED)
+def test_slim_equals_cut_on_random_graphs(random: Random) -> None:
+    check(draw_model(random))
 
 
 def test_every_listed_type_exists() -> None:
@@ -66,11 +69,10 @@ def test_slim_equals_cut_on_a_thousand_random_graphs() -> None:
     met: Counter[str] = Counter()
 
     @settings(max_examples=1000, **COMMON)
-    @given(st.data())
-    def draw_and_check(data) -> None:
-        groups = check(draw_model(data.draw))
+    @given(SEEDED)
+    def draw_and_check(random: Random) -> None:
+        groups = check(draw_model(random))
         met.update({type(call.operation).__name__ for call in groups.graph.calls})
 
     draw_and_check()
-    # Chance may miss a rare type; most, not all, have a case of their own in `test_rules.py`.
-    assert len(LISTED - met.keys()) <= len(LISTED) // 10, LISTED - met.keys()
+    assert LISTED - met.keys() == set()

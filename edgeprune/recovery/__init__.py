@@ -22,6 +22,8 @@ from edgeprune.statistics import Statistics
 COPIES = 4
 CONTENDERS = ("least_squares", "refit", "refit_augmented", "refit_head")
 """What `auto` tries: on calibration data none of the others is better than all of these."""
+REFITS = frozenset({"refit", "refit_augmented", "refit_head"})
+"""Those that bring what lands behind BatchNorm to the original's, and need no recalibration."""
 
 
 @dataclass(frozen=True)
@@ -123,4 +125,4 @@ RECOVERIES: dict[str, Recovery] = {
     "refit_head": refit_kernels_and_head,
 }
 
-__all__ = ["CONTENDERS", "RECOVERIES", "Loss", "Recovery", "recalibrate"]
+__all__ = ["CONTENDERS", "RECOVERIES", "REFITS", "Loss", "Recovery", "recalibrate"]

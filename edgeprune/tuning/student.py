@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeprune.inference import COMPILES, answer
 from edgeprune.replica import copy_weights, operations_by_path, replicate
 from edgeprune.tuning.objectives import LossFunction, make_comparable
 from edgeprune.tuning.settings import FineTuning
@@ -15,8 +16,6 @@ from edgeprune.tuning.settings import FineTuning
 # Keras' default of 0.99 looks back over more steps than a short training has.
 BATCH_NORM_MOMENTUM = 0.9
 SGD_MOMENTUM = 0.9
-# XLA's convolutions on CPUs are slower than those of TensorFlow and PyTorch themselves.
-COMPILES = keras.backend.backend() == "jax"
 
 
 class Teacher:
@@ -116,19 +115,6 @@ class Student:
         model, made = replicate(self._original)
         copy_weights(self._plain, made)
         return model
-
-
-def answer(model: keras.Model, inputs: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Return every output of a compiled model; all batches are of one size, compiled once."""
-    batches = []
-    for start in range(0, len(inputs), batch_size):
-        batch = inputs[start : start + batch_size]
-        missing = batch_size - len(batch)
-        if missing:
-            batch = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)])
-        outputs = keras.tree.flatten(model.predict_on_batch(batch))
-        batches.append([np.asarray(output)[: batch_size - missing] for output in outputs])
-    return [np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True)]
 
 
 def _make_optimizer(settings: FineTuning) -> keras.optimizers.Optimizer:

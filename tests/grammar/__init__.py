@@ -1,7 +1,7 @@
 """Random networks for property tests: a pool of tensors grows by one drawn step after another.
 
 A step is a function `(grower, tensor) -> tensor, or several`. Steps stand in one file per kind of
-tensor, and in `everywhere` for tensors of any rank.
+tensor, in `everywhere` for tensors of any rank, and in `singles` for what these draw too seldom.
 """
 
 from __future__ import annotations
@@ -30,4 +30,4 @@ LISTED = frozenset(
     Split GetItem Stack Mean Transpose Swapaxes Pad Take Flip Cumsum Where Softmax
     """.split()
 )
-"""Types of layers and operations that are drawn, the rarest about three times in a thousand."""
+"""Types of layers and operations that are drawn."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import keras
 import numpy as np
-from hypothesis import strategies as st
 from keras import layers
 
-from grammar import everywhere, maps, merges, sequences, vectors, volumes
+from grammar import everywhere, maps, merges, sequences, singles, vectors, volumes
 from grammar.custom import Subclassed
-from grammar.growing import Draw, Grower
+from grammar.growing import Grower
 
 STEPS = {
     2: vectors.STEPS,
@@ -21,11 +21,11 @@ STEPS = {
 }
 
 
-def draw_model(draw: Draw) -> keras.Model:
+def draw_model(random: Random) -> keras.Model:
     """Draw a network with one to three inputs, one or two outputs, functional or subclassed."""
     keras.backend.clear_session()
-    size = draw(st.sampled_from([4, 5, None]))
-    grower = Grower(draw, merge=size is not None)
+    size = random.choice([4, 5, None])
+    grower = Grower(random, merge=size is not None)
     first = grower.choice([open_image, open_image, open_sequence, open_volume])
     inputs = [first(grower, size)]
     inputs += [
@@ -97,8 +97,8 @@ def grow(grower: Grower) -> None:
         made = grower.choice(merges.STEPS)(grower, tensor, grower.pool[other])
         grower.used |= {number, other}
     else:
-        own = grower.number(0, 2) > 0
-        steps = STEPS[len(tensor.shape)] if own else everywhere.STEPS
-        made = grower.choice(steps)(grower, tensor)
+        rank = len(tensor.shape)
+        kinds = [STEPS[rank]] * 3 + [everywhere.STEPS] * 2 + [singles.ANY, singles.OF_RANK[rank]]
+        made = grower.choice(grower.choice(kinds))(grower, tensor)
         grower.used.add(number)
     grower.add(made)

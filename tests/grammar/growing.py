@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
-Draw = Callable[[st.SearchStrategy], Any]
 Step = Callable[["Grower", Any], Any]
-ACTIVATIONS = st.sampled_from([None, "relu", "tanh", "sigmoid", "gelu", "hard_silu", "leaky_relu"])
+ACTIVATIONS = [None, "relu", "tanh", "sigmoid", "gelu", "hard_silu", "leaky_relu"]
 MOST_ELEMENTS = 4000
 
 
@@ -22,29 +21,29 @@ class Grower:
     """Draws one network.
 
     Attributes:
-        draw: draws from a hypothesis strategy.
+        random: what chooses, evenly.
         merge: whether tensors of equal shape may be merged (not where sizes are open).
         pool: tensors that may still be used.
         used: numbers of tensors that something takes.
     """
 
-    def __init__(self, draw: Draw, merge: bool) -> None:
-        self.draw = draw
+    def __init__(self, random: Random, merge: bool) -> None:
+        self.random = random
         self.merge = merge
         self.pool: list[Any] = []
         self.used: set[int] = set()
 
     def number(self, low: int, high: int) -> int:
-        return self.draw(st.integers(low, high))
+        return self.random.randint(low, high)
 
     def choice(self, options: Any) -> Any:
-        return self.draw(st.sampled_from(list(options)))
+        return self.random.choice(list(options))
 
     def yes(self) -> bool:
-        return self.draw(st.booleans())
+        return self.random.random() < 0.5
 
     def activation(self) -> str | None:
-        return self.draw(ACTIVATIONS)
+        return self.choice(ACTIVATIONS)
 
     def constants(self, *shape: int) -> np.ndarray:
         seed = self.number(0, 3)
