@@ -45,6 +45,7 @@ FOLLOWED = {
     "split in equal parts": lambda x: ops.concatenate(ops.split(x, 3, axis=-1)[::-1], axis=-1),
     "split at positions": lambda x: ops.split(x, [1, 4], axis=3)[1],
     "split and add": lambda x: ops.add(*ops.split(x, 2, axis=-1)),
+    "split with an empty part": lambda x: ops.split(x, [6], axis=-1)[0],
     "split over height": lambda x: ops.split(x, 2, axis=1)[0],
     "slice": lambda x: x[..., 2:],
     "slice of height": lambda x: x[:, 1:-1, ::2, :],

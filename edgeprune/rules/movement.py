@@ -52,9 +52,11 @@ def execute_on_labels(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels
 
 
 def without_batch(tracing: Tracing, labels: Labels) -> Labels:
-    """Drop the leading axis; what moved to it from elsewhere is tied."""
+    """Drop the leading axis; what moved to it from elsewhere is tied. Empty tensors have no labels."""
     if labels.ndim == 0:
         return labels
+    if labels.size == 0:
+        return labels[0]
     rows = labels.reshape(len(labels), -1)
     return tracing.space.collapse(rows, -1).reshape(labels.shape[1:])
 

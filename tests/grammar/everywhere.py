@@ -64,9 +64,14 @@ def activate(grower: Grower, x: Any) -> Any:
             lambda: layers.GaussianNoise(0.1),
             lambda: layers.GaussianDropout(0.1),
             lambda: layers.AlphaDropout(0.1),
-            lambda: layers.Softmax(axis=1),
+            lambda: softmax_positions,
         ]
     )()(x)
+
+
+def softmax_positions(x: Any) -> Any:
+    """Keras 3.15 refuses the mask of an Embedding there; an operation drops it."""
+    return layers.Softmax(axis=1)(x * 1.0)
 
 
 def scale(grower: Grower, x: Any) -> Any:

@@ -9,6 +9,7 @@ from keras import layers, ops
 from keras.src.applications.convnext import LayerScale
 
 from grammar import sequences
+from grammar.everywhere import softmax_positions
 from grammar.growing import Grower, Step
 
 
@@ -66,7 +67,7 @@ ANY = [
     apply(lambda: layers.GaussianNoise(0.1)),
     apply(lambda: layers.GaussianDropout(0.1)),
     apply(lambda: layers.AlphaDropout(0.1)),
-    apply(lambda: layers.Softmax(axis=1)),
+    lambda grower, x: softmax_positions(x),
 ]
 SEQUENCES = [
     sequences.recur,
