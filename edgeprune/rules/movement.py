@@ -52,7 +52,7 @@ def execute_on_labels(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels
 
 
 def without_batch(tracing: Tracing, labels: Labels) -> Labels:
-    """Drop the leading axis; what moved to it from elsewhere is tied. Empty tensors have no labels."""
+    """Drop the leading axis; what moved to it is tied. Empty tensors have no labels."""
     if labels.ndim == 0:
         return labels
     if labels.size == 0:
