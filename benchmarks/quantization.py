@@ -56,6 +56,7 @@ def make_cell(model: str, variant: str, scheme: str) -> dict[str, Any]:
                 keras_model,
                 scheme=scheme,
                 calibration=samples[0],
+                targets=samples[1] if scheme == "int8-qat" else None,
                 quantization=Quantization(training=Training(epochs=EPOCHS)),
             )
             path.write_bytes(made.content)

@@ -18,8 +18,6 @@ from edgeprune.datasets import parse_preprocess
 from edgeprune.pruning import prune
 from edgeprune.verification import measure_accuracy, predict
 
-CHUNK = 1000
-
 
 def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[str, Any]:
     """Return all figures of a cell, as JSON types.
@@ -119,8 +117,7 @@ def _original_outputs(folder: Path, recipe: Recipe, name: str) -> np.ndarray:
 
 
 def _predict(model: keras.Model, images: np.ndarray, preprocess: Any) -> np.ndarray:
-    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
-    return np.concatenate([predict(model, preprocess(c.astype(np.float32))) for c in chunks])
+    return predict(model, preprocess(images.astype(np.float32)))
 
 
 def _train_split(

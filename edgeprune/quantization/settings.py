@@ -16,7 +16,8 @@ class Training:
         minutes: of wall time, at most; the epoch under way is finished.
         batch_size: samples per step.
         learning_rate: of Adam at the start; falls to zero along a cosine.
-        label_weight: weight of the true classes against the teacher, where there are targets.
+        label_weight: weight of the true classes against the teacher, where there are targets. A
+            pruned model may get better by them than its teacher is.
         seed: of the order of the samples.
     """
 
@@ -24,7 +25,7 @@ class Training:
     minutes: float = 10.0
     batch_size: int = 32
     learning_rate: float = 1e-4
-    label_weight: float = 0.0
+    label_weight: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -2,8 +2,8 @@
 
 After Jacob et al. (2018), "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", with the simulated rounding of tensorflow-model-optimization.
-The float model is the teacher, so labels are optional. BatchNorm keeps its statistics: a few
-hundred samples would spoil them.
+The float model is the teacher and labels, where there are some, have a say. BatchNorm keeps its
+statistics: a few hundred samples would spoil them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Trained:
 
     Attributes:
         model: of Keras 3, with the trained weights.
-        losses: distance to the float model on held-out samples, simulated in integers: before
+        losses: distance to what is learnt on held-out samples, simulated in integers: before
             training, then after each epoch.
         chosen: which of them the model is; 0 is the untrained one.
         left: layers that were trained without rounding, because tensorflow-model-optimization has
@@ -95,7 +95,7 @@ def train_for_int8(
 
     def measure() -> float:
         found = _predict(student, [array[held_out] for array in arrays], training.batch_size)
-        return _distance([answer[held_out] for answer in answers], found)
+        return _distance([answer[held_out] for answer in wanted], found)
 
     losses, chosen, best = [measure()], 0, student.get_weights()
     with progress.stage("training for int8", training.epochs * steps) as advance:
@@ -166,7 +166,7 @@ def _compile(student: Any, answers: Sequence[np.ndarray], training: Training, st
 
 
 def _distance(answers: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-    """Return the mean squared distance of outputs, relative to the outputs."""
+    """Return the mean squared distance of outputs, relative to what they should be."""
     return sum(
         float(np.square(one - other).mean() / max(float(np.square(one).mean()), 1e-12))
         for one, other in zip(answers, found, strict=True)
