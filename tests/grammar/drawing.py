@@ -23,7 +23,7 @@ STEPS = {
 
 def draw_model(random: Random) -> keras.Model:
     """Draw a network with one to three inputs, one or two outputs, functional or subclassed."""
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # collecting garbage takes longer than the rest
     size = random.choice([4, 5, None])
     grower = Grower(random, merge=size is not None)
     first = grower.choice([open_image, open_image, open_sequence, open_volume])
