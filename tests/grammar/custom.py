@@ -31,6 +31,10 @@ class Shuffle(keras.layers.Layer):
         x = ops.reshape(x, (*front, self.groups, channels // self.groups))
         return ops.reshape(ops.swapaxes(x, -1, -2), (*front, channels))
 
+    def compute_output_spec(self, x):
+        """Keras 3.15 takes `x * 1.0` for sparse and cannot infer what follows."""
+        return keras.KerasTensor(x.shape, x.dtype)
+
 
 class Temperature(keras.layers.Layer):
     """A custom layer with a weight per channel and without a rule: its channels are locked."""
