@@ -21,11 +21,11 @@ for tool in apt-get dpkg-deb; do
     command -v "$tool" >/dev/null || { echo "make_root.sh needs $tool (Debian, Ubuntu)" >&2; exit 1; }
 done
 
-work=$(mktemp -d "$folder.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+scratch=$(mktemp -d "$folder.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM HUP
-apt=$work/apt
-mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$work/root"
+apt=$scratch/apt
+mkdir -p "$apt/state/lists/partial" "$apt/cache/archives/partial" "$scratch/system"
 : >"$apt/status"
 
 run_apt() {
@@ -44,32 +44,32 @@ echo "$python and its libraries"
 run_apt install --download-only --yes --no-install-recommends \
     python3-minimal "$python" "lib$python-stdlib" libstdc++6 libgcc-s1 >/dev/null
 for package in "$apt"/cache/archives/*.deb; do
-    dpkg-deb -x "$package" "$work/root"
+    dpkg-deb -x "$package" "$scratch/system"
 done
 
 version=${python#python}
 echo "LiteRT and NumPy for $python"
 # shellcheck disable=SC2086 # pip may be several words
 $pip install --quiet --disable-pip-version-check --no-compile --only-binary=:all: \
-    --target "$work/root/opt/runtime" \
+    --target "$scratch/system/opt/runtime" \
     --python-version "$version" --implementation cp --abi "cp$(echo "$version" | tr -d .)" \
     --abi abi3 --abi none \
     --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 \
     --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
     ai-edge-litert numpy
-echo "/usr/bin/$python" >"$work/root/.python"
+echo "/usr/bin/$python" >"$scratch/system/.python"
 
 # XNNPACK turns itself off when it cannot count the cores.
-mkdir -p "$work/root/sys/devices/system/cpu" "$work/root/proc"
-echo 0-1 >"$work/root/sys/devices/system/cpu/possible"
-echo 0-1 >"$work/root/sys/devices/system/cpu/present"
+mkdir -p "$scratch/system/sys/devices/system/cpu" "$scratch/system/proc"
+echo 0-1 >"$scratch/system/sys/devices/system/cpu/possible"
+echo 0-1 >"$scratch/system/sys/devices/system/cpu/present"
 
 if command -v cc >/dev/null; then
-    cc -O2 -shared -fPIC -Wall "$here/instruction_counter.c" -o "$work/root/.instructions.so"
+    cc -O2 -shared -fPIC -Wall "$here/instruction_counter.c" -o "$scratch/system/.instructions.so"
 else
     echo "no C compiler: instructions will not be counted"
 fi
-touch "$work/root/.complete"
+touch "$scratch/system/.complete"
 rm -rf "$folder"
-mv "$work/root" "$folder"
+mv "$scratch/system" "$folder"
 echo "made $folder"
