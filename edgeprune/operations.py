@@ -15,8 +15,23 @@ from edgeprune.prediction.operators import Kind
 
 FUSED = frozenset({"linear", "relu", "relu6"})
 """Activations that the converter puts into the operator before them."""
-OPERATORS_OF = {"silu": 2, "swish": 2, "gelu": 5, "softplus": 3, "mish": 5, "selu": 4}
-"""How many operators an activation becomes, where it is not one."""
+ACTIVATION_OPERATORS: dict[str, tuple[str, ...]] = {
+    "relu": ("RELU",), "relu6": ("RELU6",), "leaky_relu": ("LEAKY_RELU",), "elu": ("ELU",),
+    "sigmoid": ("LOGISTIC",), "tanh": ("TANH",), "softmax": ("SOFTMAX",),
+    "silu": ("LOGISTIC", "MUL"), "swish": ("LOGISTIC", "MUL"),
+    "hard_silu": ("HARD_SWISH",), "hard_swish": ("HARD_SWISH",),
+    "gelu": ("",) * 5, "softplus": ("",) * 3, "mish": ("",) * 5, "selu": ("",) * 4,
+}  # fmt: skip
+"""What an activation becomes; a name is left empty where its rate is nobody's concern."""
+OPERATOR_NAMES = {
+    "Add": "ADD", "Subtract": "SUB", "Multiply": "MUL", "Average": "ADD", "Maximum": "MAXIMUM",
+    "Minimum": "MINIMUM", "Concatenate": "CONCATENATION", "ZeroPadding2D": "PAD",
+    "MaxPooling2D": "MAX_POOL_2D", "AveragePooling2D": "AVERAGE_POOL_2D",
+    "GlobalAveragePooling2D": "MEAN", "Mean": "MEAN", "Softmax": "SOFTMAX", "ReLU": "RELU",
+    "Relu": "RELU", "Relu6": "RELU6", "LeakyReLU": "LEAKY_RELU", "Sigmoid": "LOGISTIC",
+    "UpSampling2D": "RESIZE_NEAREST_NEIGHBOR",
+}  # fmt: skip
+"""The operator that a layer or an operation without weights becomes, by the name of its class."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,8 @@ class Step:
         fixed: channels and depth, where they do not follow from the tensors.
         takes_activation: whether a ReLU after it becomes a part of it.
         takes_scale: whether a BatchNorm after it is folded into it.
+        name: of an elementwise operator in TensorFlow Lite; empty where its rate is nobody's
+            concern.
     """
 
     kind: Kind
@@ -43,6 +60,7 @@ class Step:
     fixed: tuple[float, float] | None = None
     takes_activation: bool = False
     takes_scale: bool = False
+    name: str = ""
 
 
 Describe = Callable[[Call, Any], list[Step]]
@@ -164,8 +182,8 @@ def _with_activation(step: Step, layer: Any) -> list[Step]:
 def _activation_steps(name: str, refs: tuple[TensorRef, ...]) -> list[Step]:
     """Return the operators of an activation; the last of several reads the input once more."""
     step = Step("elementwise", refs, refs, _positions(refs[0]))
-    number = OPERATORS_OF.get(name, 1)
-    return [step] if number == 1 else [step] * (number - 1) + [replace(step, reads=refs * 2)]
+    steps = [replace(step, name=operator) for operator in ACTIVATION_OPERATORS.get(name, ("",))]
+    return steps if len(steps) == 1 else [*steps[:-1], replace(steps[-1], reads=refs * 2)]
 
 
 def _name(activation: Any) -> str:
@@ -205,7 +223,10 @@ def _dense(call: Call, layer: Any) -> list[Step]:
 
 
 def _elementwise(call: Call, layer: Any) -> list[Step]:
-    return [Step("elementwise", call.inputs, call.outputs, _positions(call.outputs[0]))]
+    name = OPERATOR_NAMES.get(type(layer).__name__, "")
+    if isinstance(layer, layers.ReLU) and layer.max_value == 6:
+        name = "RELU6"
+    return [Step("elementwise", call.inputs, call.outputs, _positions(call.outputs[0]), name=name)]
 
 
 def _activation(call: Call, layer: Any) -> list[Step]:
@@ -224,8 +245,8 @@ def _pooling(call: Call, layer: Any) -> list[Step]:
 
 
 def _scale_and_shift(call: Call, layer: Any) -> list[Step]:
-    step = _elementwise(call, layer)[0]
-    return [step, replace(step, reads=step.writes, takes_activation=True)]
+    step = replace(_elementwise(call, layer)[0], name="MUL")
+    return [step, replace(step, reads=step.writes, takes_activation=True, name="ADD")]
 
 
 def _movement(call: Call, layer: Any) -> list[Step]:

@@ -68,9 +68,9 @@ class WorkloadModel:
         self.steps = list_steps(graph)
         if float_ends:
             self.steps = [
-                *(Step("elementwise", (ref,), (ref,)) for ref in graph.inputs),
+                *(Step("elementwise", (ref,), (ref,), name="QUANTIZE") for ref in graph.inputs),
                 *self.steps,
-                *(Step("elementwise", (ref,), (ref,)) for ref in graph.outputs),
+                *(Step("elementwise", (ref,), (ref,), name="DEQUANTIZE") for ref in graph.outputs),
             ]
         self._channels = self._stack([self._channels_of(step) for step in self.steps])
         self._depth = self._stack([self._depth_of(step) for step in self.steps])
@@ -171,6 +171,7 @@ class WorkloadModel:
         chosen = widths if isinstance(widths, np.ndarray) else self.chosen(widths)
         return Workload(
             tuple(step.kind for step in self.steps),
+            tuple(step.name for step in self.steps),
             np.array([step.positions for step in self.steps], dtype=float),
             np.array([step.taps for step in self.steps], dtype=float),
             *(part.at(chosen) for part in (self._channels, self._depth, self._read, self._written)),

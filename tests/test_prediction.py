@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,10 +108,24 @@ def test_weights_beyond_the_cache_are_streamed_and_a_single_row_is_not() -> None
     assert (streamed(16, 90), streamed(16, 110), streamed(1, 110)) == (0, 0.011, 0)
 
 
+def test_weights_that_compete_for_the_cache_are_streamed_as_far_as_they_exceed_it() -> None:
+    kernels = Kernels(cache_bytes=10_000, competing=True)
+    streamed, calls = (list(FEATURES).index(name) for name in ("streamed_bytes", "operators"))
+
+    def count(*depths: int, **options) -> np.ndarray:
+        work = Workload.of(Operator("fully_connected", 1, 100, depth) for depth in depths)
+        return count_features(work, replace(kernels, **options), "int8")
+
+    assert count(90)[streamed] == 0
+    assert count(90, 110)[streamed] == pytest.approx(0.01)
+    assert count(90, 110, call_weight=3.0)[calls] == 6
+
+
 def test_a_predictor_survives_its_table_and_shows_its_error() -> None:
     predictor = Predictor(
-        "board", "int8", TRUE, KERNELS, error=0.085, power_w=6.4, power_error=0.02, source="us"
-    )
+        "board", "int8", TRUE, KERNELS, error=0.085, power_w=6.4, power_error=0.02, source="us",
+        rates={"HARD_SWISH": 3.5},
+    )  # fmt: skip
     again = read_predictor("board", {"int8": predictor.to_dict()}, "int8")
     assert again == predictor
     work = [Operator("pointwise", 1000, 64, 64, 1, 64_000, 64_000)]
@@ -118,6 +134,19 @@ def test_a_predictor_survives_its_table_and_shows_its_error() -> None:
     assert energy is not None and energy.value == pytest.approx(6.4 * latency.value)
     assert str(latency).endswith("ms, predicted for board, +-8 %")
     assert energy.error == pytest.approx(0.105)
+
+
+def test_an_operator_with_a_rate_of_its_own_costs_that_and_the_others_what_they_did() -> None:
+    plain = Predictor("board", "int8", TRUE, KERNELS)
+    rated = Predictor("board", "int8", TRUE, KERNELS, rates={"HARD_SWISH": 3.5, "MEAN": 0.0})
+    gate, sum_ = (
+        Operator("elementwise", 100, read=6000, written=4000, name=name)
+        for name in ("HARD_SWISH", "ADD")
+    )
+    assert rated.latency([sum_]).value == plain.latency([sum_]).value
+    extra = rated.latency([gate, sum_]).value - plain.latency([gate, sum_]).value
+    assert extra == pytest.approx(0.01 * (3.5 - TRUE[list(FEATURES).index("other_bytes")]))
+    assert rated.scaled(2).latency([gate]).value == pytest.approx(2 * rated.latency([gate]).value)
 
 
 def test_a_format_without_coefficients_is_refused_with_what_there_is() -> None:
@@ -135,7 +164,10 @@ def test_a_format_without_coefficients_is_refused_with_what_there_is() -> None:
         Deployment().require("latency")
 
 
-@pytest.mark.parametrize("damage", [{"coefficients": {}}, {"kernels": {"lines": 3}}])
+@pytest.mark.parametrize(
+    "damage",
+    [{"coefficients": {}}, {"kernels": {"lines": 3}}, {"rates": 3}, {"rates": {"MUL": "slow"}}],
+)
 def test_a_damaged_table_is_refused(damage) -> None:
     table = Predictor("board", "int8", TRUE).to_dict() | damage
     with pytest.raises(BudgetError, match="cannot be read"):

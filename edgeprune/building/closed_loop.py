@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgeprune.benchmarking import Target
 from edgeprune.budgets import Budget, Budgets
 from edgeprune.building.formats import Format
@@ -120,10 +118,7 @@ def prune_to_measured(
     deployment = request.deployment
     predicted = CostModel(find_groups(original), deployment).spend("latency", {})
     assert deployment.predictor is not None  # see make_measurable
-    scaled = replace(
-        deployment.predictor,
-        coefficients=np.asarray(deployment.predictor.coefficients) * measured / predicted,
-    )
+    scaled = deployment.predictor.scaled(measured / predicted)
     budgets = Budgets(
         tuple(
             Budget("latency", limit, relative=False) if budget is wanted else budget

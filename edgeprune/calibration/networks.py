@@ -60,15 +60,20 @@ class NetworkWriter:
         self._codes: dict[str, int] = {}
         self.input = self._activation((1, *shape))
 
-    def convolve(self, x: Tensor, channels: int, *, kernel: int = 1, stride: int = 1) -> Tensor:
-        """Add a convolution with `same` padding and ReLU6."""
+    def convolve(
+        self, x: Tensor, channels: int, *, kernel: int = 1, stride: int = 1, relu: bool = True
+    ) -> Tensor:
+        """Add a convolution with `same` padding and, if `relu`, ReLU6."""
         weights = self._weights((channels, kernel, kernel, x.shape[-1]))
         made = self._activation(_strided(x.shape, stride, channels))
-        options = self._options("Conv2DOptions", strideW=stride, strideH=stride, **self._relu6())
+        fused = self._relu6() if relu else {}
+        options = self._options("Conv2DOptions", strideW=stride, strideH=stride, **fused)
         return self._add("CONV_2D", [x, weights, self._bias(channels)], made, options)
 
-    def convolve_depthwise(self, x: Tensor, *, kernel: int = 3, stride: int = 1) -> Tensor:
-        """Add a depthwise convolution with `same` padding and ReLU6."""
+    def convolve_depthwise(
+        self, x: Tensor, *, kernel: int = 3, stride: int = 1, relu: bool = True
+    ) -> Tensor:
+        """Add a depthwise convolution with `same` padding and, if `relu`, ReLU6."""
         channels = x.shape[-1]
         weights = self._weights((1, kernel, kernel, channels), axis=3)
         made = self._activation(_strided(x.shape, stride, channels))
@@ -77,7 +82,7 @@ class NetworkWriter:
             strideW=stride,
             strideH=stride,
             depthMultiplier=1,
-            **self._relu6(),
+            **(self._relu6() if relu else {}),
         )
         return self._add("DEPTHWISE_CONV_2D", [x, weights, self._bias(channels)], made, options)
 
@@ -88,23 +93,52 @@ class NetworkWriter:
         options = self._options("FullyConnectedOptions")
         return self._add("FULLY_CONNECTED", [x, weights, self._bias(units, False)], made, options)
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add two maps."""
-        return self._add("ADD", [x, y], self._activation(x.shape), self._options("AddOptions"))
+    def add(self, x: Tensor, y: Tensor, *, relu: bool = False) -> Tensor:
+        """Add two maps and, if `relu`, ReLU6."""
+        options = self._options("AddOptions", **(self._relu6() if relu else {}))
+        return self._add("ADD", [x, y], self._activation(x.shape), options)
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Average 2 x 2 positions."""
-        made = self._activation(_strided(x.shape, 2, x.shape[-1]))
-        options = self._options(
-            "Pool2DOptions", strideW=2, strideH=2, filterWidth=2, filterHeight=2
-        )
-        return self._add("AVERAGE_POOL_2D", [x], made, options)
+    def shift(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        """Add a constant to every channel and, if `relu`, ReLU6."""
+        return self.add(x, self._vector(x.shape[-1]), relu=relu)
 
-    def average(self, x: Tensor) -> Tensor:
-        """Average all positions, to a vector."""
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        """Multiply a map by another, or by one position that holds for all."""
+        return self._add("MUL", [x, y], self._activation(x.shape), self._options("MulOptions"))
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Multiply every channel by a constant."""
+        return self.multiply(x, self._vector(x.shape[-1]))
+
+    def activate(self, x: Tensor, name: str) -> Tensor:
+        """Add an activation by its name in TensorFlow Lite, such as `RELU`."""
+        options = self._options("HardSwishOptions") if name == "HARD_SWISH" else (0, None)
+        scale = 1 / 256 if name == "LOGISTIC" else _SCALE  # the runtime takes no other
+        return self._add(name, [x], self._activation(x.shape, scale), options)
+
+    def pool(self, x: Tensor, name: str, *, window: int = 2, stride: int = 2) -> Tensor:
+        """Pool with `same` padding, as `MAX_POOL_2D` or `AVERAGE_POOL_2D`."""
+        sizes = dict(strideW=stride, strideH=stride, filterWidth=window, filterHeight=window)
+        made = self._activation(_strided(x.shape, stride, x.shape[-1]))
+        return self._add(name, [x], made, self._options("Pool2DOptions", **sizes))
+
+    def average(self, x: Tensor, *, keep: bool = False) -> Tensor:
+        """Average all positions, to a vector or (`keep`) to a map of one position."""
         axes = self._constant(np.array([1, 2], np.int32), "INT32")
-        made = self._activation((1, x.shape[-1]))
-        return self._add("MEAN", [x, axes], made, self._options("ReducerOptions"))
+        made = self._activation((1, 1, 1, x.shape[-1]) if keep else (1, x.shape[-1]))
+        return self._add("MEAN", [x, axes], made, self._options("ReducerOptions", keepDims=keep))
+
+    def concatenate(self, x: Tensor, y: Tensor) -> Tensor:
+        """Put the channels of two maps side by side."""
+        made = self._activation((*x.shape[:-1], x.shape[-1] + y.shape[-1]))
+        options = self._options("ConcatenationOptions", axis=3)
+        return self._add("CONCATENATION", [x, y], made, options)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Put one position of zeros around a map."""
+        around = self._constant(np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32), "INT32")
+        made = self._activation((1, x.shape[1] + 2, x.shape[2] + 2, x.shape[3]))
+        return self._add("PAD", [x, around], made, self._options("PadOptions"))
 
     def finish(self, *outputs: Tensor) -> bytes:
         """Return the content of the `.tflite` file."""
@@ -126,7 +160,8 @@ class NetworkWriter:
         code = self._schema.OperatorCodeT()
         number = getattr(self._schema.BuiltinOperator, name)
         code.builtinCode, code.deprecatedBuiltinCode = number, min(number, 127)
-        code.version = 3 if self._integer and name == "DEPTHWISE_CONV_2D" else 2
+        versions = {"DEPTHWISE_CONV_2D": 3 if self._integer else 2, "HARD_SWISH": 1}
+        code.version = versions.get(name, 2)
         return code
 
     def _options(self, kind: str, **values: Any) -> tuple[int, Any]:
@@ -149,8 +184,12 @@ class NetworkWriter:
         self._operators.append(operator)
         return made
 
-    def _activation(self, shape: tuple[int, ...]) -> Tensor:
-        return self._tensor(shape, "INT8" if self._integer else "FLOAT32", 0, [_SCALE], [-128])
+    def _activation(self, shape: tuple[int, ...], scale: float = _SCALE) -> Tensor:
+        return self._tensor(shape, "INT8" if self._integer else "FLOAT32", 0, [scale], [-128])
+
+    def _vector(self, channels: int) -> Tensor:
+        """Return a constant for every channel; as an activation would be quantized."""
+        return self._weights((channels,), per_channel=False)
 
     def _weights(self, shape: tuple[int, ...], axis: int = 0, per_channel: bool = True) -> Tensor:
         if not self._integer:

@@ -15,24 +15,27 @@ from edgeprune.files import replace_on_success
 class Records:
     """Medians by number format and micro-model, in a file beside the one that will be written.
 
+    Every turn adds one median; the lowest counts, because others on a machine only ever slow it
+    down.
+
     Attributes:
         path: of the file; it need not exist.
         machine: that was measured, with its runtime; empty before the first.
         threads: of the runtime.
-        medians: in ms.
+        medians: in ms, of each turn so far.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "records.json"
         >>> read_records(path).add("a board", 4, "int8", {"a": 1.0})
         >>> read_records(path).medians
-        {'int8': {'a': 1.0}}
+        {'int8': {'a': [1.0]}}
     """
 
     path: Path
     machine: str = ""
     threads: int = 0
-    medians: dict[str, dict[str, float]] = field(default_factory=dict)
+    medians: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def add(self, machine: str, threads: int, scheme: str, medians: Mapping[str, float]) -> None:
         """Add medians and write the file.
@@ -46,10 +49,20 @@ class Records:
                 f"this is {machine} with threads {threads}. Remove the file to begin anew."
             )
         self.machine, self.threads = machine, threads
-        self.medians.setdefault(scheme, {}).update(medians)
+        known = self.medians.setdefault(scheme, {})
+        for name, value in medians.items():
+            known.setdefault(name, []).append(value)
         content = {"machine": machine, "threads": threads, "medians": self.medians}
         with replace_on_success(self.path) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+    def turns(self, scheme: str, name: str) -> int:
+        """Return how often a micro-model was measured."""
+        return len(self.medians.get(scheme, {}).get(name, ()))
+
+    def lowest(self, scheme: str) -> dict[str, float]:
+        """Return the lowest median of every micro-model."""
+        return {name: min(values) for name, values in self.medians[scheme].items()}
 
 
 def read_records(path: Path) -> Records:
@@ -61,7 +74,7 @@ def read_records(path: Path) -> Records:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         medians = {
-            str(scheme): {str(name): float(value) for name, value in found.items()}
+            str(scheme): {str(name): [float(v) for v in values] for name, values in found.items()}
             for scheme, found in stored["medians"].items()
         }
         return Records(path, str(stored["machine"]), int(stored["threads"]), medians)

@@ -31,7 +31,7 @@ class Operator:
         taps: positions of the kernel window; 1 without one.
         read: elements of the activations that it reads.
         written: elements that it writes.
-        name: of the operator in TensorFlow Lite, for people.
+        name: of the operator in TensorFlow Lite; decides on the rate of an elementwise one.
 
     Example:
         >>> Operator("pointwise", positions=49, channels=64, depth=32, read=1568, written=3136).macs
@@ -64,11 +64,13 @@ class Workload:
 
     Attributes:
         kinds: `(operators,)`.
+        names: `(operators,)`, of the operators in TensorFlow Lite.
         positions: `(operators,)`; likewise `taps`.
         channels: `(..., operators)`; likewise `depth`, `read` and `written`.
     """
 
     kinds: tuple[Kind, ...]
+    names: tuple[str, ...]
     positions: np.ndarray
     taps: np.ndarray
     channels: np.ndarray
@@ -91,6 +93,7 @@ class Workload:
 
         return cls(
             tuple(row.kind for row in rows),
+            tuple(row.name for row in rows),
             *map(column, ("positions", "taps", "channels", "depth", "read", "written")),
         )
 
@@ -107,3 +110,7 @@ class Workload:
     def of_kind(self, *kinds: Kind) -> np.ndarray:
         """Mark the operators of some kinds, `(operators,)`."""
         return np.array([kind in kinds for kind in self.kinds], dtype=bool)
+
+    def named(self, *names: str) -> np.ndarray:
+        """Mark the operators of some names, `(operators,)`."""
+        return np.array([name in names for name in self.names], dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,8 @@ class Predictor:
         channel_step: that the measurements show to be fast; `None` where unknown.
         kind: `fitted` to measurements of the board, or `scaled` from another board's.
         source: of the measurements.
+        rates: of elementwise operators that differ from the rest, ms per million bytes by the name
+            of the operator in TensorFlow Lite; by default none.
     """
 
     target: str
@@ -73,6 +75,7 @@ class Predictor:
     channel_step: int | None = None
     kind: str = "fitted"
     source: str = ""
+    rates: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def milliseconds(self, work: Workload) -> np.ndarray:
         """Return latencies, with the leading axes of the workload.
@@ -80,7 +83,18 @@ class Predictor:
         Args:
             work: one network, or one network at many widths.
         """
-        return count_features(work, self.kernels, self.scheme) @ self.coefficients
+        features = count_features(work, self.kernels, self.scheme, tuple(self.rates))
+        return features @ np.array([*self.coefficients, *self.rates.values()])
+
+    def scaled(self, factor: float) -> Predictor:
+        """Return the predictor of a machine that takes `factor` times as long for everything.
+
+        Example:
+            >>> Predictor("board", "int8", np.ones(7), rates={"MUL": 2}).scaled(3).rates
+            {'MUL': 6}
+        """
+        rates = {name: rate * factor for name, rate in self.rates.items()}
+        return replace(self, coefficients=np.asarray(self.coefficients) * factor, rates=rates)
 
     def latency(self, operators: Iterable[Operator]) -> Prediction:
         """Predict the median latency of one inference.
@@ -115,6 +129,8 @@ class Predictor:
                 for name, value in zip(FEATURES, self.coefficients, strict=True)
             },
         }
+        if self.rates:
+            table["rates"] = {name: float(f"{rate:.4g}") for name, rate in self.rates.items()}
         if self.power_w is not None:
             table |= {"power_w": round(self.power_w, 3), "power_error": round(self.power_error, 4)}
         if self.channel_step is not None:
@@ -154,9 +170,10 @@ def read_predictor(target: str, tables: Mapping[str, Any], scheme: str) -> Predi
             wanted,
             np.array([float(table["coefficients"][name]) for name in FEATURES]),
             Kernels(**table["kernels"]),
+            rates={str(name): float(rate) for name, rate in table.get("rates", {}).items()},
             **{key: table[key] for key in _PLAIN if key in table},
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BudgetError(
             f"The coefficients of target '{target}' for {wanted} cannot be read: {error}. "
             f"Make them anew with: edgeprune calibrate --target {target}"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from edgeprune.prediction.features import FEATURES
+from edgeprune.prediction.features import FEATURES, RATE_UNIT
 
 MARK = "# Written by "
 
@@ -34,7 +34,8 @@ def write_tables(tables: Mapping[str, Mapping[str, Any]], program: str) -> str:
         for name, values in inner.items():
             lines.append(f"[prediction.{scheme}.{name}]")
             for key, value in values.items():
-                unit = f"  # {FEATURES[key]}" if key in FEATURES else ""
+                unit = FEATURES.get(key) or (RATE_UNIT if name == "rates" else "")
+                unit = f"  # {unit}" if unit else ""
                 lines.append(f"{key} = {_write(value)}{unit}")
         lines.append("")
     return "\n".join(lines)
