@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from edgeprune.budgets import Budget
     from edgeprune.building import build
     from edgeprune.conversion import convert
+    from edgeprune.gathering import prune_with_gathers
     from edgeprune.groups import find_groups
     from edgeprune.iteration import prune_in_rounds
     from edgeprune.loading import load_model
@@ -38,6 +39,7 @@ __all__ = [
     "load_model",
     "prune",
     "prune_in_rounds",
+    "prune_with_gathers",
     "rule",
 ]
 
@@ -54,6 +56,7 @@ _MODULES = {
     "load_model": "edgeprune.loading",
     "prune": "edgeprune.pruning",
     "prune_in_rounds": "edgeprune.iteration",
+    "prune_with_gathers": "edgeprune.gathering",
     "rule": "edgeprune.rules",
 }
 

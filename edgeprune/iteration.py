@@ -91,10 +91,10 @@ def prune_in_rounds(
         first = number == 0
         pruned = prune(
             current,
-            samples if first else _renumber(samples, chosen),
+            samples if first else renumber(samples, chosen),
             budget=step,
             classes=chosen if first else None,
-            validation=held_out if first else _renumber(held_out, chosen),
+            validation=held_out if first else renumber(held_out, chosen),
             progress=progress,
             **options,
         )
@@ -172,8 +172,13 @@ def _share(settings: FineTuning, number: int) -> FineTuning:
     )
 
 
-def _renumber(samples: Samples, classes: tuple[int, ...] | None) -> Samples:
-    """Return samples whose targets count the outputs of a model that has only these classes."""
+def renumber(samples: Samples, classes: tuple[int, ...] | None) -> Samples:
+    """Return samples whose targets count the outputs of a model that has only these classes.
+
+    Args:
+        samples: with the original's targets, or none.
+        classes: in the order of the outputs; `None` for all.
+    """
     if classes is None or not samples.targets.size:
         return samples
     return Samples(samples.inputs, np.array([classes.index(t) for t in samples.targets.tolist()]))

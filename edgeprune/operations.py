@@ -29,7 +29,7 @@ OPERATOR_NAMES = {
     "MaxPooling2D": "MAX_POOL_2D", "AveragePooling2D": "AVERAGE_POOL_2D",
     "GlobalAveragePooling2D": "MEAN", "Mean": "MEAN", "Softmax": "SOFTMAX", "ReLU": "RELU",
     "Relu": "RELU", "Relu6": "RELU6", "LeakyReLU": "LEAKY_RELU", "Sigmoid": "LOGISTIC",
-    "UpSampling2D": "RESIZE_NEAREST_NEIGHBOR",
+    "UpSampling2D": "RESIZE_NEAREST_NEIGHBOR", "Take": "GATHER", "ChannelGather": "GATHER",
 }  # fmt: skip
 """The operator that a layer or an operation without weights becomes, by the name of its class."""
 

@@ -46,6 +46,7 @@ class Request:
         seed: of everything that is drawn.
         deployment: number format and board that budgets are about.
         fine_tuning: how to train after pruning; `None` does not.
+        gathers: whether to try channel gathers as well, see `prune_with_gathers`.
 
     Raises:
         BudgetError: the board has no predictor for a budget.
@@ -70,6 +71,7 @@ class Request:
     seed: int
     deployment: Deployment
     fine_tuning: FineTuning | None = None
+    gathers: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can be refused without loading anything."""
@@ -92,6 +94,7 @@ class Request:
                 for part in ("criterion", "allocation", "recovery", "recalibration")
             },
             "step": self.step,
+            "gathers": self.gathers,
             "fine_tuning": None if self.fine_tuning is None else self.fine_tuning.to_dict(),
             "samples": asdict(self.amounts),
         }
@@ -169,9 +172,10 @@ def prune_prepared(
     Raises:
         EquivalenceError: the slim model is not what the plan says.
     """
+    from edgeprune.gathering import prune_with_gathers
     from edgeprune.pruning import prune
 
-    return prune(
+    return (prune_with_gathers if request.gathers else prune)(
         model,
         material.calibration,
         budget=request.budget,

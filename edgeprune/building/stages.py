@@ -89,6 +89,7 @@ def build(
     recalibration: Recalibration | None = None,
     step: int | None = None,
     time_limit: float | None = None,
+    gathers: bool = False,
     fine_tuning: FineTuning | str | None = None,
     amounts: Amounts = DEFAULT_AMOUNTS,
     measure: bool = True,
@@ -127,6 +128,8 @@ def build(
         recalibration: of BatchNorm: `auto`, `on` or `off`; likewise.
         step: widths of layers are multiples of it; 1 allows any.
         time_limit: seconds after which a method that tries several tries no more; likewise.
+        gathers: whether to try channel gathers as well (`prune_with_gathers`), three times the
+            work.
         fine_tuning: how to train after pruning, or how long, such as `"5min"`; `None` does not.
         amounts: how many samples serve for what.
         measure: whether to measure latency.
@@ -179,6 +182,7 @@ def build(
         seed=seed,
         deployment=deploy(board.name, board.prediction, form.scheme, form.io),
         fine_tuning=FineTuning.parse(fine_tuning) if isinstance(fine_tuning, str) else fine_tuning,
+        gathers=gathers,
     )
     place = Place(board, threads, None if host is None else SshTransport(host, board.architecture))
     if meet_measured:

@@ -178,6 +178,12 @@ def tuning_options(*, method: dict[str, Any], step: dict[str, Any]) -> Callable[
             help="Seconds after which a method that tries several tries no more.",
         ),
         click.option(
+            "--gathers",
+            is_flag=True,
+            help="Also try readers of residual streams that read some channels; three times the "
+            "work.",
+        ),
+        click.option(
             "--calibration", type=COUNT, default=100, help="Calibration samples per class."
         ),
         click.option("--validation", type=COUNT, default=200, help="Validation samples per class."),

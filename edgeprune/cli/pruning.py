@@ -53,6 +53,7 @@ def prune_file(model: str, out: str, progress: Progress, **options: Any) -> dict
         seed=options["seed"],
         deployment=Deployment(),
         fine_tuning=options["fine_tuning"],
+        gathers=options["gathers"],
     )
     original, material = prepare(request, Stopwatch(), progress)
     pruned = prune_prepared(request, original, material, progress)
