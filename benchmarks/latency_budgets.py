@@ -25,6 +25,7 @@ import numpy as np
 from edgeprune.budgets import Budget
 from edgeprune.building import Amounts, build
 from edgeprune.calibration import calibrate
+from edgeprune.errors import BudgetError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.5
@@ -79,11 +80,12 @@ def train_mobilenet_v2(images: np.ndarray, targets: np.ndarray, epochs: int) -> 
     return model
 
 
-def run(case: Case, scheme: str, target: str, folder: Path) -> dict[str, Any]:
+def run(case: Case, scheme: str, target: str, threads: int, folder: Path) -> dict[str, Any]:
     """Build for half the latency, then for as many MACs as that left, and return both."""
     options: dict[str, Any] = {
         "target": target,
         "quantize": scheme,
+        "threads": threads,
         "preprocess": case.preprocess,
         "amounts": AMOUNTS,
         "out": folder / "out",
@@ -114,15 +116,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/latency_budgets.md")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--cases", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--target", help="a calibrated target file; by default one is made")
     options = parser.parse_args()
-    rows = []
+    rows: list[str] = []
+    head = HEAD.format(threads=options.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        target = options.target or str(calibrate("x86-64", out=folder / "x86-64.toml").path)
+        target = options.target or str(
+            calibrate("x86-64", threads=options.threads, out=folder / "x86-64.toml").path
+        )
         for case in itertools.islice(list_cases(options.data, options.epochs), options.cases):
             for scheme in ("int8", "float32"):
-                found = run(case, scheme, target, folder)
+                try:
+                    found = run(case, scheme, target, options.threads, folder)
+                except BudgetError as error:
+                    rows.append(f"| {case.name} | {scheme} | {error} |" + " |" * 8)
+                    print(rows[-1], flush=True)
+                    continue
                 met = found["after"] / (SHARE * found["before"]) - 1
                 rounds = ", ".join(f"{ms:.3f}" for ms in found["rounds"])
                 rows.append(
@@ -132,16 +143,17 @@ def main() -> None:
                     f"| {100 * found['counted']:.1f} % | {found['samples']} |"
                 )
                 print(rows[-1], flush=True)
-                options.out.write_text("\n".join([HEAD, *rows, ""]), encoding="utf-8")
+                options.out.write_text("\n".join([head, *rows, ""]), encoding="utf-8")
 
 
 HEAD = """# Latency budgets, met by measuring
 
 Written by `make latency-table`: `--budget latency=50% --measure` on this machine after
-`edgeprune calibrate`. *Before* and *after* are medians of one interleaved run at the end, not those
-that the loop saw (*rounds*). *Same MACs* is a build with the MACs that the latency budget left as
-its budget. Accuracies are those of the `.tflite` on test samples; MobileNetV2 was trained for
-minutes on 500 pictures, so that its accuracy only shows which way things move.
+`edgeprune calibrate`, threads: {threads}. *Before* and *after* are medians of one interleaved run
+at the end, not those that the loop saw (*rounds*). *Same MACs* is a build with the MACs that the
+latency budget left as its budget. Accuracies are those of the `.tflite` on test samples;
+MobileNetV2 was trained for minutes on 500 pictures, so that its accuracy only shows which way
+things move.
 
 | network | format | before, ms | after, ms | off the budget | rounds, ms | MACs left | original \
 | latency budget | same MACs | test samples |

@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.experiments.material import Images, draw, load_images, load_train_split
 from benchmarks.experiments.recipes import Cell, Recipe, choose_classes, read_recipe
 from edgeprune.datasets import parse_preprocess
+from edgeprune.gathering import prune_with_gathers
 from edgeprune.pruning import prune
 from edgeprune.verification import measure_accuracy, predict
 
@@ -40,13 +41,14 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
         for part in draw(images, wanted, amounts, cell.seed)
     ]
     begun = time.perf_counter()
-    pruned = prune(
+    method, _, gathers = cell.method.partition("+")
+    pruned = (prune_with_gathers if gathers else prune)(
         model,
         parts[0],
         validation=parts[1],
         budget=f"macs={100 * cell.kept:g}%",
         classes=classes,
-        method=cell.method,
+        method=method,
         criterion=cell.criterion,
         recovery=cell.recovery,
         recalibration="off" if cell.recovery else None,

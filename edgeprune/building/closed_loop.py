@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from edgeprune.pruning import Pruned
 
-TRIAL_SECONDS = 2.0
+TRIAL_SECONDS = 1.0
+TRIALS = 2
 CALIBRATION_SAMPLES = 100
 TYPICAL = {"float32": 50.0, "int8": 100.0}
 """Peak in GOP/s of a small CPU: gives shares of operators, the first measurement their scale."""
@@ -50,7 +51,7 @@ class Trial:
     progress: Progress
 
     def measure(self, model: keras.Model) -> float:
-        """Return the median latency in ms."""
+        """Return the lowest of several median latencies in ms."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "trial.tflite"
             with self.progress.stage("converting for a measurement"):
@@ -61,8 +62,12 @@ class Trial:
                     io=self.form.io if self.form.scheme.startswith("int8") else "float32",
                     path=path,
                 )
-            result = self.place.measure({"trial": path}, TRIAL_SECONDS, self.progress)
-        return result["trial"].p50_ms
+            # Others on the machine only ever slow it down: the faster of two measurements counts.
+            found = [
+                self.place.measure({"trial": path}, TRIAL_SECONDS, self.progress)["trial"].p50_ms
+                for _ in range(TRIALS)
+            ]
+        return min(found)
 
 
 def make_measurable(request: Request, board: Target) -> Request:
