@@ -29,6 +29,7 @@ from edgeprune.errors import BudgetError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.5
+STEP = 4  # in steps of 16 the narrow MobileNetV1 cannot become twice as fast
 AMOUNTS = Amounts(calibration_per_class=50, validation_per_class=50)
 CIFAR10 = "standardize:mean=125.307,122.950,113.865;std=62.993,62.089,66.705"
 
@@ -59,9 +60,8 @@ def list_cases(folder: Path, epochs: int) -> Iterator[Case]:
         (images, targets),
         "unit",
     )
-    half = len(images) // 2
-    model = train_mobilenet_v2(images[:half], targets[:half], epochs)
-    yield Case("MobileNetV2-0.35-96, wake words", model, (images[half:], targets[half:]), "unit")
+    model = train_mobilenet_v2(images[::2], targets[::2], epochs)  # they are sorted by class
+    yield Case("MobileNetV2-0.35-96, wake words", model, (images[1::2], targets[1::2]), "unit")
 
 
 def train_mobilenet_v2(images: np.ndarray, targets: np.ndarray, epochs: int) -> keras.Model:
@@ -85,6 +85,7 @@ def run(case: Case, scheme: str, target: str, threads: int, folder: Path) -> dic
     options: dict[str, Any] = {
         "target": target,
         "quantize": scheme,
+        "step": STEP,
         "threads": threads,
         "preprocess": case.preprocess,
         "amounts": AMOUNTS,
