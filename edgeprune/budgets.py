@@ -10,6 +10,8 @@ from typing import Literal, cast
 from edgeprune.errors import BudgetError
 
 Quantity = Literal["macs", "params", "size", "memory", "latency", "energy", "fits"]
+COUNTED: tuple[Quantity, ...] = ("macs", "params")
+"""What is counted in a model, and not estimated for a file or a board."""
 
 _COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
 _BYTES = {
@@ -184,6 +186,25 @@ class Budgets:
                 for b in self.budgets
             )
         )
+
+    def require_counted(self, what: str) -> None:
+        """Refuse budgets of what is not counted in the model itself.
+
+        Args:
+            what: that needs such budgets, for the message.
+
+        Raises:
+            BudgetError: there is one of another quantity than MACs and parameters.
+
+        Example:
+            >>> Budgets.parse("macs=50%,params=1M").require_counted("Rounds")
+        """
+        other = [budget.quantity for budget in self.budgets if budget.quantity not in COUNTED]
+        if other:
+            raise BudgetError(
+                f"{what} work with budgets of macs and params. Got one of {other[0]}: budget those "
+                f"instead, or prune without {what.lower()}."
+            )
 
     def __iter__(self) -> Iterator[Budget]:
         """Iterate over the budgets."""

@@ -85,7 +85,7 @@ def prune_with_gathers(
         True
     """
     budgets = Budgets.parse(budget)
-    _check(budgets)
+    budgets.require_counted("Gathers")
     chosen = None if classes is None else tuple(int(number) for number in classes)
     samples = make_samples(model, data, chosen)
     if validation is None:
@@ -115,14 +115,6 @@ def prune_with_gathers(
             continue
         found.append(_join(model, plain, first, second, readers, samples.inputs[:PROBES]))
     return max(found, key=lambda pruned: judge.grade(pruned.model))
-
-
-def _check(budgets: Budgets) -> None:
-    other = [budget.quantity for budget in budgets if budget.quantity not in ("macs", "params")]
-    if other:
-        raise BudgetError(
-            f"Gathers work with budgets of macs and params. Got one of {other[0]}: prune without."
-        )
 
 
 def _limit(budgets: Budgets, plain: Pruned) -> Budgets:

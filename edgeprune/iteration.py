@@ -12,7 +12,6 @@ import numpy as np
 from edgeprune.budgets import Budget, Budgets
 from edgeprune.cost import CostModel
 from edgeprune.datasets import Samples
-from edgeprune.errors import EdgepruneError
 from edgeprune.groups import Groups, find_groups
 from edgeprune.plan import Plan
 from edgeprune.preconditions import Data, make_samples
@@ -140,12 +139,7 @@ def _divide_budgets(
 ) -> list[Budgets]:
     """Return the budgets of each round, absolute, in even steps on a logarithmic scale."""
     full = CostModel(groups, options.get("deployment", Deployment())).full
-    unknown = [b.quantity for b in budgets if not hasattr(full, b.quantity)]
-    if unknown:
-        raise EdgepruneError(
-            f"Rounds work with budgets of macs and params. Got one of {unknown[0]}; prune once, "
-            "and fine-tune afterwards."
-        )
+    budgets.require_counted("Rounds")
     limits = [(b.quantity, getattr(full, b.quantity)) for b in budgets]
     shares = [
         min(1.0, b.limit(original) / original)

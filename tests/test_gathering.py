@@ -3,8 +3,10 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from keras import layers
 
+from edgeprune.cli.commands import edgeprune
 from edgeprune.conversion import convert
 from edgeprune.datasets import Samples
 from edgeprune.errors import BudgetError, PlanError
@@ -156,3 +158,31 @@ def test_where_no_reader_does_enough_the_result_is_the_plain_one() -> None:
 def test_a_budget_of_something_else_is_refused() -> None:
     with pytest.raises(BudgetError, match=r"macs and params\. Got one of size"):
         prune_with_gathers(build_residual_network(), draw_images(32), budget="size=20KB")
+
+
+def test_the_command_refuses_such_a_budget_before_it_loads_anything(tmp_path) -> None:
+    np.savez(tmp_path / "images.npz", x=draw_images(), y=np.zeros(24, int))
+    arguments = ["prune", "nowhere.keras", "--data", str(tmp_path / "images.npz"), "--gathers"]
+    refused = CliRunner().invoke(edgeprune, [*arguments, "--budget", "size=20KB"])
+    assert isinstance(refused.exception, BudgetError)
+    assert "Gathers work with budgets of macs and params" in str(refused.exception)
+
+
+def test_the_command_prunes_with_gathers(tmp_path) -> None:
+    model = build_residual_network()
+    ignore_most_channels(model)
+    model.save(tmp_path / "model.keras")
+    images = draw_images(120)
+    np.savez(tmp_path / "images.npz", x=images, y=np.arange(120) % 4)
+    small = tmp_path / "small.keras"
+    arguments = ["prune", str(tmp_path / "model.keras"), "--data", str(tmp_path / "images.npz")]
+    done = CliRunner().invoke(
+        edgeprune, [*arguments, "--gathers", "--budget", "macs=60%", "--out", str(small)]
+    )
+    assert done.exit_code == 0, done.output
+    plan = Plan.load(small.with_suffix(".plan.json"))
+    found = keras.saving.load_model(small)
+    assert count_takes(found) == len(plan.gathers)
+    shapes = [[tuple(w.shape) for w in m.weights if len(w.shape) > 1]
+              for m in (slim(model, plan), found)]  # fmt: skip
+    assert shapes[0] == shapes[1]

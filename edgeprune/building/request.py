@@ -49,7 +49,7 @@ class Request:
         gathers: whether to try channel gathers as well, see `prune_with_gathers`.
 
     Raises:
-        BudgetError: the board has no predictor for a budget.
+        BudgetError: the board has no predictor for a budget, or gathers do not work with it.
         DataError: there is nothing at the path of the data.
     """
 
@@ -76,6 +76,8 @@ class Request:
     def __post_init__(self) -> None:
         """Refuse what can be refused without loading anything."""
         check_source(self.data)
+        if self.gathers:
+            self.budget.require_counted("Gathers")
         for budget in self.budget:
             if budget.quantity in ("latency", "energy"):
                 self.deployment.require(budget.quantity)
