@@ -112,16 +112,22 @@ def test_the_loop_measures_here_until_the_budget_is_met(data, tmp_path, board, m
     assert built.outcome.rounds[-1]["measured_ms"] == pytest.approx(after, rel=0.01)
 
 
-def test_a_budget_that_measuring_never_meets_is_a_warning(monkeypatch) -> None:
-    @dataclass(frozen=True)
-    class Asked:
-        budget: Budgets
-        deployment: Deployment
-        fine_tuning: None = None
+@dataclass(frozen=True)
+class Asked:
+    """What the loop reads of a request."""
 
+    budget: Budgets
+    deployment: Deployment
+    fine_tuning: None = None
+
+
+def test_a_budget_that_measuring_never_meets_is_a_warning(monkeypatch) -> None:
     class SlowMachine:
-        def measure(self, model) -> float:
-            return 10.0 if model is original else 7.5
+        def convert(self, model, path):
+            return path
+
+        def measure(self, models):
+            return {name: {"original": 10.0, "product": 7.5}[name] for name in models}
 
     original = make_classifier()
     monkeypatch.setattr(closed_loop, "prune_prepared", lambda request, *_: SimpleNamespace(model=0))
@@ -136,3 +142,29 @@ def test_a_budget_that_measuring_never_meets_is_a_warning(monkeypatch) -> None:
         "rounds reached nothing faster."
     ]
     assert str(rounds[0].budgets) == "latency=5ms" and str(rounds[1].budgets) == "latency=3.2ms"
+
+
+def test_a_machine_that_slows_down_between_two_rounds_does_not_move_a_share(monkeypatch) -> None:
+    class FlaggingMachine:
+        speed = 1.0
+
+        def convert(self, model, path):
+            path.write_text(str(model if isinstance(model, float) else 10.0))
+            return path
+
+        def measure(self, models):
+            self.speed *= 0.8
+            return {name: float(path.read_text()) / self.speed for name, path in models.items()}
+
+    def halve_exactly(request, *_):
+        asked = next(iter(request.budget)).amount
+        return SimpleNamespace(model=0.96 * 10.0 * asked / (10.0 / 0.8))
+
+    monkeypatch.setattr(closed_loop, "prune_prepared", halve_exactly)
+    predictor = Predictor("board", "int8", np.ones(7))
+    request = Asked(Budgets.parse("latency=50%"), Deployment(predictor=predictor))
+    _, rounds, warnings = closed_loop.prune_to_measured(
+        request, make_classifier(), None, FlaggingMachine(), SILENT
+    )
+    assert [turn.measured_ms for turn in rounds] == pytest.approx([0.96 * 0.5 * 10 / 0.8])
+    assert not warnings

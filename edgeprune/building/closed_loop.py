@@ -36,7 +36,7 @@ TYPICAL = {"float32": 50.0, "int8": 100.0}
 
 @dataclass(frozen=True)
 class Trial:
-    """Converts a model and measures it.
+    """Converts models and measures them.
 
     Attributes:
         material: for the ranges of int8.
@@ -50,24 +50,25 @@ class Trial:
     place: Place
     progress: Progress
 
-    def measure(self, model: keras.Model) -> float:
-        """Return the lowest of several median latencies in ms."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "trial.tflite"
-            with self.progress.stage("converting for a measurement"):
-                convert(
-                    model,
-                    scheme=self.form.scheme,
-                    calibration=self.material.calibration.inputs[:CALIBRATION_SAMPLES],
-                    io=self.form.io if self.form.scheme.startswith("int8") else "float32",
-                    path=path,
-                )
-            # Others on the machine only ever slow it down: the faster of two measurements counts.
-            found = [
-                self.place.measure({"trial": path}, TRIAL_SECONDS, self.progress)["trial"].p50_ms
-                for _ in range(TRIALS)
-            ]
-        return min(found)
+    def convert(self, model: keras.Model, path: Path) -> Path:
+        """Write a model as it would be delivered and return the path."""
+        with self.progress.stage("converting for a measurement"):
+            convert(
+                model,
+                scheme=self.form.scheme,
+                calibration=self.material.calibration.inputs[:CALIBRATION_SAMPLES],
+                io=self.form.io if self.form.scheme.startswith("int8") else "float32",
+                path=path,
+            )
+        return path
+
+    def measure(self, models: Mapping[str, Path]) -> dict[str, float]:
+        """Return the median latencies of named files in ms, taken in turns.
+
+        Others on the machine only ever slow it down: the fastest of several medians counts.
+        """
+        runs = [self.place.measure(models, TRIAL_SECONDS, self.progress) for _ in range(TRIALS)]
+        return {name: min(run[name].p50_ms for run in runs) for name in models}
 
 
 def make_measurable(request: Request, board: Target) -> Request:
@@ -99,7 +100,9 @@ def prune_to_measured(
 ) -> tuple[Pruned, tuple[Round[Pruned], ...], list[str]]:
     """Prune until the measured latency meets the budget.
 
-    A share in the budget is one of the original's measured latency.
+    A share in the budget is one of the original's measured latency. The original is then measured
+    beside every product, so that a machine that changes its speed between two rounds does not
+    look like a product that does.
 
     Args:
         request: with a budget for latency, see `make_measurable`.
@@ -117,28 +120,36 @@ def prune_to_measured(
     from edgeprune.cost import CostModel
     from edgeprune.groups import find_groups
 
-    measured = trial.measure(original)
     wanted = next(budget for budget in request.budget if budget.quantity == "latency")
-    limit = wanted.limit(measured)
-    deployment = request.deployment
-    predicted = CostModel(find_groups(original), deployment).spend("latency", {})
-    assert deployment.predictor is not None  # see make_measurable
-    scaled = deployment.predictor.scaled(measured / predicted)
-    budgets = Budgets(
-        tuple(
-            Budget("latency", limit, relative=False) if budget is wanted else budget
-            for budget in request.budget
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        before = {"original": trial.convert(original, folder / "original.tflite")}
+        measured = trial.measure(before)["original"]
+        limit = wanted.limit(measured)
+        deployment = request.deployment
+        predicted = CostModel(find_groups(original), deployment).spend("latency", {})
+        assert deployment.predictor is not None  # see make_measurable
+        scaled = deployment.predictor.scaled(measured / predicted)
+        budgets = Budgets(
+            tuple(
+                Budget("latency", limit, relative=False) if budget is wanted else budget
+                for budget in request.budget
+            )
         )
-    )
-    request = replace(request, deployment=replace(deployment, predictor=scaled))
-    quick = replace(request, fine_tuning=None)  # weights do not change the latency
-    best, rounds = meet_latency(
-        lambda asked: prune_prepared(replace(quick, budget=asked), original, material, progress),
-        lambda pruned: trial.measure(pruned.model),
-        budgets,
-        limit,
-        progress=progress,
-    )
+        request = replace(request, deployment=replace(deployment, predictor=scaled))
+        quick = replace(request, fine_tuning=None)  # weights do not change the latency
+
+        def make(asked: Budgets) -> Pruned:
+            return prune_prepared(replace(quick, budget=asked), original, material, progress)
+
+        def measure(pruned: Pruned) -> float:
+            after = {"product": trial.convert(pruned.model, folder / "product.tflite")}
+            if not wanted.relative:
+                return trial.measure(after)["product"]
+            found = trial.measure(before | after)
+            return measured * found["product"] / found["original"]
+
+        best, rounds = meet_latency(make, measure, budgets, limit, progress=progress)
     missed = []
     if best.measured_ms > limit:
         missed.append(
