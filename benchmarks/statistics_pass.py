@@ -51,7 +51,7 @@ def build_resnet50() -> Any:
 MODELS: dict[str, tuple[str, Callable[[], Any], int, int]] = {
     "resnet20": ("ResNet-20, 32", build_resnet20, 64, 43),
     "mobilenet": ("MobileNetV1, 224", build_mobilenet, 32, 15),
-    "resnet50": ("ResNet50, 224", build_resnet50, 16, 15),
+    "resnet50": ("ResNet50, 224", build_resnet50, 16, 35),
 }
 """Title, constructor, samples in a batch, batches."""
 

@@ -66,10 +66,27 @@ def test_landing_variance_is_that_of_the_tensor_where_the_output_lands(
     residual, name, landing
 ) -> None:
     model, groups, x = residual
-    found = collect_statistics(groups, x, batch_size=3).moments[name].landing
+    found = collect_statistics(groups, x, positions=EVERYWHERE, batch_size=3).moments[name].landing
     rows = outputs_of(model, landing, x).reshape(-1, len(found.total))
     assert found.count == len(rows)
     np.testing.assert_allclose(found.variance, rows.var(0), rtol=1e-4)
+
+
+def test_few_samples_give_more_positions_and_many_fewer() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 1)),
+            keras.layers.Conv2D(96, 1, name="wide"),
+            keras.layers.Conv2D(2, 1, name="reader"),
+        ]
+    )
+    groups = find_groups(model)
+    x = np.random.default_rng(0).normal(size=(64, 12, 12, 1)).astype(np.float32)
+
+    def sampled(count: int) -> float:
+        return collect_statistics(groups, x[:count]).moments["reader"].count / count
+
+    assert [sampled(count) for count in (4, 32, 64)] == [64, 24, 16]
 
 
 def test_an_output_bent_by_its_own_activation_lands_nowhere(residual) -> None:

@@ -5,7 +5,7 @@ with `+`, memory does not grow with the number of samples, and one forward pass 
 Products are computed on the backend; only `C x C` results come home, as float64.
 """
 
-from edgeprune.statistics.collection import BATCH_SIZE, POSITIONS, collect_statistics
+from edgeprune.statistics.collection import BATCH_SIZE, collect_statistics
 from edgeprune.statistics.sums import Moments, Spread, Statistics
 
-__all__ = ["BATCH_SIZE", "POSITIONS", "Moments", "Spread", "Statistics", "collect_statistics"]
+__all__ = ["BATCH_SIZE", "Moments", "Spread", "Statistics", "collect_statistics"]

@@ -18,14 +18,16 @@ from edgeprune.progress import SILENT, Progress
 from edgeprune.readers import Reader, channels_last, find_readers
 from edgeprune.statistics.sums import Moments, Spread, Statistics
 
-POSITIONS = 64
+LEAST_POSITIONS, MOST_POSITIONS = 16, 64
+ROWS = 8
+"""Per column of a covariance; with fewer samples than that takes, each gives more positions."""
 BATCH_SIZE = 64
 COMPILED_FROM = 2 if keras.backend.backend() == "jax" else 8
 """Full batches from which compiling pays: JAX is slow without, TensorFlow takes seconds for it."""
 
 Tensors = dict[str, list[Any]]
-Choose = Callable[[int], Any]
-"""From the number of places to those that are taken; `None` for all."""
+Choose = Callable[[int, int], Any]
+"""From the number of places, and how many are wanted, to those taken; `None` for all."""
 
 
 def collect_statistics(
@@ -34,7 +36,7 @@ def collect_statistics(
     targets: np.ndarray | None = None,
     *,
     num_classes: int = 1,
-    positions: int = POSITIONS,
+    positions: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -46,7 +48,8 @@ def collect_statistics(
         inputs: `(n, ...)` preprocessed samples.
         targets: `(n,)` class of each sample, 0 to `num_classes - 1`; all 0 if not given.
         num_classes: number of classes.
-        positions: sampled positions per sample and reader.
+        positions: sampled positions per sample and reader; by default 16, and up to 64 where there
+            are few samples for the number of channels.
         batch_size: samples per forward pass.
         seed: of the choice of positions.
         progress: told after every batch.
@@ -72,7 +75,8 @@ def collect_statistics(
     if not len(inputs):
         raise ValueError("Statistics need at least one sample. Got none.")
     classes = np.zeros(len(inputs), np.int64) if targets is None else targets
-    collector = _Collector(groups, positions, np.random.default_rng(seed))
+    wanted = _want_positions(len(inputs)) if positions is None else lambda _: positions
+    collector = _Collector(groups, wanted, np.random.default_rng(seed))
     compiled = len(inputs) // batch_size >= COMPILED_FROM
     starts = range(0, len(inputs), batch_size)
     with progress.stage("statistics", len(starts)) as advance:
@@ -87,30 +91,38 @@ def collect_statistics(
         return reduce(operator.add, map(observe, starts))
 
 
+def _want_positions(samples: int) -> Callable[[int], int]:
+    """Return how many positions of a sample are wanted for a number of columns."""
+    return lambda columns: min(max(-(-ROWS * columns // samples), LEAST_POSITIONS), MOST_POSITIONS)
+
+
 class _Collector:
     """Runs batches through a model and takes the moments of each.
 
     Attributes:
-        sizes: places that each call of a reader offered in the first batch, in call order.
+        wanted: from a number of columns to positions per sample.
+        offers: places that there were in the first batch, and how many were wanted, in call order.
         rows: path of a reader -> rows per sample, over all its calls.
         landed: path of a reader -> positions per sample where its output lands.
     """
 
-    def __init__(self, groups: Groups, positions: int, generator: np.random.Generator) -> None:
+    def __init__(
+        self, groups: Groups, wanted: Callable[[int], int], generator: np.random.Generator
+    ) -> None:
         self.graph = groups.graph
-        self.positions = positions
+        self.wanted = wanted
         self.generator = generator
         self.readers = {reader.path: reader for reader in find_readers(groups)}
         self.landings: dict[int | None, list[Reader]] = {}
         for reader in self.readers.values():
             self.landings.setdefault(reader.landing.tensor, []).append(reader)
-        self.sizes: list[int] = []
+        self.offers: list[tuple[int, int]] = []
         self.rows: dict[str, int] = {}
         self.landed: dict[str, int] = {}
 
     @cached_property
     def _compiled(self) -> Any:
-        return _Observer(self._sum_up, self.positions)
+        return _Observer(self._sum_up)
 
     def observe(self, batch: np.ndarray, one_hot: np.ndarray, compiled: bool) -> Statistics:
         """Return the statistics of one batch.
@@ -120,12 +132,12 @@ class _Collector:
             one_hot: `(n, classes)`.
             compiled: whether to use the compiled function, for batches of the first one's shape.
         """
-        if compiled and self.sizes:
-            chosen = [self._choose(size) for size in self.sizes]
+        if compiled and self.offers:
+            chosen = [self._choose(*offer) for offer in self.offers]
             places = [one for one in chosen if one is not None]
             found = self._compiled.predict_on_batch([batch, one_hot, *places])
         else:
-            self.sizes = []
+            self.offers = []
             found = self._sum_up(ops.convert_to_tensor(batch), one_hot, self._choose_next)
         classes = one_hot.sum(0).astype(np.float64)
         calls = Counter(call.path for call in self.graph.calls)
@@ -143,15 +155,15 @@ class _Collector:
         count = self.rows[path] * samples
         return Moments(count, total, gram, classes, class_total, class_squares, landing)
 
-    def _choose_next(self, size: int) -> np.ndarray | None:
-        self.sizes.append(size)
-        return self._choose(size)
+    def _choose_next(self, size: int, most: int) -> np.ndarray | None:
+        self.offers.append((size, most))
+        return self._choose(size, most)
 
-    def _choose(self, size: int) -> np.ndarray | None:
+    def _choose(self, size: int, most: int) -> np.ndarray | None:
         """Draw places anew; `None` where all are taken."""
-        if size <= self.positions:
+        if size <= most:
             return None
-        return self.generator.choice(size, self.positions, replace=False).astype(np.int32)
+        return self.generator.choice(size, most, replace=False).astype(np.int32)
 
     def _sum_up(self, batch: Any, one_hot: Any, choose: Choose) -> Tensors:
         """Return the sums of each reader, and of where its output lands, as tensors.
@@ -168,7 +180,8 @@ class _Collector:
             if reader is not None:
                 view = (call.inputs[0].number, *reader.view)
                 if view not in seen:
-                    rows = reader.rows_at(args[0], choose)
+                    most = self.wanted(len(reader.channels))
+                    rows = reader.rows_at(args[0], _limit(choose, most))
                     seen[view] = _sum(reader, rows, one_hot), rows.shape[1]
                 found, count = seen[view]
                 before = sums.get(call.path)
@@ -178,9 +191,10 @@ class _Collector:
                 self.rows[call.path] = self.rows.get(call.path, 0) + count
             result = call.operation(*args, **kwargs)
             for lands in self.landings.get(call.outputs[0].number, []):
-                landed = channels_last(lands.layer, result)
+                offered = channels_last(lands.layer, result)
+                landed = _take(offered, _limit(choose, self.wanted(1)))
                 spreads[lands.path] = _spread(landed)
-                self.landed[lands.path] = int(np.prod(landed.shape[1:-1]))
+                self.landed[lands.path] = landed.shape[1]
             return result
 
         run(self.graph, [batch], on_call)
@@ -190,10 +204,9 @@ class _Collector:
 class _Observer(keras.Model):
     """What Keras compiles on every backend that compiles."""
 
-    def __init__(self, sum_up: Callable[[Any, Any, Choose], Tensors], positions: int) -> None:
+    def __init__(self, sum_up: Callable[[Any, Any, Choose], Tensors]) -> None:
         super().__init__(name="observer", autocast=False)
         self._sum_up = sum_up
-        self._positions = positions
         self.compile(jit_compile=keras.backend.backend() == "jax")
 
     def call(self, given: list[Any]) -> Tensors:
@@ -201,7 +214,7 @@ class _Observer(keras.Model):
         batch, one_hot, *chosen = given
         places = iter(chosen)
         return self._sum_up(
-            batch, one_hot, lambda size: next(places) if size > self._positions else None
+            batch, one_hot, lambda size, most: next(places) if size > most else None
         )
 
 
@@ -217,6 +230,17 @@ def _sum(reader: Reader, rows: Any, one_hot: Any) -> list[Any]:
         ops.matmul(by_class, pooled),
         ops.matmul(by_class, ops.square(pooled)),
     ]
+
+
+def _limit(choose: Choose, most: int) -> Callable[[int], Any]:
+    return lambda size: choose(size, most)
+
+
+def _take(x: Any, choose: Callable[[int], Any]) -> Any:
+    """Return chosen places of `(n, ..., channels)`, `(n, places, channels)`."""
+    flat = ops.reshape(x, (-1, int(np.prod(x.shape[1:-1])), x.shape[-1]))
+    chosen = choose(flat.shape[1])
+    return flat if chosen is None else ops.take(flat, chosen, axis=1)
 
 
 def _spread(x: Any) -> list[Any]:

@@ -20,7 +20,7 @@ LANDING = "landing."
 
 @dataclass(frozen=True)
 class Spread:
-    """Sums over all positions of a tensor.
+    """Sums over sampled positions of a tensor.
 
     Attributes:
         count: number of positions.
