@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Callable
-from functools import cached_property, reduce
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -80,15 +80,12 @@ def collect_statistics(
     compiled = len(inputs) // batch_size >= COMPILED_FROM
     starts = range(0, len(inputs), batch_size)
     with progress.stage("statistics", len(starts)) as advance:
-
-        def observe(start: int) -> Statistics:
+        for start in starts:
             one_hot = np.eye(num_classes, dtype=np.float32)[classes[start : start + batch_size]]
             batch = inputs[start : start + batch_size]
-            found = collector.observe(batch, one_hot, compiled and len(batch) == batch_size)
+            collector.observe(batch, one_hot, compiled and len(batch) == batch_size)
             advance()
-            return found
-
-        return reduce(operator.add, map(observe, starts))
+    return collector.finish()
 
 
 def _want_positions(samples: int) -> Callable[[int], int]:
@@ -104,6 +101,8 @@ class _Collector:
         offers: places that there were in the first batch, and how many were wanted, in call order.
         rows: path of a reader -> rows per sample, over all its calls.
         landed: path of a reader -> positions per sample where its output lands.
+        sums: path of a reader -> what `_sum_up` found, added up over all batches.
+        classes: samples per class.
     """
 
     def __init__(
@@ -119,13 +118,15 @@ class _Collector:
         self.offers: list[tuple[int, int]] = []
         self.rows: dict[str, int] = {}
         self.landed: dict[str, int] = {}
+        self.sums: dict[str, list[np.ndarray]] = {}
+        self.classes: np.ndarray | float = 0.0
 
     @cached_property
     def _compiled(self) -> Any:
         return _Observer(self._sum_up)
 
-    def observe(self, batch: np.ndarray, one_hot: np.ndarray, compiled: bool) -> Statistics:
-        """Return the statistics of one batch.
+    def observe(self, batch: np.ndarray, one_hot: np.ndarray, compiled: bool) -> None:
+        """Add the sums of one batch.
 
         Args:
             batch: `(n, ...)` samples.
@@ -139,20 +140,25 @@ class _Collector:
         else:
             self.offers = []
             found = self._sum_up(ops.convert_to_tensor(batch), one_hot, self._choose_next)
-        classes = one_hot.sum(0).astype(np.float64)
-        calls = Counter(call.path for call in self.graph.calls)
-        return Statistics(
-            {
-                path: self._moments(path, sums, classes * calls[path], len(batch))
-                for path, sums in found.items()
-            }
-        )
+        for path, tensors in found.items():
+            arrays = [ops.convert_to_numpy(tensor) for tensor in tensors]
+            if path not in self.sums:
+                self.sums[path] = [np.zeros(array.shape) for array in arrays]
+            for total, array in zip(self.sums[path], arrays, strict=True):
+                total += array
+        self.classes = self.classes + one_hot.sum(0).astype(np.float64)
 
-    def _moments(self, path: str, sums: list[Any], classes: np.ndarray, samples: int) -> Moments:
-        """Bring the sums of a reader home, and count what they were taken over."""
-        total, gram, class_total, class_squares, *landed = map(_bring_home, sums)
+    def finish(self) -> Statistics:
+        """Return the statistics of all batches."""
+        calls = Counter(call.path for call in self.graph.calls)
+        return Statistics({path: self._moments(path, calls[path]) for path in self.sums})
+
+    def _moments(self, path: str, calls: int) -> Moments:
+        """Say what the sums of a reader were taken over."""
+        total, gram, class_total, class_squares, *landed = self.sums[path]
+        samples = round(float(np.sum(self.classes)))
         landing = Spread(self.landed[path] * samples, *landed) if landed else Spread()
-        count = self.rows[path] * samples
+        count, classes = self.rows[path] * samples, np.asarray(self.classes * calls)
         return Moments(count, total, gram, classes, class_total, class_squares, landing)
 
     def _choose_next(self, size: int, most: int) -> np.ndarray | None:
@@ -246,7 +252,3 @@ def _take(x: Any, choose: Callable[[int], Any]) -> Any:
 def _spread(x: Any) -> list[Any]:
     flat = ops.reshape(x, (-1, x.shape[-1]))
     return [ops.sum(flat, axis=0), ops.sum(ops.square(flat), axis=0)]
-
-
-def _bring_home(x: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(x), dtype=np.float64)
