@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.5
 COLUMNS = 10
 HEAD_SAMPLES = 10_000
-AMOUNTS = Amounts(calibration_per_class=50, validation_per_class=50)
+AMOUNTS = Amounts(calibration_per_class=50, validation_per_class=100)
 CIFAR10 = "standardize:mean=125.307,122.950,113.865;std=62.993,62.089,66.705"
 
 
@@ -171,7 +171,8 @@ HEAD = """# Latency budgets, met by measuring
 
 Written by `make latency-table`: `--budget latency=50% --measure` on this machine after
 `edgeprune calibrate`, threads: {threads}. *Before* and *after* are medians of one interleaved run
-at the end, not those that the loop saw (*rounds*). *Same MACs* is a build with the MACs that the
+at the end, not those that the loop saw (*rounds*; the last is the rival with as many MACs, which
+is taken where it is as fast and validation prefers it). *Same MACs* is a build with the MACs that the
 latency budget left as its budget, with its own latency. Accuracies are those of the `.tflite` on
 test samples; MobileNetV2 is a trunk trained on ImageNet with a head for enlarged CIFAR-10.
 

@@ -16,6 +16,7 @@ from edgeprune.building import Amounts, build
 from edgeprune.prediction import Deployment, Predictor, read_operators
 from edgeprune.prediction.tables import write_tables
 from edgeprune.progress import SILENT
+from edgeprune.validation import Grade
 
 AMOUNTS = Amounts(calibration_per_class=20, validation_per_class=20, test=300)
 QUICK = {"method": "chapr", "amounts": AMOUNTS, "measure": False, "recalibration": "off"}
@@ -121,6 +122,14 @@ class Asked:
     fine_tuning: None = None
 
 
+def as_pruned(model: float, accuracy: float = 0.5) -> SimpleNamespace:
+    """Return what the loop reads of a pruned model, which stands for its latency here."""
+    grade = Grade(accuracy, 0.0)
+    return SimpleNamespace(
+        model=model, after=SimpleNamespace(macs=6.0), chosen=SimpleNamespace(grade=grade)
+    )
+
+
 def test_a_budget_that_measuring_never_meets_is_a_warning(monkeypatch) -> None:
     class SlowMachine:
         def convert(self, model, path):
@@ -158,7 +167,7 @@ def test_a_machine_that_slows_down_between_two_rounds_does_not_move_a_share(monk
 
     def halve_exactly(request, *_):
         asked = next(iter(request.budget)).amount
-        return SimpleNamespace(model=0.96 * 10.0 * asked / (10.0 / 0.8))
+        return as_pruned(0.96 * 10.0 * asked / (10.0 / 0.8))
 
     monkeypatch.setattr(closed_loop, "prune_prepared", halve_exactly)
     predictor = Predictor("board", "int8", np.ones(7))
@@ -166,5 +175,35 @@ def test_a_machine_that_slows_down_between_two_rounds_does_not_move_a_share(monk
     _, rounds, warnings = closed_loop.prune_to_measured(
         request, make_classifier(), None, FlaggingMachine(), SILENT
     )
-    assert [turn.measured_ms for turn in rounds] == pytest.approx([0.96 * 0.5 * 10 / 0.8])
+    assert rounds[0].measured_ms == pytest.approx(0.96 * 0.5 * 10 / 0.8)
+    assert [str(turn.budgets) for turn in rounds[1:]] == ["macs=6"]
     assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("rival_ms", "rival_accuracy", "taken"),
+    [(4.9, 0.9, "macs"), (4.9, 0.7, "latency"), (5.1, 0.9, "latency")],
+)
+def test_widths_chosen_by_macs_win_if_they_are_as_fast_and_better_on_validation(
+    rival_ms, rival_accuracy, taken, monkeypatch
+) -> None:
+    class Machine:
+        def convert(self, model, path):
+            path.write_text(str(model if isinstance(model, float) else 10.0))
+            return path
+
+        def measure(self, models):
+            return {name: float(path.read_text()) for name, path in models.items()}
+
+    def prune_anyhow(request, *_):
+        by_macs = next(iter(request.budget)).quantity == "macs"
+        return as_pruned(rival_ms, rival_accuracy) if by_macs else as_pruned(4.8, 0.8)
+
+    monkeypatch.setattr(closed_loop, "prune_prepared", prune_anyhow)
+    predictor = Predictor("board", "int8", np.ones(7))
+    request = Asked(Budgets.parse("latency=50%"), Deployment(predictor=predictor))
+    pruned, rounds, _ = closed_loop.prune_to_measured(
+        request, make_classifier(), None, Machine(), SILENT
+    )
+    assert [turn.measured_ms for turn in rounds] == [4.8, rival_ms]
+    assert pruned.model == (rival_ms if taken == "macs" else 4.8)
