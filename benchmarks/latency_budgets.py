@@ -172,9 +172,9 @@ HEAD = """# Latency budgets, met by measuring
 Written by `make latency-table`: `--budget latency=50% --measure` on this machine after
 `edgeprune calibrate`, threads: {threads}. *Before* and *after* are medians of one interleaved run
 at the end, not those that the loop saw (*rounds*; the last is the rival with as many MACs, which
-is taken where it is as fast and validation prefers it). *Same MACs* is a build with the MACs that the
-latency budget left as its budget, with its own latency. Accuracies are those of the `.tflite` on
-test samples; MobileNetV2 is a trunk trained on ImageNet with a head for enlarged CIFAR-10.
+is taken where it is as fast and validation prefers it). *Same MACs* is a build with the MACs that
+the latency budget left as its budget, with its own latency. Accuracies are those of the `.tflite`
+on test samples; MobileNetV2 is a trunk trained on ImageNet with a head for enlarged CIFAR-10.
 
 | network | format | before, ms | after, ms | off the budget | rounds, ms | MACs left | original \
 | latency budget | same MACs | same MACs, ms | test samples |
