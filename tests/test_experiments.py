@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("matplotlib", reason="plots need matplotlib")
 
-from benchmarks.experiments.__main__ import find_missing, read_results
+from benchmarks.experiments import __main__ as command
+from benchmarks.experiments.__main__ import find_missing, read_results, run_cells
 from benchmarks.experiments.material import Images, draw
 from benchmarks.experiments.recipes import choose_classes, read_recipe
 from benchmarks.experiments.tables import fill_pages, write_tables
@@ -83,6 +85,20 @@ def test_finished_cells_are_not_run_again_and_a_torn_line_is(grid, tmp_path) -> 
     assert find_missing(grid, {}, ("fine-tuned",)) == [
         cell for cell in grid.cells if cell.block == "fine-tuned"
     ]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 9])
+def test_every_cell_runs_once_whatever_the_number_of_workers(
+    grid, tmp_path, monkeypatch, workers
+) -> None:
+    monkeypatch.setattr(
+        command, "ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
+    monkeypatch.setattr(command, "run_cell", lambda cell, *_: {"key": cell.key})
+    results = tmp_path / "results.jsonl"
+    run_cells(list(grid.cells[:7]), tmp_path, results, tmp_path, tmp_path, workers, None)
+    found = [json.loads(line)["key"] for line in results.read_text().splitlines()]
+    assert sorted(found) == sorted(cell.key for cell in grid.cells[:7])
 
 
 def test_tables_hold_mean_and_spread_over_seeds(grid, tmp_path) -> None:

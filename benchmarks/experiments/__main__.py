@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def main(
         if only_prepare:
             return
         deadline = time.monotonic() + 60 * minutes if minutes else None
-        _run(missing, recipe, results, work, shared, workers, deadline)
+        run_cells(missing, recipe, results, work, shared, workers, deadline)
     finished = read_results(results)
     write_tables(grid, finished, ROOT / "benchmarks")
     fill_pages(grid, finished, ROOT / "docs" / "methods")
@@ -82,10 +83,21 @@ def find_missing(
     ]
 
 
-def _run(
+def run_cells(
     cells: list[Cell], recipe: Path, results: Path, work: Path, shared: Path,
     workers: int, deadline: float | None,
 ) -> None:  # fmt: skip
+    """Run cells beside each other and add a line to the results as each ends.
+
+    Args:
+        cells: in their order.
+        recipe: path of the grid.
+        results: path of the JSON lines.
+        work: folder of prepared material.
+        shared: folder of real data.
+        workers: number of processes.
+        deadline: by the monotonic clock; nothing new starts after it.
+    """
     console = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     failures = 0
@@ -99,7 +111,7 @@ def _run(
         waiting = iter(cells)
         running = {
             executor.submit(run_cell, cell, recipe, work, shared): cell
-            for cell, _ in zip(waiting, range(workers), strict=False)
+            for cell in islice(waiting, workers)
         }
         while running:
             done = next(as_completed(running))
