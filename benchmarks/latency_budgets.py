@@ -1,9 +1,9 @@
 """Meet latency budgets by measuring, on three networks, and compare with a budget of MACs.
 
 Writes `benchmarks/latency_budgets.md`; rows that are there already are kept. Run it on a quiet
-machine. Data and trained models are not
-part of this repository: CIFAR-10 with a ResNet-20, and the visual wake words of MLPerf Tiny with
-its MobileNetV1-0.25; a MobileNetV2-0.35 from a Teachable Machine gets a head for CIFAR-10 here.
+machine. Data and trained models are not part of this repository: CIFAR-10 with a ResNet-20, and the
+visual wake words of MLPerf Tiny with its MobileNetV1-0.25; a MobileNetV2-0.35 from a Teachable
+Machine gets a head for CIFAR-10 here.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class Round(Generic[Product]):
 
     Attributes:
         budgets: that were asked for, latency as the predictor sees it.
-        measured_ms: median that the result took, at the speed the machine had at the start.
+        measured_ms: median that the result took; of a share, at the machine's speed at the start.
         product: what was made.
     """
 

@@ -11,7 +11,7 @@ from edgeprune.readers.kinds import (
     tap_coverage,
 )
 from edgeprune.readers.landings import Landing, LandingFinder
-from edgeprune.readers.reader import Reader, find_readers
+from edgeprune.readers.reader import Reader, find_readers, take_places
 
 __all__ = [
     "READERS",
@@ -24,6 +24,7 @@ __all__ = [
     "find_readers",
     "kernel_matrix",
     "take_patches",
+    "take_places",
     "take_windows",
     "tap_coverage",
 ]

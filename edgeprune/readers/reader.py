@@ -117,14 +117,24 @@ class Reader:
             choose: takes the number of places, returns those wanted or `None` for all.
         """
         seen = READERS[type(self.layer)].see(self.layer, x)
-        seen = ops.reshape(seen, (ops.shape(seen)[0], -1, self.axis.group.size))
-        chosen = choose(seen.shape[1])
-        if chosen is not None:
-            seen = ops.take(seen, chosen, axis=1)
+        seen = take_places(seen, self.axis.group.size, choose)
         if len(self.slots) == 1:
             return seen
         taken = ops.take(seen, self.slots.ravel(), axis=-1)
         return ops.reshape(taken, (ops.shape(seen)[0], *self.slots.shape))
+
+
+def take_places(x: Tensor, columns: int, choose: Callable[[int], Any]) -> Tensor:
+    """Return `(n, places, columns)` of `(n, ..., columns)`, at places that the caller chooses.
+
+    Args:
+        x: with channels last.
+        columns: size of its last axis.
+        choose: takes the number of places, returns those wanted or `None` for all.
+    """
+    rows = ops.reshape(x, (ops.shape(x)[0], -1, columns))
+    chosen = choose(rows.shape[1])
+    return rows if chosen is None else ops.take(rows, chosen, axis=1)
 
 
 def find_readers(groups: Groups) -> tuple[Reader, ...]:

@@ -2,7 +2,7 @@
 
 Statistics are taken at the inputs of the layers that read a group. They are sums, so shards add up
 with `+`, memory does not grow with the number of samples, and one forward pass serves everything.
-Products are computed on the backend; only `C x C` results come home, as float64.
+Products are computed on the backend; only `C x C` results come home, and add up in float64.
 """
 
 from edgeprune.statistics.collection import BATCH_SIZE, collect_statistics

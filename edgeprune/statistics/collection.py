@@ -15,7 +15,7 @@ from keras import ops
 from edgeprune.graph import Call, run
 from edgeprune.groups import Groups
 from edgeprune.progress import SILENT, Progress
-from edgeprune.readers import Reader, channels_last, find_readers
+from edgeprune.readers import Reader, channels_last, find_readers, take_places
 from edgeprune.statistics.sums import Moments, Spread, Statistics
 
 LEAST_POSITIONS, MOST_POSITIONS = 16, 64
@@ -196,11 +196,14 @@ class _Collector:
                 )
                 self.rows[call.path] = self.rows.get(call.path, 0) + count
             result = call.operation(*args, **kwargs)
-            for lands in self.landings.get(call.outputs[0].number, []):
-                offered = channels_last(lands.layer, result)
-                landed = _take(offered, _limit(choose, self.wanted(1)))
-                spreads[lands.path] = _spread(landed)
-                self.landed[lands.path] = landed.shape[1]
+            landing = self.landings.get(call.outputs[0].number, [])
+            if landing:
+                offered = channels_last(landing[0].layer, result)
+                most = self.wanted(1)
+                landed = take_places(offered, offered.shape[-1], _limit(choose, most))
+                paths = [reader.path for reader in landing]
+                spreads.update(dict.fromkeys(paths, _spread(landed)))
+                self.landed.update(dict.fromkeys(paths, landed.shape[1]))
             return result
 
         run(self.graph, [batch], on_call)
@@ -240,13 +243,6 @@ def _sum(reader: Reader, rows: Any, one_hot: Any) -> list[Any]:
 
 def _limit(choose: Choose, most: int) -> Callable[[int], Any]:
     return lambda size: choose(size, most)
-
-
-def _take(x: Any, choose: Callable[[int], Any]) -> Any:
-    """Return chosen places of `(n, ..., channels)`, `(n, places, channels)`."""
-    flat = ops.reshape(x, (-1, int(np.prod(x.shape[1:-1])), x.shape[-1]))
-    chosen = choose(flat.shape[1])
-    return flat if chosen is None else ops.take(flat, chosen, axis=1)
 
 
 def _spread(x: Any) -> list[Any]:
