@@ -90,8 +90,11 @@ def test_budgets_that_the_target_cannot_judge_or_meet_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_loop_measures_here_until_the_budget_is_met(data, tmp_path, board, monkeypatch) -> None:
-    """On a machine that takes another time for every product than the predictor says."""
+@pytest.mark.parametrize("known", [True, False])
+def test_the_loop_measures_here_until_the_budget_is_met(
+    known, data, tmp_path, board, monkeypatch
+) -> None:
+    """On a machine that takes another time than the predictor says, or that has none."""
 
     class Measured:
         def __init__(self, path: Path) -> None:
@@ -103,13 +106,13 @@ def test_the_loop_measures_here_until_the_budget_is_met(data, tmp_path, board, m
     monkeypatch.setattr(places, "bench", fake_bench)
     model = make_classifier()
     built = build(
-        model, str(data), target=board, budget="latency=70%", meet_measured=True,
-        out=tmp_path / "out", step=1, **QUICK,
+        model, str(data), target=board if known else "x86-64", budget="latency=70%",
+        meet_measured=True, out=tmp_path / "out", step=1, **QUICK,
     )  # fmt: skip
     before, after = (
         0.5 + 3e-5 * macs for macs in (built.outcome.macs.before, built.outcome.macs.after)
     )
-    assert 0.63 * before <= after <= 0.7 * before
+    assert 0.6 * before <= after <= 0.7 * before
     assert built.outcome.rounds[-1]["measured_ms"] == pytest.approx(after, rel=0.01)
 
 

@@ -17,9 +17,9 @@ from edgeprune.building.request import Request, prune_prepared
 from edgeprune.building.rounds import Round, meet_latency
 from edgeprune.conversion import convert
 from edgeprune.errors import BudgetError
-from edgeprune.prediction import Kernels, Predictor
+from edgeprune.prediction import Deployment, Kernels, Predictor
 from edgeprune.prediction.expectations import expect_coefficients
-from edgeprune.prediction.features import ITEM_BYTES
+from edgeprune.prediction.features import FEATURES, ITEM_BYTES
 from edgeprune.progress import Progress
 
 if TYPE_CHECKING:
@@ -71,28 +71,31 @@ class Trial:
         return {name: min(run[name].p50_ms for run in runs) for name in models}
 
 
-def make_measurable(request: Request, board: Target) -> Request:
-    """Return the request with a predictor to start from, where its target has none.
+def make_measurable(budgets: Budgets, deployment: Deployment, board: Target) -> Deployment:
+    """Return the deployment with a predictor to start from, where its target has none.
 
     Args:
-        request: with a budget for latency.
+        budgets: with one for latency.
+        deployment: number format on the target.
         board: the target.
 
     Raises:
         BudgetError: there is no budget for latency.
     """
-    if not any(budget.quantity == "latency" for budget in request.budget):
+    if not any(budget.quantity == "latency" for budget in budgets):
         raise BudgetError(
             f"--measure needs a budget for latency, such as --budget latency=20ms or latency=50%. "
-            f"Got {request.budget}."
+            f"Got {budgets}."
         )
-    if request.deployment.predictor is not None:
-        return request
-    scheme = request.deployment.scheme if request.deployment.scheme in ITEM_BYTES else "float32"
+    if deployment.predictor is not None:
+        return deployment
+    scheme = deployment.scheme if deployment.scheme in ITEM_BYTES else "float32"
     peak = TYPICAL["int8" if ITEM_BYTES[scheme] == 1 else "float32"]
     coefficients = expect_coefficients(peak, bandwidth_mb_s=5000, clock_ghz=2.0)
+    # What cannot be pruned would refuse budgets on a guess; the loop finds it by measuring.
+    coefficients[list(FEATURES).index("operators")] = 0
     assumed = Predictor(board.name, scheme, coefficients, Kernels(4, 8, 1), 1.0, kind="assumed")
-    return replace(request, deployment=replace(request.deployment, predictor=assumed))
+    return replace(deployment, predictor=assumed)
 
 
 def prune_to_measured(

@@ -163,6 +163,10 @@ def build(
     form.check(board, scaling)
     quantization.check(form.scheme)
     check_output(out)
+    budgets = Budgets.parse(recipe.budget if budget is None else budget)
+    deployment = deploy(board.name, board.prediction, form.scheme, form.io)
+    if meet_measured:
+        deployment = make_measurable(budgets, deployment, board)
     request = Request(
         model,
         data,
@@ -170,7 +174,7 @@ def build(
         classes=classes,
         labels=labels,
         preprocess=scaling,
-        budget=Budgets.parse(recipe.budget if budget is None else budget),
+        budget=budgets,
         method=recipe.method,
         criterion=criterion or recipe.criterion,
         allocation=allocation or recipe.allocation,
@@ -180,13 +184,11 @@ def build(
         time_limit=time_limit,
         amounts=amounts,
         seed=seed,
-        deployment=deploy(board.name, board.prediction, form.scheme, form.io),
+        deployment=deployment,
         fine_tuning=FineTuning.parse(fine_tuning) if isinstance(fine_tuning, str) else fine_tuning,
         gathers=gathers,
     )
     place = Place(board, threads, None if host is None else SshTransport(host, board.architecture))
-    if meet_measured:
-        request = make_measurable(request, board)
     stopwatch = Stopwatch()
     original, material = prepare(request, stopwatch, progress)
     with stopwatch.time("check operators"), progress.stage("checking the operators"):
