@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 from places import ROOT
 
 sys.path.insert(0, str(ROOT))
@@ -15,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 pytest.importorskip("matplotlib", reason="plots need matplotlib")
 
 from benchmarks.experiments import __main__ as command
+from benchmarks.experiments import material
 from benchmarks.experiments.__main__ import find_missing, read_results, run_cells
 from benchmarks.experiments.material import Images, draw
 from benchmarks.experiments.recipes import choose_classes, read_recipe
@@ -51,6 +54,28 @@ def test_every_name_in_the_grid_exists(grid) -> None:
     assert {cell.method.removesuffix("+gathers") for cell in grid.cells} <= METHODS.keys()
     assert {cell.criterion for cell in grid.cells if cell.criterion} <= CRITERIA.keys()
     assert {cell.recovery for cell in grid.cells if cell.recovery} <= RECOVERIES.keys()
+
+
+def test_a_sorted_file_still_gives_every_class_to_pool_and_test(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(material, "VWW_POOL_PER_CLASS", 3)
+    packed = []
+    for shade in range(0, 200, 20):
+        file = io.BytesIO()
+        Image.new("RGB", (4, 4), (shade,) * 3).save(file, "webp", lossless=True)
+        packed.append(np.frombuffer(file.getvalue(), np.uint8))
+    (tmp_path / "mlperf_tiny").mkdir()
+    np.savez(
+        tmp_path / "mlperf_tiny" / "vww01.npz",
+        webp=np.concatenate(packed),
+        offsets=np.cumsum([0, *map(len, packed)]),
+        labels=[1] * 5 + [0] * 5,
+        classes=["non_person", "person"],
+    )
+    found = material._read_images(tmp_path, "vww01")
+    assert np.bincount(found["pool_targets"]).tolist() == [3, 3]
+    assert np.bincount(found["test_targets"]).tolist() == [2, 2]
+    shades = [*found["pool"][:, 0, 0, 0], *found["test"][:, 0, 0, 0]]
+    assert sorted(shades) == list(range(0, 200, 20))
 
 
 def test_the_seed_draws_random_subsets_and_named_ones_stay(grid) -> None:

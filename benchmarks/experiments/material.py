@@ -18,8 +18,8 @@ from edgeprune.files import replace_on_success
 
 POOL_PER_CLASS = 600
 """Images of the train split per class that calibration and validation are drawn from."""
-VWW_TEST = 500
-"""Visual wake words has no train split here: its last 500 images test, the others are the pool."""
+VWW_POOL_PER_CLASS = 250
+"""Visual wake words has no train split here: so many of every class, drawn, are the pool."""
 TRAIN = {"cifar10": ("cifar10/train_1.npz", "cifar10/train_2.npz")}
 TEST = {"cifar10": "cifar10/test.npz", "vww01": "mlperf_tiny/vww01.npz"}
 
@@ -127,8 +127,9 @@ def _read_images(shared: Path, data: str) -> dict[str, np.ndarray]:
         chosen = _choose_pool(targets)
         pool, pool_targets = train[chosen], targets[chosen]
     else:
-        pool, pool_targets = test[:-VWW_TEST], test_targets[:-VWW_TEST]
-        test, test_targets = test[-VWW_TEST:], test_targets[-VWW_TEST:]
+        chosen = _draw_pool(test_targets)
+        pool, pool_targets = test[chosen], test_targets[chosen]
+        test, test_targets = np.delete(test, chosen, axis=0), np.delete(test_targets, chosen)
     return {
         "names": np.array(names), "pool": pool, "pool_targets": pool_targets,
         "test": test, "test_targets": test_targets,
@@ -139,6 +140,13 @@ def _choose_pool(targets: np.ndarray) -> np.ndarray:
     """Return the first images of every class; the files are in random order already."""
     first = [np.flatnonzero(targets == c)[:POOL_PER_CLASS] for c in np.unique(targets)]
     return np.sort(np.concatenate(first))
+
+
+def _draw_pool(targets: np.ndarray) -> np.ndarray:
+    """Return as many images of every class; the file is sorted by class."""
+    order = np.random.default_rng(0).permutation(len(targets))
+    drawn = [order[targets[order] == c][:VWW_POOL_PER_CLASS] for c in np.unique(targets)]
+    return np.sort(np.concatenate(drawn))
 
 
 def _decode_files(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -20,20 +20,22 @@ def _lost(row: Mapping[str, Any]) -> float:
     return float(100 * (row["accuracy"]["recovered"] - row["accuracy"]["original_subset"]))
 
 
-def draw_budgets(rows: Rows, title: str, path: Path) -> None:
+def draw_budgets(rows: Rows, title: str, subsets: Mapping[str, str], path: Path) -> None:
     """Draw points lost by kept MACs, a panel per subset, a line per method.
 
     Args:
         rows: of one model.
         title: of the picture.
+        subsets: titles of panels by the names of their subsets.
         path: of the PNG.
     """
-    subsets = list(dict.fromkeys(row["subset"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
+    size = 2.6 * len(subsets) + 2.4, 3.6
     figure, panels = plt.subplots(
-        1, len(subsets), figsize=(3.2 * len(subsets) + 1.6, 3.6), sharey=True, squeeze=False
+        1, len(subsets), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
-    for panel, subset in zip(panels[0], subsets, strict=True):
+    curves: dict[str, Any] = {}
+    for panel, (subset, name) in zip(panels[0], subsets.items(), strict=True):
         for number, method in enumerate(methods):
             points: dict[float, list[float]] = {}
             for row in rows:
@@ -41,18 +43,24 @@ def draw_budgets(rows: Rows, title: str, path: Path) -> None:
                     points.setdefault(row["kept"], []).append(_lost(row))
             if points:
                 kept = sorted(points)
-                panel.errorbar(
-                    [100 * share for share in kept],
-                    [np.mean(points[share]) for share in kept],
-                    yerr=[np.ptp(points[share]) / 2 for share in kept],
-                    marker="o", markersize=4, capsize=2, label=method, color=f"C{number}",
+                means = np.array([np.mean(points[share]) for share in kept])
+                around = [
+                    means - [min(points[share]) for share in kept],
+                    [max(points[share]) for share in kept] - means,
+                ]
+                curves[method] = panel.errorbar(
+                    [100 * share for share in kept], means, yerr=around,
+                    marker="o", markersize=4, capsize=2, color=f"C{number}",
                 )  # fmt: skip
-        panel.set_title(subset)
+        panel.set_title(name, fontsize=10)
         panel.set_xlabel("kept MACs, %")
         panel.grid(alpha=0.3)
         panel.axhline(0, color="black", linewidth=0.8)
     panels[0][0].set_ylabel("accuracy against\nthe unpruned model, points")
-    panels[0][-1].legend(loc="lower right", fontsize=8)
+    shown = [method for method in methods if method in curves]
+    figure.legend(
+        [curves[method] for method in shown], shown, loc="outside right center", fontsize=8
+    )
     figure.suptitle(f"{title}, without retraining")
     _save(figure, path)
 
@@ -66,7 +74,7 @@ def draw_recoveries(rows: Rows, path: Path) -> None:
     """
     criteria = list(dict.fromkeys(row["criterion"] for row in rows))
     recoveries = list(dict.fromkeys(row["recovery"] for row in rows))
-    figure, panel = plt.subplots(figsize=(8, 0.45 * len(criteria) + 1.6))
+    figure, panel = plt.subplots(figsize=(8, 0.45 * len(criteria) + 1.6), layout="constrained")
     height = 0.8 / len(recoveries)
     for number, recovery in enumerate(recoveries):
         means = []
@@ -89,6 +97,5 @@ def draw_recoveries(rows: Rows, path: Path) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -55,7 +55,9 @@ def write_tables(grid: Recipe, results: Mapping[str, Row], folder: Path) -> None
             parts.append(f"## {subject.title}\n")
             parts.extend(_budget_tables(of_model, grid))
             picture = f"methods_{name}.png"
-            draw_budgets(of_model, subject.title, folder / picture)
+            names = dict.fromkeys(row["subset"] for row in of_model)
+            subsets = {found: _describe_subset(grid, found) for found in names}
+            draw_budgets(of_model, subject.title, subsets, folder / picture)
             parts.append(f"![accuracy lost by kept MACs]({picture})\n")
     crossed = [row for row in rows if row["criterion"]]
     if crossed:
