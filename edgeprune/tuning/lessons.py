@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -53,12 +54,15 @@ class Lessons:
         self._known = np.zeros(len(source), bool)
 
     def read_epoch(self, epoch: int, start: int = 0) -> Iterator[Lesson]:
-        """Give the batches of an epoch in random order.
+        """Give the batches of an epoch in random order; the next is prepared while one is in use.
 
         Args:
             epoch: counted from 0.
             start: how many batches to leave out at the beginning.
         """
+        return read_ahead(self._prepare(epoch, start))
+
+    def _prepare(self, epoch: int, start: int) -> Iterator[Lesson]:
         draw = self._draw_round(epoch // self._settings.reuse)
         generator = np.random.default_rng((self._settings.seed, 1, epoch))
         order = generator.permutation(len(self._source))
@@ -94,3 +98,15 @@ class Lessons:
             kept[indices] = answer
         self._known[indices] = True
         return answers
+
+
+def read_ahead(lessons: Iterator[Lesson]) -> Iterator[Lesson]:
+    """Give the same lessons, each made in another thread while the one before is in use.
+
+    Files are decoded and the original answers beside the training step, which leaves cores idle.
+    """
+    with ThreadPoolExecutor(1, "lessons") as executor:
+        coming = executor.submit(next, lessons, None)
+        while (lesson := coming.result()) is not None:
+            coming = executor.submit(next, lessons, None)
+            yield lesson

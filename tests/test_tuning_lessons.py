@@ -1,0 +1,49 @@
+"""Lessons: the next is prepared while one is in use, in order, and mistakes are not swallowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from threading import Event
+
+import pytest
+
+from edgeprune.errors import DataError
+from edgeprune.tuning.lessons import read_ahead
+
+
+def test_order_stays_and_nothing_is_lost() -> None:
+    assert list(read_ahead(iter(range(20)))) == list(range(20))
+    assert list(read_ahead(iter(()))) == []
+
+
+def test_the_next_is_prepared_while_one_is_in_use() -> None:
+    prepared = Event()
+
+    def prepare() -> Iterator[int]:
+        yield 0
+        prepared.set()
+        yield 1
+
+    lessons = read_ahead(prepare())
+    assert next(lessons) == 0
+    assert prepared.wait(timeout=60)
+    assert list(lessons) == [1]
+
+
+def test_a_picture_that_cannot_be_read_ends_the_training_with_its_error() -> None:
+    def prepare() -> Iterator[int]:
+        yield 0
+        raise DataError("Cannot read broken.jpg.")
+
+    lessons = read_ahead(prepare())
+    assert next(lessons) == 0
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        next(lessons)
+
+
+def test_leaving_early_asks_for_no_more_than_one() -> None:
+    made = []
+    lessons = read_ahead(made.append(number) or number for number in range(20))
+    next(lessons)
+    lessons.close()
+    assert made in ([0], [0, 1])
