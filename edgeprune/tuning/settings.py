@@ -86,7 +86,7 @@ class FineTuning:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     distillation: float = 0.9
-    temperature: float = 4.0
+    temperature: float = 8.0
     features: float = 0.0
     reuse: int = 2
     warm_up: float = 0.05
