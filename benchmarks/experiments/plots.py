@@ -30,7 +30,7 @@ def draw_budgets(rows: Rows, title: str, subsets: Mapping[str, str], path: Path)
         path: of the PNG.
     """
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    size = 2.6 * len(subsets) + 2.4, 3.6
+    size = max(2.6 * len(subsets) + 2.4, 7), 3.6
     figure, panels = plt.subplots(
         1, len(subsets), figsize=size, sharex=True, sharey=True, squeeze=False, layout="constrained"
     )
@@ -61,7 +61,7 @@ def draw_budgets(rows: Rows, title: str, subsets: Mapping[str, str], path: Path)
     figure.legend(
         [curves[method] for method in shown], shown, loc="outside right center", fontsize=8
     )
-    figure.suptitle(f"{title}, without retraining")
+    figure.suptitle(f"{title}, without retraining", fontsize=11)
     _save(figure, path)
 
 

@@ -22,8 +22,9 @@ Points of accuracy against **original_subset**, the unpruned model with its answ
 same classes, on the same test images: mean over seeds ± the largest distance from it, and the
 number of runs. A seed draws the random subsets, the calibration images ({calibration} per class)
 and the validation images ({validation} per class), all of the train split; validation chooses, the
-test split is read once, for these tables. No run but those of the last section takes a gradient
-step.
+test split is read once, for these tables. Visual wake words has no train split here: half of its
+thousand images serve as one, the others test. No run but those of the last section takes a
+gradient step.
 
 Ran on: {machines}.
 Left out, to end within three hours on two cores: {left_out}
