@@ -85,6 +85,18 @@ def test_a_build_for_all_classes_shows_the_original_once() -> None:
     assert "classes" not in text
 
 
+def test_the_model_that_was_converted_is_named_by_what_was_done_to_it_last() -> None:
+    tuned = replace(
+        OUTCOME,
+        accuracy=OUTCOME.accuracy | {"fine_tuned": 0.83},
+        fine_tuning={"epochs": 3, "seconds": 60, "gained": True},
+    )
+    assert "the recovered Keras model does" in " ".join(render(describe_outcome(OUTCOME)).split())
+    text = " ".join(render(describe_outcome(tuned)).split())
+    assert "the fine-tuned Keras model does" in text
+    assert "fine-tuned (3 epochs, 60 s) 83.0 %" in text
+
+
 def test_what_was_not_measured_is_not_shown() -> None:
     text = render(describe_outcome(replace(OUTCOME, latency_ms=None, latency_measured=None)))
     assert "atency" not in text

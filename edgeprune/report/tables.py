@@ -83,10 +83,11 @@ def describe_outcome(outcome: Outcome) -> Group:
     if outcome.latency_measured is not None:
         notes.append(Text(f"Latency: {outcome.latency_measured}."))
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
+    state = "recovered" if outcome.fine_tuning is None else "fine-tuned"
     proof = Text(
         "Proof: the original with the removed channels silenced gives the logits of the slim model;"
         f" they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite answers as "
-        f"the recovered Keras model does on {100 * outcome.agreement:.1f} % of the samples"
+        f"the {state} Keras model does on {100 * outcome.agreement:.1f} % of the samples"
         f"{_describe_error(outcome)}."
     )
     if outcome.edgetpu is not None:
