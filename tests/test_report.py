@@ -95,6 +95,8 @@ def test_the_model_that_was_converted_is_named_by_what_was_done_to_it_last() -> 
     text = " ".join(render(describe_outcome(tuned)).split())
     assert "the fine-tuned Keras model does" in text
     assert "fine-tuned (3 epochs, 60 s) 83.0 %" in text
+    in_vain = replace(tuned, fine_tuning={"epochs": 3, "seconds": 60, "gained": False})
+    assert "the recovered Keras model does" in " ".join(render(describe_outcome(in_vain)).split())
 
 
 def test_what_was_not_measured_is_not_shown() -> None:

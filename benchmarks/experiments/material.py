@@ -19,7 +19,7 @@ from edgeprune.files import replace_on_success
 POOL_PER_CLASS = 600
 """Images of the train split per class that calibration and validation are drawn from."""
 VWW_POOL_PER_CLASS = 250
-"""Visual wake words has no train split here: so many of every class, drawn, are the pool."""
+"""Visual wake words has no train split here: so many of every class are the pool."""
 TRAIN = {"cifar10": ("cifar10/train_1.npz", "cifar10/train_2.npz")}
 TEST = {"cifar10": "cifar10/test.npz", "vww01": "mlperf_tiny/vww01.npz"}
 
@@ -95,7 +95,7 @@ def load_train_split(shared: Path, data: str) -> tuple[np.ndarray, np.ndarray]:
         data: name of the data set.
     """
     images, targets, _ = _decode_files([shared / name for name in TRAIN[data]])
-    rest = np.setdiff1d(np.arange(len(targets)), _choose_pool(targets))
+    rest = np.setdiff1d(np.arange(len(targets)), _choose_pool(targets, POOL_PER_CLASS))
     return images[rest], targets[rest]
 
 
@@ -124,10 +124,10 @@ def _read_images(shared: Path, data: str) -> dict[str, np.ndarray]:
     test, test_targets, names = _decode_files([shared / TEST[data]])
     if data in TRAIN:
         train, targets, _ = _decode_files([shared / name for name in TRAIN[data]])
-        chosen = _choose_pool(targets)
+        chosen = _choose_pool(targets, POOL_PER_CLASS)
         pool, pool_targets = train[chosen], targets[chosen]
     else:
-        chosen = _draw_pool(test_targets)
+        chosen = _choose_pool(test_targets, VWW_POOL_PER_CLASS)
         pool, pool_targets = test[chosen], test_targets[chosen]
         test, test_targets = np.delete(test, chosen, axis=0), np.delete(test_targets, chosen)
     return {
@@ -136,17 +136,10 @@ def _read_images(shared: Path, data: str) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def _choose_pool(targets: np.ndarray) -> np.ndarray:
-    """Return the first images of every class; the files are in random order already."""
-    first = [np.flatnonzero(targets == c)[:POOL_PER_CLASS] for c in np.unique(targets)]
+def _choose_pool(targets: np.ndarray, per_class: int) -> np.ndarray:
+    """Return the first images of every class; within a class the files are in random order."""
+    first = [np.flatnonzero(targets == c)[:per_class] for c in np.unique(targets)]
     return np.sort(np.concatenate(first))
-
-
-def _draw_pool(targets: np.ndarray) -> np.ndarray:
-    """Return as many images of every class; the file is sorted by class."""
-    order = np.random.default_rng(0).permutation(len(targets))
-    drawn = [order[targets[order] == c][:VWW_POOL_PER_CLASS] for c in np.unique(targets)]
-    return np.sort(np.concatenate(drawn))
 
 
 def _decode_files(paths: list[Path]) -> tuple[np.ndarray, np.ndarray, list[str]]:

@@ -83,7 +83,8 @@ def describe_outcome(outcome: Outcome) -> Group:
     if outcome.latency_measured is not None:
         notes.append(Text(f"Latency: {outcome.latency_measured}."))
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
-    state = "recovered" if outcome.fine_tuning is None else "fine-tuned"
+    tuned = outcome.fine_tuning is not None and outcome.fine_tuning["gained"]
+    state = "fine-tuned" if tuned else "recovered"
     proof = Text(
         "Proof: the original with the removed channels silenced gives the logits of the slim model;"
         f" they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite answers as "
