@@ -137,7 +137,7 @@ def _read_images(shared: Path, data: str) -> dict[str, np.ndarray]:
 
 
 def _choose_pool(targets: np.ndarray, per_class: int) -> np.ndarray:
-    """Return the first images of every class; within a class the files are in random order."""
+    """Return the first images of every class; a file may be sorted by class."""
     first = [np.flatnonzero(targets == c)[:per_class] for c in np.unique(targets)]
     return np.sort(np.concatenate(first))
 
