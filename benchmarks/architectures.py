@@ -85,7 +85,7 @@ def draw_plan(groups: Any, seed: int = 0, share: float = 1 / 3) -> Any:
     """Remove a random share of the channels of every removable group, never all of them."""
     import numpy as np
 
-    from edgeprune.plan import Plan
+    from edgeprune.surgery.plan import Plan
 
     generator = np.random.default_rng(seed)
     keep = {}
@@ -100,10 +100,10 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
     import keras
     import numpy as np
 
-    import edgeprune.surgery as surgery
-    from edgeprune.cost import CostModel
-    from edgeprune.groups import find_groups
-    from edgeprune.plan import Plan
+    import edgeprune.surgery.channel_removal as surgery
+    from edgeprune.cost.cost_model import CostModel
+    from edgeprune.surgery.plan import Plan
+    from edgeprune.tracing.groups import find_groups
 
     started = time.process_time()
     model = build(name)
@@ -212,8 +212,8 @@ def compare_tflite(model: Any, inputs: Any) -> float:
     """Convert to a float `.tflite` and compare its logits."""
     import keras
 
-    from edgeprune.conversion import convert
-    from edgeprune.runtime import TFLiteModel
+    from edgeprune.tflite import convert
+    from edgeprune.tflite.runtime import TFLiteModel
 
     model.layers[-1].activation = keras.activations.linear
     expected = keras.ops.convert_to_numpy(model(inputs, training=False))

@@ -23,11 +23,11 @@ from scipy.stats import spearmanr
 from edgeprune.benchmarking import bench
 from edgeprune.calibration import calibrate
 from edgeprune.calibration.networks import SCHEMES
-from edgeprune.conversion import convert
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.prediction import Predictor, read_operators
-from edgeprune.surgery import slim
+from edgeprune.latency import Predictor, read_operators
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tflite import convert
+from edgeprune.tracing.groups import find_groups
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 0.5

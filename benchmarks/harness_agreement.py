@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 from edgeprune.benchmarking import BenchResult, bench
-from edgeprune.files import replace_on_success
+from edgeprune.support.files import replace_on_success
 
 TABLE = Path(__file__).with_suffix(".md")
 GOAL = 0.05

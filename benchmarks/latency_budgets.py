@@ -23,12 +23,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from edgeprune.budgets import Budget
 from edgeprune.building import Amounts, build
 from edgeprune.calibration import calibrate
+from edgeprune.cost.budgets import Budget
 from edgeprune.errors import BudgetError
 from edgeprune.loading import load_model
-from edgeprune.replica import operations_by_path
+from edgeprune.tracing.replica import operations_by_path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE = 0.5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeprune.prediction import Operator
+from edgeprune.latency import Operator
 
 CLASSES = 1001
 V1 = [

@@ -46,11 +46,11 @@ def examine(name: str, data: Path = DATA) -> dict[str, Any]:
     """Open a file, prune it to half its MACs and convert it, with the errors of each step."""
     import numpy as np
 
-    from edgeprune.conversion import convert
     from edgeprune.errors import BudgetError
     from edgeprune.loading import load_model
-    from edgeprune.pruning import prune
-    from edgeprune.runtime import TFLiteModel
+    from edgeprune.pruning.pruning import prune
+    from edgeprune.tflite import convert
+    from edgeprune.tflite.runtime import TFLiteModel
 
     path = data / name
     began = time.process_time()

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from mobilenets import FAMILIES
 
-from edgeprune.benchmarking import Target, find_target
-from edgeprune.prediction import Kernels, Predictor, Workload, count_features
-from edgeprune.prediction.expectations import expect_coefficients
-from edgeprune.prediction.fitting import fit, left_out_errors
-from edgeprune.prediction.tables import replace_tables, write_tables
+from edgeprune.boards import Target, find_target
+from edgeprune.latency import Kernels, Predictor, Workload, count_features
+from edgeprune.latency.expectations import expect_coefficients
+from edgeprune.latency.fitting import fit, left_out_errors
+from edgeprune.latency.prediction_tables import replace_tables, write_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 HALF_OF_L2 = 2**19
@@ -320,7 +320,7 @@ Written by `make predictor-table` from MLPerf Inference v1.1 and v2.0 (Krai): Mo
 relative; MAPE is their mean absolute value. *V1 from V2*: fitted to MobileNetV2 alone, asked for
 MobileNetV1. *Inside V1*: fitted to three widths of MobileNetV1, asked for the fourth, so that the
 narrowest and the widest are extrapolated. No row is ever predicted by a fit that has seen it. The
-prior (`edgeprune/prediction/expectations.py`) comes from the data sheet; its constants and
+prior (`edgeprune/latency/expectations.py`) comes from the data sheet; its constants and
 strength, and which features there are, were chosen with these tables in view, so the errors for an
 unseen family are somewhat optimistic.
 """

@@ -38,9 +38,9 @@ def make_cell(model: str, variant: str, scheme: str) -> dict[str, Any]:
     import numpy as np
     from quantization_subjects import DATA, SUBJECTS
 
-    from edgeprune.conversion import Quantization, convert_in_detail
-    from edgeprune.quantization import Training
-    from edgeprune.runtime import TFLiteModel
+    from edgeprune.tflite import Quantization, convert_in_detail
+    from edgeprune.tflite.qat import Training
+    from edgeprune.tflite.runtime import TFLiteModel
 
     subject = SUBJECTS[model]
     hits: list[Any] = []
@@ -80,7 +80,7 @@ def judge_float(model: str, variant: str, parts: Any, limit: int) -> float:
     """Return the accuracy of the float32 file on the first samples of each part."""
     import numpy as np
 
-    from edgeprune.runtime import TFLiteModel
+    from edgeprune.tflite.runtime import TFLiteModel
 
     hits = []
     for number, part in enumerate(parts):
@@ -96,7 +96,7 @@ def open_variant(subject: Any, variant: str, number: int, part: Any) -> Any:
     from quantization_subjects import DATA
 
     from edgeprune.loading import load_model
-    from edgeprune.pruning import prune
+    from edgeprune.pruning.pruning import prune
 
     if variant == "original":
         return load_model(DATA / subject.file)

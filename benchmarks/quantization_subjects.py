@@ -118,7 +118,7 @@ def _halves(inputs: np.ndarray, targets: np.ndarray) -> list[Part]:
 
 
 def _keywords() -> list[Part]:
-    from edgeprune.runtime import TFLiteModel
+    from edgeprune.tflite.runtime import TFLiteModel
 
     with np.load(DATA / "mlperf_tiny" / "kws01-open_mfcc.npz") as stored:
         integers, targets = stored["x"][..., None], stored["y"]

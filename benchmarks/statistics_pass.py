@@ -82,8 +82,8 @@ def measure(name: str) -> dict[str, Any]:
     """Run both passes in turns over the same samples."""
     import numpy as np
 
-    from edgeprune.groups import find_groups
-    from edgeprune.statistics import collect_statistics
+    from edgeprune.scoring.collection import collect_statistics
+    from edgeprune.tracing.groups import find_groups
 
     title, build, batch_size, batches = MODELS[name]
     model = build()

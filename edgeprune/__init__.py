@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import bench
-    from edgeprune.budgets import Budget
     from edgeprune.building import build
-    from edgeprune.conversion import convert
-    from edgeprune.gathering import prune_with_gathers
-    from edgeprune.groups import find_groups
-    from edgeprune.iteration import prune_in_rounds
+    from edgeprune.cost.budgets import Budget
+    from edgeprune.distillation import Augmentation, FineTuning
+    from edgeprune.distillation.fine_tuning import fine_tune
     from edgeprune.loading import load_model
-    from edgeprune.plan import Plan
-    from edgeprune.pruning import prune
-    from edgeprune.rules import rule
-    from edgeprune.tuning import Augmentation, FineTuning
-    from edgeprune.tuning.fine_tuning import fine_tune
+    from edgeprune.pruning.gathering import prune_with_gathers
+    from edgeprune.pruning.pruning import prune
+    from edgeprune.pruning.rounds import prune_in_rounds
+    from edgeprune.surgery.plan import Plan
+    from edgeprune.tflite import convert
+    from edgeprune.tracing.groups import find_groups
+    from edgeprune.tracing.rules import rule
 
 __version__ = "0.1.0"
 
@@ -44,20 +44,20 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Augmentation": "edgeprune.tuning",
-    "Budget": "edgeprune.budgets",
-    "FineTuning": "edgeprune.tuning",
-    "Plan": "edgeprune.plan",
+    "Augmentation": "edgeprune.distillation",
+    "Budget": "edgeprune.cost.budgets",
+    "FineTuning": "edgeprune.distillation",
+    "Plan": "edgeprune.surgery.plan",
     "bench": "edgeprune.benchmarking",
     "build": "edgeprune.building",
-    "convert": "edgeprune.conversion",
-    "find_groups": "edgeprune.groups",
-    "fine_tune": "edgeprune.tuning.fine_tuning",
+    "convert": "edgeprune.tflite",
+    "find_groups": "edgeprune.tracing.groups",
+    "fine_tune": "edgeprune.distillation.fine_tuning",
     "load_model": "edgeprune.loading",
-    "prune": "edgeprune.pruning",
-    "prune_in_rounds": "edgeprune.iteration",
-    "prune_with_gathers": "edgeprune.gathering",
-    "rule": "edgeprune.rules",
+    "prune": "edgeprune.pruning.pruning",
+    "prune_in_rounds": "edgeprune.pruning.rounds",
+    "prune_with_gathers": "edgeprune.pruning.gathering",
+    "rule": "edgeprune.tracing.rules",
 }
 
 

@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from edgeprune.groups import Groups, find_groups
-from edgeprune.opening import functional_form
-from edgeprune.plan import Plan
-from edgeprune.replica import replace_softmax
-from edgeprune.surgery import cut, slim
+from edgeprune.surgery.channel_removal import cut, slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import Groups, find_groups
+from edgeprune.tracing.opening import functional_form
+from edgeprune.tracing.replica import replace_softmax
 
 TOLERANCE = 1e-4
 

@@ -23,10 +23,10 @@ from edgeprune.allocation import (
 )
 from edgeprune.allocation.gain import convex_hull
 from edgeprune.allocation.widths import NOTHING
-from edgeprune.budgets import Budget
-from edgeprune.cost import CostModel, Widths
+from edgeprune.cost.budgets import Budget
+from edgeprune.cost.cost_model import CostModel, Widths
 from edgeprune.errors import BudgetError, ClassError
-from edgeprune.groups import Groups, find_groups
+from edgeprune.tracing.groups import Groups, find_groups
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ from edgeprune.allocation import (
     measure_sensitivity,
     smallest_cost,
 )
-from edgeprune.budgets import Budget
-from edgeprune.cost import CostModel, Widths
+from edgeprune.cost.budgets import Budget
+from edgeprune.cost.cost_model import CostModel, Widths
 from edgeprune.errors import BudgetError, PlanError
-from edgeprune.groups import Groups, find_groups
+from edgeprune.tracing.groups import Groups, find_groups
 
 BUILDERS = [networks.build_residual_network, networks.build_mobile_network, build_wide_network]
 models = pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__name__)

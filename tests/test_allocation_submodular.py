@@ -8,13 +8,13 @@ import pytest
 
 from edgeprune.allocation import CostLimits, Problem, Ranking, allocate_submodular
 from edgeprune.allocation.submodular import worth
-from edgeprune.budgets import Budgets
-from edgeprune.cost import CostModel
-from edgeprune.criteria import Evidence
-from edgeprune.groups import find_groups
-from edgeprune.methods import METHODS
-from edgeprune.planning import make_plan
-from edgeprune.statistics import collect_statistics
+from edgeprune.cost.budgets import Budgets
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.pruning.methods import METHODS
+from edgeprune.pruning.planning import make_plan
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.context import Evidence
+from edgeprune.tracing.groups import find_groups
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_widths_and_selection_are_found_in_turns(groups, monkeypatch) -> None:
         seen.append(dict(evidence.widths))
         return honest(evidence, group)
 
-    from edgeprune.criteria import CRITERIA
+    from edgeprune.scoring.criteria import CRITERIA
 
     honest = CRITERIA["trace_ratio"]
     monkeypatch.setitem(CRITERIA, "trace_ratio", watch)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from edgeprune.criteria import CRITERIA
 from edgeprune.errors import EdgepruneError
-from edgeprune.gradients import differentiate
+from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.support.gradients import differentiate
 
 TESTS = Path(__file__).resolve().parent
 OTHERS = ("torch", pytest.param("jax", marks=pytest.mark.slow))

@@ -18,8 +18,8 @@ import small_models
 
 from edgeprune.benchmarking import BenchInterrupted, bench
 from edgeprune.cli.benchmarking import name_models
-from edgeprune.conversion import convert
 from edgeprune.errors import BenchmarkError
+from edgeprune.tflite import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 PNG = b"\x89PNG\r\n\x1a\n"

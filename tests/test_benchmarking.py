@@ -17,8 +17,8 @@ import pytest
 import small_models
 
 from edgeprune.benchmarking import bench, local
-from edgeprune.conversion import convert
 from edgeprune.errors import BenchmarkError, ModelError
+from edgeprune.tflite import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = {"runs": 40, "seconds": 1.0, "threads": 1}

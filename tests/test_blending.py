@@ -5,19 +5,21 @@ import numpy as np
 import pytest
 from small_models import Recorder
 
-from edgeprune.blending import Blending, search_blends
-from edgeprune.budgets import Budgets
-from edgeprune.cost import CostModel
-from edgeprune.criteria import CRITERIA, Evidence, Observations
-from edgeprune.criteria.blends import BLENDED
-from edgeprune.groups import find_groups
-from edgeprune.methods import METHODS
-from edgeprune.plan import Plan
-from edgeprune.planning import make_plan
-from edgeprune.pruning import prune
-from edgeprune.settings import Settings
-from edgeprune.statistics import collect_statistics
-from edgeprune.validation import Grade
+from edgeprune.cost.budgets import Budgets
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.evaluation.evaluator import Grade
+from edgeprune.pruning.blending import Blending, search_blends
+from edgeprune.pruning.methods import METHODS
+from edgeprune.pruning.planning import make_plan
+from edgeprune.pruning.pruning import prune
+from edgeprune.scoring.blends import BLENDED
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.scoring.observations import Observations
+from edgeprune.scoring.settings import Settings
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 SETTINGS = Settings(generations=3, population=4)
 MEMBERS = len(BLENDED)

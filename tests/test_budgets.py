@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.budgets import QUANTITIES, Budget, Budgets
+from edgeprune.cost.budgets import QUANTITIES, Budget, Budgets
 from edgeprune.errors import BudgetError
 
 

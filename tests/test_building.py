@@ -15,10 +15,10 @@ from small_models import Recorder
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
+from edgeprune.boards.recipes import Recipe
 from edgeprune.building import Amounts
-from edgeprune.recipes import Recipe
-from edgeprune.runtime import TFLiteModel
-from edgeprune.surgery import slim
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.tflite.runtime import TFLiteModel
 
 CLASSES = (8, 3, 5)
 FILES = {

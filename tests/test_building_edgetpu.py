@@ -16,7 +16,7 @@ from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_di
 
 import edgeprune
 from edgeprune.errors import DataError
-from edgeprune.runtime import TFLiteModel
+from edgeprune.tflite.runtime import TFLiteModel
 
 QUICK = ("--recovery", "mean", "--recalibrate", "off", "--no-bench", "--quiet")
 COMPILER = f"""#!{sys.executable}

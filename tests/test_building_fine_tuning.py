@@ -10,11 +10,11 @@ import pytest
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 from edgeprune.building import Amounts, build
-from edgeprune.building.fine_tuning import choose_training_samples
-from edgeprune.datasets import assign_samples, load_dataset
+from edgeprune.building.training_stage import choose_training_samples
+from edgeprune.data import assign_samples, load_dataset
+from edgeprune.distillation import Augmentation, FineTuning
 from edgeprune.errors import EdgepruneError
-from edgeprune.tuning import Augmentation, FineTuning
-from edgeprune.verification import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import measure_accuracy, predict
 
 AMOUNTS = Amounts(calibration_per_class=10, validation_per_class=20, test=300)
 

@@ -13,7 +13,7 @@ from specialists import NUM_TRAIN, digits, make_classifier, save_digits
 import edgeprune
 from edgeprune.building import Amounts
 from edgeprune.errors import ClassError
-from edgeprune.runtime import TFLiteModel
+from edgeprune.tflite.runtime import TFLiteModel
 
 HEADS = (
     "dense softmax", "dense logits", "dense layer softmax", "dense activation softmax",

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeprune.benchmarking import find_target
 from edgeprune.benchmarking.measurements import BenchResult, Measurement
+from edgeprune.boards import find_target
 from edgeprune.calibration import calibrate
 from edgeprune.calibration.fits import choose_step, fit_predictor
 from edgeprune.calibration.micro_models import WIDTHS, list_micro_models
 from edgeprune.calibration.networks import NetworkWriter
 from edgeprune.errors import BenchmarkError, EdgepruneError
-from edgeprune.prediction import (
+from edgeprune.latency import (
     Kernels,
     Predictor,
     Workload,
@@ -23,7 +23,7 @@ from edgeprune.prediction import (
     read_operators,
     read_predictor,
 )
-from edgeprune.runtime import TFLiteModel
+from edgeprune.tflite.runtime import TFLiteModel
 
 TRUE = Predictor(
     "machine",

@@ -13,8 +13,8 @@ import small_models
 from keras import layers
 from PIL import Image
 
-from edgeprune.conversion import convert
-from edgeprune.resources import find_folder
+from edgeprune.support.resources import find_folder
+from edgeprune.tflite import convert
 
 PROGRAM = find_folder("devices") / "classify.py"
 ALONE = """

@@ -21,15 +21,15 @@ from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_di
 
 import edgeprune
 from edgeprune.allocation import ALLOCATIONS, DEFAULT_STEP
-from edgeprune.benchmarking import list_targets
+from edgeprune.boards import list_targets
 from edgeprune.building import Amounts
 from edgeprune.cli.commands import edgeprune as command_group
 from edgeprune.cli.terminal import TerminalProgress, show
-from edgeprune.criteria import CRITERIA
-from edgeprune.methods import METHODS
-from edgeprune.pruning import DEFAULT_BUDGET
+from edgeprune.pruning.methods import METHODS
+from edgeprune.pruning.pruning import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
+from edgeprune.scoring.criteria import CRITERIA
 
 COMMANDS = """
     build inspect prune check sensitivity convert bench calibrate demo methods targets
@@ -183,7 +183,7 @@ def test_prune_writes_a_model_and_its_plan(place: Path, tmp_path: Path) -> None:
 def test_convert_takes_a_specialist_with_the_data_of_all_classes(
     place: Path, tmp_path: Path
 ) -> None:
-    from edgeprune.runtime import TFLiteModel
+    from edgeprune.tflite.runtime import TFLiteModel
 
     command = f"prune {place}/model.keras --data {place}/digits.npz --classes 8,3 --budget macs=90%"
     options = [*QUICK.split(), "--quiet", "--out", tmp_path / "slim.keras"]
@@ -406,7 +406,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 def test_the_demonstration_ends_with_its_table_and_files(tmp_path: Path, monkeypatch) -> None:
     """With a network that needs no training; the real one has tests of its own."""
     monkeypatch.setattr(
-        "edgeprune.demonstration.train_digits_model", lambda seed, on_epoch: make_classifier()
+        "edgeprune.cli.digits_model.train_digits_model", lambda seed, on_epoch: make_classifier()
     )
     answer = run_command("demo", "--out", tmp_path / "demo")
     assert answer.code == 0, answer.err

@@ -16,7 +16,7 @@ from PIL import Image
 from specialists import digits, make_classifier, make_wrong_rule, run_command, save_digits
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.rules import RULES
+from edgeprune.tracing.rules import RULES
 
 ALL = "Known classes: zero, one, two, three, four, five, six, seven, eight, nine."
 QUICK = "--recovery none --recalibrate off --no-bench --calibration 20 --test 100"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from specialists import make_classifier, run_command, save_digits
 
-from edgeprune.criteria import CRITERIA
-from edgeprune.methods import METHODS
-from edgeprune.plan import Plan
+from edgeprune.pruning.methods import METHODS
+from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.surgery.plan import Plan
 
 
 @pytest.fixture(scope="module")

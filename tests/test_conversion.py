@@ -13,8 +13,8 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from edgeprune.conversion import SCHEMES, convert
 from edgeprune.errors import ConversionError, EdgepruneError
+from edgeprune.tflite import SCHEMES, convert
 
 LABELS = ["cat", "dog", "fox"]
 

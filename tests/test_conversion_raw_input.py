@@ -14,8 +14,8 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from edgeprune.conversion import convert
 from edgeprune.errors import ConversionError, DataError
+from edgeprune.tflite import convert
 
 UNIFORM = {
     "raw": lambda x: x,

@@ -5,10 +5,10 @@ import networks
 import pytest
 from keras import layers
 
-from edgeprune.cost import CostModel
+from edgeprune.cost.cost_model import CostModel
 from edgeprune.errors import ModelError
-from edgeprune.groups import find_groups
-from edgeprune.surgery import slim
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.tracing.groups import find_groups
 
 BUILDERS = [
     networks.build_residual_network,

@@ -10,17 +10,20 @@ import pytest
 import scipy.linalg
 from keras import layers
 
-from edgeprune.criteria import CRITERIA, Evidence, Observations, View
-from edgeprune.criteria.subsets import (
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.context import Evidence, View
+from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.scoring.observations import Observations
+from edgeprune.scoring.settings import Settings
+from edgeprune.scoring.subsets import (
     POOL,
     choose_greedily,
     follow_order,
     measure_pivots,
     pivoted_cholesky,
 )
-from edgeprune.groups import Groups, find_groups
-from edgeprune.settings import Settings
-from edgeprune.statistics import Statistics, collect_statistics
+from edgeprune.scoring.sums import Statistics
+from edgeprune.tracing.groups import Groups, find_groups
 
 EVERYWHERE = 10_000
 FEW = Settings(masks_per_channel=1, mask_samples=4)
@@ -353,7 +356,7 @@ def test_choices_from_pools_are_as_good_as_those_from_all_channels(monkeypatch, 
     width = 2 * POOL + 9
     views, _ = make_views(1, width, rank=rank)
     order, error = choose_greedily(views, width)
-    monkeypatch.setattr("edgeprune.criteria.subsets.POOL", width)
+    monkeypatch.setattr("edgeprune.scoring.subsets.POOL", width)
     whole = choose_greedily(views, width)
     assert sorted(order.tolist()) == list(range(width))
     np.testing.assert_array_equal(order[:8], whole[0][:8])

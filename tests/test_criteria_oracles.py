@@ -12,14 +12,16 @@ import scipy.optimize
 import scipy.stats
 from keras import layers
 
-from edgeprune.criteria import CRITERIA, Evidence, Observations
-from edgeprune.criteria.blends import cluster_criteria, correlate_ranks
-from edgeprune.criteria.discrimination import select_by_trace_ratio
-from edgeprune.criteria.geometry import find_fermat_point
-from edgeprune.criteria.reconstruction import follow_lasso, remove_greedily
 from edgeprune.errors import EdgepruneError
-from edgeprune.groups import find_groups
-from edgeprune.statistics import collect_statistics
+from edgeprune.scoring.blends import cluster_criteria, correlate_ranks
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.scoring.discrimination import select_by_trace_ratio
+from edgeprune.scoring.geometry import find_fermat_point
+from edgeprune.scoring.observations import Observations
+from edgeprune.scoring.reconstruction import follow_lasso, remove_greedily
+from edgeprune.tracing.groups import find_groups
 
 IMAGES = np.random.default_rng(0).normal(size=(30, 8, 8, 3)).astype(np.float32)
 TARGETS = np.arange(30) % 5

@@ -10,8 +10,8 @@ from keras import layers
 from specialists import make_classifier, run_command, save_digits
 
 from edgeprune.allocation import Sensitivity
-from edgeprune.curves import measure_curves
 from edgeprune.errors import EdgepruneError, PlanError
+from edgeprune.pruning.curves import measure_curves
 
 
 def build() -> keras.Model:

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edgeprune.datasets import Dataset, load_dataset, parse_preprocess, read_samples
+from edgeprune.data import Dataset, load_dataset, parse_preprocess, read_samples
 from edgeprune.errors import ClassError, DataError
 
 RAW = parse_preprocess("raw")

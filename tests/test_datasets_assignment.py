@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeprune.datasets import Assignment, Dataset, assign_samples
+from edgeprune.data import Assignment, Dataset, assign_samples
 from edgeprune.errors import ClassError, DataError
 
 PARTS = ("calibration", "validation", "test", "other_test")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from edgeprune.datasets import load_dataset
+from edgeprune.data import load_dataset
 from edgeprune.errors import DataError
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from edgeprune.datasets import find_classes
+from edgeprune.data import find_classes
 from edgeprune.errors import ClassError
 
 ANIMALS = ("cat", "dog", "fox", "horse")
@@ -71,6 +71,6 @@ def test_fewer_than_two_classes_are_refused_with_the_reason(requested, got):
 
 def test_importing_the_package_loads_no_heavy_library():
     heavy = "{'tensorflow', 'keras', 'PIL', 'sklearn', 'scipy'}"
-    code = f"import sys, edgeprune.datasets; print({heavy} & set(sys.modules))"
+    code = f"import sys, edgeprune.data; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeprune.datasets import load_dataset, parse_preprocess, read_samples
+from edgeprune.data import load_dataset, parse_preprocess, read_samples
 from edgeprune.errors import ClassError, DataError
 
 RAW = parse_preprocess("raw")
@@ -212,7 +212,7 @@ def test_visible_damage_is_found_before_anything_is_decoded(photos, monkeypatch,
     data = bytearray(path.read_bytes())
     data[position] ^= 1  # in the signature, the header, the compressed pixels
     path.write_bytes(data)
-    monkeypatch.setattr("edgeprune.datasets.folders.read_image", None)
+    monkeypatch.setattr("edgeprune.data.folders.read_image", None)
     with pytest.raises(DataError, match=r"Cannot read the image '.*fox/2\.png'"):
         read_samples(load(photos), range(9), RAW)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeprune.datasets import (
+from edgeprune.data import (
     Samples,
     load_dataset,
     parse_preprocess,

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from edgeprune.datasets import parse_preprocess
+from edgeprune.data import parse_preprocess
 from edgeprune.errors import DataError
 
 BATCH = np.arange(256, dtype=np.uint8)[: 2 * 4 * 4 * 3].reshape(2, 4, 4, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeprune.datasets import load_dataset
+from edgeprune.data import load_dataset
 from edgeprune.errors import ClassError, DataError
 
 keras = pytest.importorskip("keras", reason="tf.data needs edgeprune[tensorflow]")
@@ -93,7 +93,7 @@ def test_a_pipeline_that_does_not_fit_is_refused(make, message):
 
 
 def test_a_pipeline_that_does_not_fit_into_memory_is_refused(monkeypatch):
-    monkeypatch.setattr("edgeprune.datasets.streams.MOST_BYTES", X.nbytes - 1)
+    monkeypatch.setattr("edgeprune.data.streams.MOST_BYTES", X.nbytes - 1)
     with pytest.raises(DataError, match="and it is kept in memory"):
         load_dataset(make_stream(), input_shape=(4, 6, 3))
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeprune.datasets import load_dataset, parse_preprocess, read_samples
+from edgeprune.data import load_dataset, parse_preprocess, read_samples
 
 keras = pytest.importorskip("keras", reason="training needs edgeprune[tensorflow]")
 
-from edgeprune.demonstration import train_digits_model  # noqa: E402
+from edgeprune.cli.digits_model import train_digits_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")

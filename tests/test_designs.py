@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from edgeprune.cost import CostModel
+from edgeprune.cost.cost_model import CostModel
 
 
 def convolve(x, filters, size=3, strides=1):

@@ -8,9 +8,9 @@ import stat
 import networks
 import pytest
 
-from edgeprune.drawing import draw_groups
 from edgeprune.errors import EdgepruneError
-from edgeprune.groups import find_groups
+from edgeprune.report.drawing import draw_groups
+from edgeprune.tracing.groups import find_groups
 
 pydot = pytest.importorskip("pydot")
 pytestmark = pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import small_models
 
-from edgeprune.conversion import convert
-from edgeprune.edgetpu import compile_model, compiler_command, find_compiler, parse_log
-from edgeprune.metadata import read_files
+from edgeprune.tflite import convert
+from edgeprune.tflite.edgetpu import compile_model, compiler_command, find_compiler, parse_log
+from edgeprune.tflite.metadata import read_files
 
 WHOLE = """Edge TPU Compiler version 16.0.384591198
 Started a compilation timeout timer of 180 seconds.

@@ -15,16 +15,11 @@ import numpy as np
 import pytest
 import small_models
 
-from edgeprune.benchmarking import bench, find_target
-from edgeprune.benchmarking.emulation import (
-    Count,
-    CountResult,
-    count_instructions,
-    find_cpu,
-    find_root,
-)
-from edgeprune.conversion import convert
+from edgeprune.benchmarking import bench
+from edgeprune.boards import find_target
+from edgeprune.emulation.counting import Count, CountResult, count_instructions, find_cpu, find_root
 from edgeprune.errors import BenchmarkError
+from edgeprune.tflite import convert
 
 ROOT = Path(__file__).resolve().parent.parent
 HARNESS = ROOT / "devices" / "harness"
@@ -142,7 +137,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(tmp_path, monk
 
 
 def test_an_emulator_is_no_transport_that_could_be_timed(models) -> None:
-    from edgeprune.benchmarking import emulation
+    from edgeprune.emulation import counting as emulation
 
     assert not any(hasattr(value, "measure") for value in vars(emulation).values())
     with pytest.raises(TypeError):

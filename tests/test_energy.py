@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeprune.benchmarking.energy import Energy, EnergyRules, PowerSeries, estimate_energy
-from edgeprune.benchmarking.power_logs import read_power_log
-from edgeprune.benchmarking.settings import Meter, Settings
+from edgeprune.benchmarking.measurement_settings import Meter, Settings
+from edgeprune.energy.power_logs import read_power_log
+from edgeprune.energy.windowed_energy import Energy, EnergyRules, PowerSeries, estimate_energy
 from edgeprune.errors import BenchmarkError
 
 IDLE_WATTS, BUSY_WATTS = 2.0, 6.0

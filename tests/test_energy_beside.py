@@ -14,7 +14,7 @@ import small_models
 
 from edgeprune.benchmarking import bench
 from edgeprune.benchmarking.documents import Answer
-from edgeprune.conversion import convert
+from edgeprune.tflite import convert
 
 HARNESS = Path(__file__).resolve().parent.parent / "devices" / "harness"
 OFFSET = 5000.0  # the board was switched on earlier than this machine

@@ -6,11 +6,11 @@ import pytest
 from keras import layers
 
 from edgeprune.errors import EquivalenceError
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.rules import RULES
-from edgeprune.surgery import slim
-from edgeprune.verification import check_equivalence
+from edgeprune.evaluation.equivalence import check_equivalence
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
+from edgeprune.tracing.rules import RULES
 
 
 def check(model: keras.Model, plan: Plan):

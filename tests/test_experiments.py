@@ -47,9 +47,9 @@ def make_row(cell, lost: float) -> dict:
 
 
 def test_every_name_in_the_grid_exists(grid) -> None:
-    from edgeprune.criteria import CRITERIA
-    from edgeprune.methods import METHODS
+    from edgeprune.pruning.methods import METHODS
     from edgeprune.recovery import RECOVERIES
+    from edgeprune.scoring.criteria import CRITERIA
 
     assert {cell.method.removesuffix("+gathers") for cell in grid.cells} <= METHODS.keys()
     assert {cell.criterion for cell in grid.cells if cell.criterion} <= CRITERIA.keys()

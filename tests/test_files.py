@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.files import move_together, replace_on_success
+from edgeprune.support.files import move_together, replace_on_success
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -78,7 +78,7 @@ def test_an_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
             raise PermissionError(13, "Permission denied")
         replace(source, target)
 
-    monkeypatch.setattr("edgeprune.files.os.replace", fail_for_new)
+    monkeypatch.setattr("edgeprune.support.files.os.replace", fail_for_new)
     with (
         pytest.raises(EdgepruneError, match="Permission denied"),
         replace_on_success(tmp_path / "saved") as temporary,

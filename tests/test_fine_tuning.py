@@ -15,15 +15,15 @@ import pytest
 from small_models import Recorder
 from specialists import NUM_TRAIN, digits, make_classifier
 
-from edgeprune.datasets import Samples
+from edgeprune.data import Samples
+from edgeprune.distillation import FineTuning
+from edgeprune.distillation.fine_tuning import fine_tune
+from edgeprune.distillation.objectives import attend, find_block_ends
+from edgeprune.distillation.student import Student
+from edgeprune.distillation.training_samples import ArraySource
 from edgeprune.errors import DataError, ModelError
-from edgeprune.pruning import prune
-from edgeprune.tuning import FineTuning
-from edgeprune.tuning.fine_tuning import fine_tune
-from edgeprune.tuning.objectives import attend, find_block_ends
-from edgeprune.tuning.sources import ArraySource
-from edgeprune.tuning.student import Student
-from edgeprune.verification import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.pruning.pruning import prune
 
 SHORT = FineTuning(seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None)
 

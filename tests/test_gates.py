@@ -7,14 +7,15 @@ import pytest
 import scipy.stats
 from keras import layers
 
-from edgeprune.criteria import Evidence, Observations
-from edgeprune.criteria.masks import mean_fills, score_best_mask, score_ensemble
-from edgeprune.gates import GatedModel
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.settings import Settings
-from edgeprune.statistics import collect_statistics
-from edgeprune.surgery import cut
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.gates import GatedModel
+from edgeprune.scoring.masks import mean_fills, score_best_mask, score_ensemble
+from edgeprune.scoring.observations import Observations
+from edgeprune.scoring.settings import Settings
+from edgeprune.surgery.channel_removal import cut
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 BUILDERS = {
     "residual": networks.build_residual_network,

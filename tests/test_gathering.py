@@ -7,17 +7,17 @@ from click.testing import CliRunner
 from keras import layers
 
 from edgeprune.cli.commands import edgeprune
-from edgeprune.conversion import convert
-from edgeprune.datasets import Samples
+from edgeprune.data import Samples
 from edgeprune.errors import BudgetError, PlanError
-from edgeprune.gathering import find_gatherable, prune_with_gathers
-from edgeprune.gathers import close_gathers, list_gathers, open_gathers
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.pruning import prune
-from edgeprune.surgery import cut, slim
-from edgeprune.validation import Judge
-from edgeprune.verification import check_equivalence
+from edgeprune.evaluation.equivalence import check_equivalence
+from edgeprune.evaluation.evaluator import Judge
+from edgeprune.pruning.gathering import find_gatherable, prune_with_gathers
+from edgeprune.pruning.pruning import prune
+from edgeprune.surgery.channel_removal import cut, slim
+from edgeprune.surgery.gathers import close_gathers, list_gathers, open_gathers
+from edgeprune.surgery.plan import Plan
+from edgeprune.tflite import convert
+from edgeprune.tracing.groups import find_groups
 
 FIRST, SECOND = "one_a", "two_a"
 

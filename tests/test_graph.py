@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 from edgeprune.errors import ModelError
-from edgeprune.graph import build_graph, run
+from edgeprune.tracing.graph import build_graph, run
 
 
 def test_nested_models_are_inlined_under_their_own_names() -> None:

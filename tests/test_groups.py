@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from edgeprune.errors import ClassError
-from edgeprune.groups import find_groups, find_head
+from edgeprune.tracing.groups import find_groups, find_head
 
 
 def test_residual_channels_go_together() -> None:

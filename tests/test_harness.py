@@ -19,7 +19,7 @@ import pytest
 import small_models
 from jsonschema import Draft202012Validator
 
-from edgeprune.conversion import convert
+from edgeprune.tflite import convert
 
 HARNESS = Path(__file__).resolve().parent.parent / "devices" / "harness"
 SOURCES = sorted(HARNESS.glob("*.py"))

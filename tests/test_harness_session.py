@@ -14,9 +14,9 @@ import pytest
 import small_models
 from jsonschema import Draft202012Validator
 
-from edgeprune.benchmarking.energy import EnergyRules, PowerSeries, estimate_energy
-from edgeprune.conversion import convert
-from edgeprune.runtime import TFLiteModel
+from edgeprune.energy.windowed_energy import EnergyRules, PowerSeries, estimate_energy
+from edgeprune.tflite import convert
+from edgeprune.tflite.runtime import TFLiteModel
 
 ROOT = Path(__file__).resolve().parent.parent
 HARNESS = ROOT / "devices" / "harness"

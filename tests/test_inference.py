@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from small_models import classifier
 
-from edgeprune import verification
-from edgeprune.verification import predict
+from edgeprune.evaluation import equivalence as verification
+from edgeprune.evaluation.equivalence import predict
 
 
 def test_compiled_answers_equal_plain_ones_and_leave_the_model_alone(monkeypatch) -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from specialists import NUM_TRAIN, digits, make_classifier
 
+from edgeprune.distillation import FineTuning
 from edgeprune.errors import EdgepruneError
-from edgeprune.groups import find_groups
-from edgeprune.iteration import compose, prune_in_rounds
-from edgeprune.plan import Plan
-from edgeprune.surgery import slim
-from edgeprune.tuning import FineTuning
-from edgeprune.verification import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.pruning.rounds import compose, prune_in_rounds
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 
 def test_two_plans_in_turn_equal_their_composition():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeprune.labels import NO_LABEL, AxisUse, LabelSpace, shorten, varying_axes
+from edgeprune.tracing.labels import NO_LABEL, AxisUse, LabelSpace, shorten, varying_axes
 
 
 def test_fresh_labels_are_never_handed_out_twice() -> None:

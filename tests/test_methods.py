@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from edgeprune.allocation import ALLOCATIONS
-from edgeprune.contest import Entry
-from edgeprune.criteria import CRITERIA
 from edgeprune.errors import EdgepruneError
-from edgeprune.methods import METHODS, Method, find_method
-from edgeprune.pruning import list_entries, prune
+from edgeprune.pruning.methods import METHODS, Method, find_method
+from edgeprune.pruning.pruning import list_entries, prune
+from edgeprune.pruning.search import Entry
 from edgeprune.recovery import RECOVERIES
-from edgeprune.report.methods import write_criteria_page
+from edgeprune.report.method_list import write_criteria_page
+from edgeprune.scoring.criteria import CRITERIA
 
 every_method = pytest.mark.parametrize("name", METHODS)
 

@@ -9,11 +9,11 @@ import pytest
 from keras import layers, ops
 
 from edgeprune.errors import ModelError
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.replica import duplicate
-from edgeprune.rules import RULES, rule
-from edgeprune.surgery import slim
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
+from edgeprune.tracing.replica import duplicate
+from edgeprune.tracing.rules import RULES, rule
 
 
 def test_a_shared_layer_and_a_shared_nested_model_stay_shared() -> None:
@@ -298,7 +298,7 @@ def test_a_rule_for_a_layer_made_of_layers_keeps_it_closed(monkeypatch) -> None:
     class Closed(Block):
         pass
 
-    monkeypatch.setattr("edgeprune.opening.SEALED_TYPES", {Closed})
+    monkeypatch.setattr("edgeprune.tracing.opening.SEALED_TYPES", {Closed})
     monkeypatch.setitem(RULES, Closed, lambda tracing, layer, x: tracing.opaque("closed", [x])[0])
     inputs = keras.Input((8, 8, 3))
     x = Closed(6, name="block")(layers.Conv2D(6, 1, name="stem")(inputs))
@@ -307,7 +307,7 @@ def test_a_rule_for_a_layer_made_of_layers_keeps_it_closed(monkeypatch) -> None:
 
 
 def test_registering_a_rule_seals_the_type() -> None:
-    from edgeprune.opening import SEALED_TYPES
+    from edgeprune.tracing.opening import SEALED_TYPES
 
     class Own(Block):
         pass

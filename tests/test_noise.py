@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.noise import captured_stderr
+from edgeprune.support.standard_error import captured_stderr
 
 ROOT = Path(__file__).resolve().parent.parent
 

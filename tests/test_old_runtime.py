@@ -11,10 +11,10 @@ import pytest
 import small_models
 from PIL import Image
 
-from edgeprune.conversion import SCHEMES, convert
 from edgeprune.errors import ConversionError
-from edgeprune.resources import find_folder
-from edgeprune.runtime import TFLiteModel
+from edgeprune.support.resources import find_folder
+from edgeprune.tflite import SCHEMES, convert
+from edgeprune.tflite.runtime import TFLiteModel
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 from keras import layers, ops
 from test_rules import around
 
-from edgeprune.groups import find_groups
+from edgeprune.tracing.groups import find_groups
 
 POSITIVE = np.array([0.5, 1.5, 2.0, 2.5, 3.0, 3.5], np.float32)
 
@@ -225,7 +225,7 @@ def test_an_operation_that_cannot_be_run_locks_with_the_error() -> None:
 
 
 def test_an_operation_that_is_too_large_locks(monkeypatch) -> None:
-    monkeypatch.setattr("edgeprune.rules.probing.LARGEST", 100)
+    monkeypatch.setattr("edgeprune.tracing.rules.probing.LARGEST", 100)
     (reason,) = find_groups(around(layers.Lambda(lambda v: v + 1, name="large")))["before"].locked
     assert reason == "'large' is too large to be tried out"
 

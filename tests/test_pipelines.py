@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.benchmarking import list_targets
-from edgeprune.pruning import check_methods
-from edgeprune.recipes import read_recipe
-from edgeprune.resources import find_folder
+from edgeprune.boards import list_targets
+from edgeprune.boards.recipes import read_recipe
+from edgeprune.pruning.pruning import check_methods
+from edgeprune.support.resources import find_folder
 
 RECIPES = sorted(find_folder("pipelines").glob("*.toml"))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import PlanError
-from edgeprune.plan import Plan
+from edgeprune.surgery.plan import Plan
 
 NO_KEEP = json.dumps({"keep": 3, "fingerprint": "", "classes": None})
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from specialists import digits, make_classifier
 
-from edgeprune.precision import full_float32
-from edgeprune.pruning import prune
+from edgeprune.pruning.pruning import prune
+from edgeprune.surgery.precision import full_float32
 
 tf32 = tf.config.experimental
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.datasets import Samples
+from edgeprune.data import Samples
 from edgeprune.errors import ClassError, DataError, ModelError
-from edgeprune.groups import find_groups
-from edgeprune.preconditions import check_classes, check_model, make_samples
+from edgeprune.evaluation.preconditions import check_classes, check_model, make_samples
+from edgeprune.tracing.groups import find_groups
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune.benchmarking import list_targets
+from edgeprune.boards import list_targets
 from edgeprune.errors import BenchmarkError, BudgetError
-from edgeprune.prediction import (
+from edgeprune.latency import (
     FEATURES,
     Deployment,
     Kernels,
@@ -20,9 +20,9 @@ from edgeprune.prediction import (
     deploy,
     read_predictor,
 )
-from edgeprune.prediction.expectations import expect_coefficients
-from edgeprune.prediction.features import ITEM_BYTES
-from edgeprune.prediction.fitting import fit, left_out_errors
+from edgeprune.latency.expectations import expect_coefficients
+from edgeprune.latency.features import ITEM_BYTES
+from edgeprune.latency.fitting import fit, left_out_errors
 
 TRUE = np.array([0.03, 0.3, 2.5, 0.35, 0.4, 0.3, 0.02])
 KERNELS = Kernels(rows=4, columns=8, depth=16, cache_bytes=10_000)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeprune.errors import ModelError
-from edgeprune.prediction import parse_operators, read_operators
+from edgeprune.latency import parse_operators, read_operators
 
 
 def test_a_real_file_has_the_products_of_its_published_network(shared_data) -> None:
@@ -21,7 +21,7 @@ def test_a_real_file_has_the_products_of_its_published_network(shared_data) -> N
 def test_reading_a_file_loads_no_tensorflow(shared_data) -> None:
     path = shared_data / "coral" / "mobilenet_v1_0.25_128_quant.tflite"
     code = (
-        "import sys; from edgeprune.prediction import read_operators; "
+        "import sys; from edgeprune.latency import read_operators; "
         f"read_operators({str(path)!r}); assert not {{'tensorflow', 'keras'}} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -29,7 +29,7 @@ def test_reading_a_file_loads_no_tensorflow(shared_data) -> None:
 
 def test_a_transposed_convolution_counts_its_input_positions() -> None:
     keras = pytest.importorskip("keras")
-    from edgeprune.conversion import convert
+    from edgeprune.tflite import convert
 
     model = keras.Sequential(
         [keras.Input((5, 5, 3)), keras.layers.Conv2DTranspose(4, 2, strides=2, name="up")]
@@ -40,7 +40,7 @@ def test_a_transposed_convolution_counts_its_input_positions() -> None:
 
 def test_weights_in_float16_are_weights_and_not_activations() -> None:
     keras = pytest.importorskip("keras")
-    from edgeprune.conversion import convert
+    from edgeprune.tflite import convert
 
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32)])
     whole, half = (

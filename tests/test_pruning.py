@@ -7,18 +7,19 @@ import pytest
 from keras import layers
 from small_models import Recorder
 
-from edgeprune import pruning
-from edgeprune.budgets import Budget
-from edgeprune.cost import CostModel
-from edgeprune.criteria import CRITERIA, Evidence
-from edgeprune.datasets import Samples
+from edgeprune.cost.budgets import Budget
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.data import Samples
 from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
-from edgeprune.groups import find_groups
-from edgeprune.planning import make_plan, rank
-from edgeprune.pruning import prune
+from edgeprune.pruning import pruning
+from edgeprune.pruning.planning import make_plan, rank
+from edgeprune.pruning.pruning import prune
 from edgeprune.recovery import CONTENDERS, RECOVERIES
-from edgeprune.statistics import collect_statistics
-from edgeprune.surgery import slim
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.tracing.groups import find_groups
 
 
 def build() -> keras.Model:

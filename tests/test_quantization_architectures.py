@@ -9,14 +9,14 @@ import pytest
 import small_models
 from keras import layers
 
-from edgeprune.conversion import Quantization, check_operators, convert_in_detail
 from edgeprune.errors import ConversionError
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.quantization import Training
 from edgeprune.recovery import recalibrate
-from edgeprune.runtime import TFLiteModel
-from edgeprune.surgery import slim
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tflite import Quantization, check_operators, convert_in_detail
+from edgeprune.tflite.qat import Training
+from edgeprune.tflite.runtime import TFLiteModel
+from edgeprune.tracing.groups import find_groups
 
 BOUNDS = {
     "float32": 1e-5,
@@ -110,7 +110,7 @@ def test_a_pruned_model_loses_no_more_than_the_whole_one() -> None:
 
 
 def test_widths_stay_in_the_steps_of_the_target() -> None:
-    from edgeprune.pruning import prune
+    from edgeprune.pruning.pruning import prune
 
     keras.utils.set_random_seed(0)
     image = keras.Input((12, 12, 3))

@@ -9,10 +9,10 @@ import small_models
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
-from edgeprune.conversion import Fallback, LayerError, Quantization, convert_in_detail
-from edgeprune.conversion.fallback import choose_float_layers
 from edgeprune.errors import ConversionError
-from edgeprune.runtime import TFLiteModel
+from edgeprune.tflite import Fallback, LayerError, Quantization, convert_in_detail
+from edgeprune.tflite.fallback import choose_float_layers
+from edgeprune.tflite.runtime import TFLiteModel
 
 IMAGES = small_models.samples(60, 16, 16, 3)
 

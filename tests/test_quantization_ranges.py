@@ -6,10 +6,10 @@ import pytest
 import small_models
 from keras import layers
 
-from edgeprune.conversion import RANGES, Quantization, convert_in_detail
-from edgeprune.conversion.ranges import span_least_squares, span_limits, span_percentile
 from edgeprune.errors import ConversionError
-from edgeprune.runtime import TFLiteModel
+from edgeprune.tflite import RANGES, Quantization, convert_in_detail
+from edgeprune.tflite.ranges import span_least_squares, span_limits, span_percentile
+from edgeprune.tflite.runtime import TFLiteModel
 
 
 def squared_error(limits: tuple[float, float], values: np.ndarray) -> float:

@@ -8,14 +8,14 @@ import pytest
 import small_models
 from keras import layers
 
-from edgeprune.conversion import Quantization, convert_in_detail
 from edgeprune.errors import ConversionError
-from edgeprune.progress import SILENT
-from edgeprune.quantization import Training, train_for_int8
-from edgeprune.quantization.annotation import annotate
-from edgeprune.quantization.bridge import bring_back, to_tf_keras
-from edgeprune.quantization.training import _targets
-from edgeprune.runtime import TFLiteModel
+from edgeprune.support.progress import SILENT
+from edgeprune.tflite import Quantization, convert_in_detail
+from edgeprune.tflite.qat import Training, train_for_int8
+from edgeprune.tflite.qat.annotation import annotate
+from edgeprune.tflite.qat.bridge import bring_back, to_tf_keras
+from edgeprune.tflite.qat.quantized_training import _targets
+from edgeprune.tflite.runtime import TFLiteModel
 
 
 def everything() -> keras.Model:

@@ -13,10 +13,10 @@ from grammar import LISTED, draw_model
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis import strategies as st
 
-from edgeprune.cost import CostModel
-from edgeprune.groups import Groups
-from edgeprune.opening import functional_form
-from edgeprune.surgery import slim
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.opening import functional_form
 
 
 def check(model: keras.Model) -> Groups:

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from edgeprune.groups import find_groups
-from edgeprune.readers import (
+from edgeprune.scoring import consumers as reader
+from edgeprune.scoring.consumer_kinds import (
     READERS,
     count_places,
-    find_readers,
     kernel_matrix,
-    reader,
     take_patches,
     tap_coverage,
 )
+from edgeprune.scoring.consumers import find_readers
+from edgeprune.tracing.groups import find_groups
 
 LAYERS = [
     (layers.Conv2D(4, 3), (8, 7, 6)),

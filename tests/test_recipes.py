@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from edgeprune.budgets import Budget
+from edgeprune.boards.recipes import Recipe, read_recipe
+from edgeprune.cost.budgets import Budget
 from edgeprune.errors import BudgetError, EdgepruneError
-from edgeprune.recipes import Recipe, read_recipe
 
 
 @pytest.fixture
 def pipelines(tmp_path, monkeypatch):
-    monkeypatch.setattr("edgeprune.recipes.find_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr("edgeprune.boards.recipes.find_folder", lambda name: tmp_path / name)
     (tmp_path / "pipelines").mkdir()
     return tmp_path / "pipelines"
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeprune.recovery.augmentation import augment, is_image
+from edgeprune.recovery.image_copies import augment, is_image
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
 from edgeprune.recovery import RECOVERIES, Loss
 from edgeprune.recovery.refitting import refit
-from edgeprune.replica import replace_softmax
-from edgeprune.statistics import collect_statistics
-from edgeprune.surgery import slim
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
+from edgeprune.tracing.replica import replace_softmax
 
 EVERYWHERE = 10**6
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
 from edgeprune.recovery.folds import Replacement, fold, replace_channels
-from edgeprune.statistics import Moments, collect_statistics
-from edgeprune.surgery import slim
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.scoring.sums import Moments
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 EVERYWHERE = 10_000
 

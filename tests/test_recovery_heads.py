@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
 from edgeprune.recovery.heads import fit_ridge, refit_head
-from edgeprune.surgery import slim
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 
 def build(*, activation: str | None = "softmax", use_bias: bool = True) -> keras.Model:

@@ -7,15 +7,15 @@ import pytest
 from keras import layers
 from small_models import Recorder
 
-from edgeprune.graph import build_graph
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.readers import find_readers
 from edgeprune.recovery import recalibrate
 from edgeprune.recovery.batches import bytes_per_sample, make_batches
 from edgeprune.recovery.intercepts import add_constant, give_biases
-from edgeprune.replica import operations_by_path
-from edgeprune.surgery import slim
+from edgeprune.scoring.consumers import find_readers
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.groups import find_groups
+from edgeprune.tracing.replica import operations_by_path
 
 
 def images(model: keras.Model, samples: int = 30) -> np.ndarray:

@@ -7,14 +7,14 @@ import pytest
 from keras import layers
 from small_models import Recorder
 
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
 from edgeprune.recovery import RECOVERIES, Loss
 from edgeprune.recovery.equations import Equations
 from edgeprune.recovery.folds import fold
 from edgeprune.recovery.refitting import refit
-from edgeprune.statistics import collect_statistics
-from edgeprune.surgery import slim
+from edgeprune.scoring.collection import collect_statistics
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 
 def images(model: keras.Model, samples: int = 40) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.replica import count_weights, duplicate, operations_by_path, replace_softmax
+from edgeprune.tracing.replica import count_weights, duplicate, operations_by_path, replace_softmax
 
 BUILDERS = [
     networks.build_residual_network,

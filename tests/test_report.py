@@ -11,11 +11,7 @@ from rich.console import Console
 from edgeprune.benchmarking import BenchResult, Measurement
 from edgeprune.report import Change, Outcome, describe_outcome
 from edgeprune.report.benchmarks import describe_measurements
-from edgeprune.report.tables import (
-    count_threads,
-    describe_files,
-    describe_values,
-)
+from edgeprune.report.tables import count_threads, describe_files, describe_values
 
 OUTCOME = Outcome(
     accuracy={

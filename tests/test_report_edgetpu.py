@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from edgeprune.edgetpu import Compilation, parse_log
-from edgeprune.report.edgetpu import describe_compilation
+from edgeprune.report.compilation import describe_compilation
+from edgeprune.tflite.edgetpu import Compilation, parse_log
 
 COMMAND = "edgetpu_compiler -s -o out out/model.tflite"
 

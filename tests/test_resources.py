@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from edgeprune import resources
 from edgeprune.errors import EdgepruneError
-from edgeprune.resources import find_folder
+from edgeprune.support import resources
+from edgeprune.support.resources import find_folder
 
 
 def test_a_checkout_has_both_folders_beside_the_library() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgeprune.budgets import Budgets
-from edgeprune.building.rounds import meet_latency
+from edgeprune.building.latency_rounds import meet_latency
+from edgeprune.cost.budgets import Budgets
 from edgeprune.errors import BudgetError
 
 

@@ -15,11 +15,11 @@ from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from networks import around, pool
 
-from edgeprune.cost import CostModel
+from edgeprune.cost.cost_model import CostModel
 from edgeprune.errors import ModelError
-from edgeprune.groups import find_groups
-from edgeprune.rules import RULES, Tracing, rule
-from edgeprune.surgery import slim
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.tracing.groups import find_groups
+from edgeprune.tracing.rules import RULES, Tracing, rule
 
 Connect = Callable[[Any], Any]
 

@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 from networks import around
 
-from edgeprune.groups import find_groups
+from edgeprune.tracing.groups import find_groups
 
 
 def lock_of(steps, shape=(6, 6, 3)) -> str:

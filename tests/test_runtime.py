@@ -13,10 +13,9 @@ from ai_edge_litert.interpreter import Interpreter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeprune import runtime
-from edgeprune.conversion import convert
 from edgeprune.errors import DataError, EdgepruneError, ModelError
-from edgeprune.runtime import Tensor, TFLiteModel, check_content, find_runtime
+from edgeprune.tflite import convert, runtime
+from edgeprune.tflite.runtime import Tensor, TFLiteModel, check_content, find_runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ["cat", "dog", "fox"]
@@ -224,7 +223,7 @@ def test_running_a_model_does_not_load_tensorflow(floats, tmp_path) -> None:
     assert importlib.util.find_spec("tensorflow"), "else this test says nothing"
     (tmp_path / "model.tflite").write_bytes(floats)
     script = (
-        "import sys; from edgeprune.runtime import TFLiteModel; TFLiteModel(sys.argv[1]);"
+        "import sys; from edgeprune.tflite.runtime import TFLiteModel; TFLiteModel(sys.argv[1]);"
         "print({'tensorflow', 'keras'} & set(sys.modules))"
     )
     done = run_in_checkout(script, tmp_path / "model.tflite")

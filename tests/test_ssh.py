@@ -19,11 +19,11 @@ import ssh_server
 
 from edgeprune.benchmarking import SshTransport, bench
 from edgeprune.benchmarking.boards import find_board
-from edgeprune.benchmarking.settings import Settings
+from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.benchmarking.ssh import Patience, measure_clock_offset
 from edgeprune.benchmarking.ssh_connection import Connection
-from edgeprune.conversion import convert
 from edgeprune.errors import BenchmarkError
+from edgeprune.tflite import convert
 
 REASON = ssh_server.why_there_is_none()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")

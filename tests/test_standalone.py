@@ -13,7 +13,7 @@ import pytest
 from specialists import NUM_TRAIN, digits, make_classifier, save_digits
 
 import edgeprune
-from edgeprune.runtime import TFLiteModel
+from edgeprune.tflite.runtime import TFLiteModel
 
 CANNOT_IMPORT = """
 import sys

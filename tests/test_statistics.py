@@ -10,9 +10,9 @@ from keras import layers
 from small_models import Recorder
 
 from edgeprune.errors import DataError
-from edgeprune.groups import find_groups
-from edgeprune.statistics import Moments, Spread, Statistics, collect_statistics
-from edgeprune.statistics.collection import _Collector
+from edgeprune.scoring.collection import _Collector, collect_statistics
+from edgeprune.scoring.sums import Moments, Spread, Statistics
+from edgeprune.tracing.groups import find_groups
 
 EVERYWHERE = 10_000
 """More positions than any map here has."""
@@ -127,7 +127,7 @@ def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeyp
         return run_layers(self, batch, one_hot, choose)
 
     monkeypatch.setattr(_Collector, "_sum_up", count)
-    monkeypatch.setattr("edgeprune.statistics.collection.COMPILED_FROM", 2)
+    monkeypatch.setattr("edgeprune.scoring.collection.COMPILED_FROM", 2)
     found = collect_statistics(groups, x, targets, **options)
     assert len(started) == 3  # first batch, one trace for two batches, last batch
     assert found.moments.keys() == expected.moments.keys()

@@ -13,15 +13,15 @@ import small_models
 from keras import layers
 from specialists import run_command
 
-from edgeprune.benchmarking import find_target
-from edgeprune.conversion import convert
-from edgeprune.edgetpu import edgetpu_parameter_bytes, examine
+from edgeprune.boards import find_target
+from edgeprune.cost.estimates import Estimates
 from edgeprune.errors import ModelError
-from edgeprune.estimates import Estimates
-from edgeprune.flatbuffer import count_activation_bytes, parse_model
-from edgeprune.groups import find_groups
-from edgeprune.prediction import Deployment
-from edgeprune.suitability import check_file, check_model
+from edgeprune.latency import Deployment
+from edgeprune.tflite import convert
+from edgeprune.tflite.compatibility import check_file, check_model
+from edgeprune.tflite.edgetpu import edgetpu_parameter_bytes, examine
+from edgeprune.tflite.flatbuffer import count_activation_bytes, parse_model
+from edgeprune.tracing.groups import find_groups
 
 CORAL = find_target("coral-usb")
 

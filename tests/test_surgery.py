@@ -7,9 +7,9 @@ import pytest
 from keras import layers
 
 from edgeprune.errors import ClassError, PlanError
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.surgery import cut, slim
+from edgeprune.surgery.channel_removal import cut, slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import find_groups
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeprune.benchmarking import find_own_targets, find_target, list_targets, read_target
-from edgeprune.benchmarking.target_checks import SCHEMES
-from edgeprune.conversion import SCHEMES as CONVERTIBLE
+from edgeprune.boards import find_own_targets, find_target, list_targets, read_target
+from edgeprune.boards.target_checks import SCHEMES
 from edgeprune.errors import EdgepruneError
+from edgeprune.tflite import SCHEMES as CONVERTIBLE
 
 ROOT = Path(__file__).resolve().parent.parent
 PI_4 = {"board": "Raspberry Pi 4 Model B Rev 1.4", "architecture": "aarch64"}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from specialists import digits, make_classifier
 
-from edgeprune.datasets import Samples
-from edgeprune.tuning import Augmentation
-from edgeprune.tuning.augmentation import Draw, find_augmentation, move
-from edgeprune.tuning.sources import ArraySource
-from edgeprune.verification import predict
+from edgeprune.data import Samples
+from edgeprune.distillation import Augmentation
+from edgeprune.distillation.augmentation import Draw, find_augmentation, move
+from edgeprune.distillation.training_samples import ArraySource
+from edgeprune.evaluation.equivalence import predict
 
 
 def make_source(count: int = 64, size: int = 8) -> ArraySource:

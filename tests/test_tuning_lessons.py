@@ -7,8 +7,8 @@ from threading import Event
 
 import pytest
 
+from edgeprune.distillation.lessons import read_ahead
 from edgeprune.errors import DataError
-from edgeprune.tuning.lessons import read_ahead
 
 
 def test_order_stays_and_nothing_is_lost() -> None:

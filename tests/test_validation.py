@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.datasets import Samples
-from edgeprune.validation import Grade, Judge, hold_out, select
+from edgeprune.data import Samples
+from edgeprune.evaluation.evaluator import Grade, Judge, hold_out, select
 
 NO_TARGETS = np.zeros(0, np.int64)
 

@@ -5,16 +5,13 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.budgets import Budget
 from edgeprune.calibration.micro_models import RATED
-from edgeprune.conversion import convert
-from edgeprune.cost import CostModel
-from edgeprune.edgetpu import PARAMETER_MEMORY_BYTES, edgetpu_parameter_bytes
+from edgeprune.cost.budgets import Budget
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.cost.estimates import Estimates
+from edgeprune.cost.workload import WorkloadModel
 from edgeprune.errors import ModelError
-from edgeprune.estimates import Estimates
-from edgeprune.groups import find_groups
-from edgeprune.plan import Plan
-from edgeprune.prediction import (
+from edgeprune.latency import (
     FEATURES,
     Deployment,
     Kernels,
@@ -22,8 +19,11 @@ from edgeprune.prediction import (
     count_features,
     parse_operators,
 )
-from edgeprune.surgery import slim
-from edgeprune.workload import WorkloadModel
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tflite import convert
+from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, edgetpu_parameter_bytes
+from edgeprune.tracing.groups import find_groups
 
 ARM = Kernels(rows=4, columns=4, depth=16, cache_bytes=1000)
 

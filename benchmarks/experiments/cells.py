@@ -14,10 +14,10 @@ import numpy as np
 
 from benchmarks.experiments.material import Images, draw, load_images, load_train_split
 from benchmarks.experiments.recipes import Cell, Recipe, choose_classes, read_recipe
-from edgeprune.datasets import parse_preprocess
-from edgeprune.gathering import prune_with_gathers
-from edgeprune.pruning import prune
-from edgeprune.verification import measure_accuracy, predict
+from edgeprune.data import parse_preprocess
+from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.pruning.gathering import prune_with_gathers
+from edgeprune.pruning.pruning import prune
 
 
 def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
     models = {"slim": pruned.slim, "recovered": pruned.model}
     details: dict[str, Any] = {}
     if cell.fine_tuning:
-        from edgeprune.tuning.fine_tuning import fine_tune
+        from edgeprune.distillation.fine_tuning import fine_tune
 
         source = _train_split(shared, recipe, cell, preprocess, wanted)
         begun = time.perf_counter()

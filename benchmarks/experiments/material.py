@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.experiments.recipes import Recipe
-from edgeprune.files import replace_on_success
+from edgeprune.support.files import replace_on_success
 
 POOL_PER_CLASS = 600
 """Images of the train split per class that calibration and validation are drawn from."""

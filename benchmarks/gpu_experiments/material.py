@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.files import replace_on_success
+from edgeprune.support.files import replace_on_success
 
 MEAN = np.array([125.307, 122.950, 113.865], np.float32)
 DEVIATION = np.array([62.993, 62.089, 66.705], np.float32)

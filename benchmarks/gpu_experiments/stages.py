@@ -43,7 +43,7 @@ def prune_to(
         budget: as for `edgeprune.prune`.
         recovery: likewise.
     """
-    from edgeprune.pruning import prune
+    from edgeprune.pruning.pruning import prune
 
     start = time.perf_counter()
     pruned = prune(
@@ -90,8 +90,8 @@ def run_tuning(
     seconds: float,
 ) -> None:
     """Fine-tune a pruned network; write the model and its accuracy on the test images."""
-    from edgeprune.tuning import FineTuning
-    from edgeprune.tuning.fine_tuning import fine_tune
+    from edgeprune.distillation import FineTuning
+    from edgeprune.distillation.fine_tuning import fine_tune
 
     name = experiment["name"]
     original = keras.models.load_model(folder / f"{experiment['network']}.keras", compile=False)
@@ -128,8 +128,8 @@ def run_trials(
 
     Half of the validation images choose the state within a run, the other half compare the runs.
     """
-    from edgeprune.tuning import FineTuning
-    from edgeprune.tuning.fine_tuning import fine_tune
+    from edgeprune.distillation import FineTuning
+    from edgeprune.distillation.fine_tuning import fine_tune
 
     trials = recipe["trials"]
     original = keras.models.load_model(model, compile=False)

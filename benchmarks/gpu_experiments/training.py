@@ -13,7 +13,7 @@ import numpy as np
 from material import DEVIATION, MEAN, Part, write_result
 from networks import make_network
 
-from edgeprune.tuning.schedule import learning_rate
+from edgeprune.distillation.schedule import learning_rate
 
 MOMENTUM = 0.9
 WARM_UP = 0.05

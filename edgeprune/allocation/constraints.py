@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from edgeprune.allocation.widths import DEFAULT_STEP, NOTHING, smallest_widths
-from edgeprune.budgets import OWN_UNITS, Budget, Budgets
-from edgeprune.cost import Cost, CostModel, Widths
+from edgeprune.cost.budgets import OWN_UNITS, Budget, Budgets
+from edgeprune.cost.cost_model import Cost, CostModel, Widths
 from edgeprune.errors import BudgetError
-from edgeprune.groups import Groups
+from edgeprune.tracing.groups import Groups
 
 
 class Constraints(Protocol):
@@ -34,7 +34,7 @@ class CostLimits:
 
     Example:
         >>> import keras
-        >>> from edgeprune.groups import find_groups
+        >>> from edgeprune.tracing.groups import find_groups
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
         >>> limits = CostLimits(CostModel(find_groups(model)), Budget("macs", 0.5))

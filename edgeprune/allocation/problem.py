@@ -9,8 +9,8 @@ from functools import cached_property
 from edgeprune.allocation.constraints import Constraints
 from edgeprune.allocation.widths import DEFAULT_STEP, Ranking, allowed_widths, smallest_widths
 from edgeprune.errors import BudgetError
-from edgeprune.groups import Groups
-from edgeprune.progress import SILENT, Progress
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.tracing.groups import Groups
 
 
 @dataclass(frozen=True)

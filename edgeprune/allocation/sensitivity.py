@@ -14,8 +14,8 @@ from edgeprune.allocation.gain import allocate_by_gain
 from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.widths import Ranking
 from edgeprune.errors import PlanError
-from edgeprune.files import replace_on_success
-from edgeprune.progress import SILENT, Progress
+from edgeprune.support.files import replace_on_success
+from edgeprune.support.progress import SILENT, Progress
 
 MOST_WIDTHS = 4
 VERSION = 1

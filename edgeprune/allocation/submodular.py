@@ -29,9 +29,9 @@ def allocate_submodular(problem: Problem) -> dict[str, int]:
     Example:
         >>> import keras
         >>> from edgeprune.allocation import CostLimits
-        >>> from edgeprune.cost import CostModel
-        >>> from edgeprune.groups import find_groups
-        >>> from edgeprune.budgets import Budget
+        >>> from edgeprune.cost.cost_model import CostModel
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> from edgeprune.cost.budgets import Budget
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
         >>> groups = find_groups(model)

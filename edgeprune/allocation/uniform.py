@@ -24,9 +24,9 @@ def allocate_uniformly(problem: Problem) -> dict[str, int]:
     Example:
         >>> import keras, numpy as np
         >>> from edgeprune.allocation import CostLimits, Ranking
-        >>> from edgeprune.cost import CostModel
-        >>> from edgeprune.groups import find_groups
-        >>> from edgeprune.budgets import Budget
+        >>> from edgeprune.cost.cost_model import CostModel
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> from edgeprune.cost.budgets import Budget
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="a"),
         ...     keras.layers.Dense(16, name="b"), keras.layers.Dense(2)])

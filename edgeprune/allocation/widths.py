@@ -8,8 +8,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from edgeprune.cost import Widths
-from edgeprune.groups import Groups, find_head
+from edgeprune.cost.cost_model import Widths
+from edgeprune.tracing.groups import Groups, find_head
 
 DEFAULT_STEP = 8
 NOTHING: Widths = MappingProxyType({})

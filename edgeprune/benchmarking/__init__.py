@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from edgeprune.benchmarking.energy import Energy
 from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, Measurement
 from edgeprune.benchmarking.runs import bench
 from edgeprune.benchmarking.ssh import SshTransport
-from edgeprune.benchmarking.target_files import (
-    find_own_targets,
-    find_target,
-    list_targets,
-    read_target,
-)
-from edgeprune.benchmarking.targets import Figure, Target
+from edgeprune.boards.target_files import find_own_targets, find_target, list_targets, read_target
+from edgeprune.boards.targets import Figure, Target
+from edgeprune.energy.windowed_energy import Energy
 
 __all__ = [
     "BenchInterrupted",

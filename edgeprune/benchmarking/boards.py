@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgeprune.benchmarking.ssh_connection import Connection
 from edgeprune.errors import BenchmarkError
-from edgeprune.resources import find_folder
+from edgeprune.support.resources import find_folder
 
 OLDEST_PYTHON = (3, 9)
 INSTALL_SECONDS = 900.0

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgeprune.benchmarking.settings import Settings
+from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.errors import BenchmarkError
-from edgeprune.progress import Advance, Progress
+from edgeprune.support.progress import Advance, Progress
 
 SCHEMA_VERSION = 1
 

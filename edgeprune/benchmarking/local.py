@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from edgeprune.benchmarking.documents import Answer, check_complete, following, read_answer
-from edgeprune.benchmarking.settings import Settings
+from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.errors import BenchmarkError
-from edgeprune.progress import SILENT, Progress
-from edgeprune.resources import find_folder
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.resources import find_folder
 
 PATIENCE_SECONDS = 5.0
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from edgeprune.benchmarking.energy import Energy
-from edgeprune.benchmarking.targets import Target
+from edgeprune.boards.targets import Target
+from edgeprune.energy.windowed_energy import Energy
 
 MEBIBYTE = 2**20
 BUSY_SHARE = 0.5

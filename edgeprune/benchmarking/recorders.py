@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edgeprune.benchmarking.energy import Kind, PowerSeries
 from edgeprune.benchmarking.local import harness_command
-from edgeprune.benchmarking.power_logs import read_power_log
-from edgeprune.benchmarking.settings import Meter
+from edgeprune.benchmarking.measurement_settings import Meter
+from edgeprune.energy.power_logs import read_power_log
+from edgeprune.energy.windowed_energy import Kind, PowerSeries
 from edgeprune.errors import BenchmarkError
 
 WAIT_SECONDS = 10.0

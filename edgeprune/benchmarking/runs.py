@@ -9,16 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgeprune.benchmarking.documents import Answer, Transport
-from edgeprune.benchmarking.energy import Energy, PowerSeries, estimate_energy
 from edgeprune.benchmarking.local import LocalTransport
+from edgeprune.benchmarking.measurement_settings import NO_METER, Meter, Settings
 from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, read_document
 from edgeprune.benchmarking.recorders import Readings, recording
-from edgeprune.benchmarking.settings import NO_METER, Meter, Settings
-from edgeprune.benchmarking.target_files import find_target
-from edgeprune.benchmarking.targets import Target
+from edgeprune.boards.target_files import find_target
+from edgeprune.boards.targets import Target
+from edgeprune.energy.windowed_energy import Energy, PowerSeries, estimate_energy
 from edgeprune.errors import BenchmarkError
-from edgeprune.progress import SILENT, Progress
-from edgeprune.runtime import check_file
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.tflite.runtime import check_file
 
 StrPath = str | os.PathLike[str]
 

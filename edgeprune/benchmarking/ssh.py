@@ -14,18 +14,12 @@ from pathlib import Path
 from typing import IO
 
 from edgeprune.benchmarking.boards import Board, find_board
-from edgeprune.benchmarking.documents import (
-    Answer,
-    Remarks,
-    check_complete,
-    following,
-    read_answer,
-)
-from edgeprune.benchmarking.settings import Settings
+from edgeprune.benchmarking.documents import Answer, Remarks, check_complete, following, read_answer
+from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.benchmarking.ssh_connection import Connection, LineLostError
 from edgeprune.errors import BenchmarkError
-from edgeprune.progress import SILENT, Progress
-from edgeprune.resources import find_folder
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.resources import find_folder
 
 SEPARATOR = b"\x1e"
 GONE = 3  # poll.sh: the folder is no longer there

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgeprune.errors import BenchmarkError
-from edgeprune.resources import find_folder
+from edgeprune.support.resources import find_folder
 
 CONNECT_SECONDS = 10
 COMMAND_SECONDS = 60.0

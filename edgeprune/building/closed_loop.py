@@ -8,24 +8,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.benchmarking import Target
-from edgeprune.budgets import Budget, Budgets
-from edgeprune.building.formats import Format
+from edgeprune.boards import Target
+from edgeprune.building.export_format import Format
+from edgeprune.building.latency_rounds import Round, meet_latency
 from edgeprune.building.material import Material
 from edgeprune.building.places import Place
 from edgeprune.building.request import Request, prune_prepared
-from edgeprune.building.rounds import Round, meet_latency
-from edgeprune.conversion import convert
+from edgeprune.cost.budgets import Budget, Budgets
 from edgeprune.errors import BudgetError
-from edgeprune.prediction import Deployment, Kernels, Predictor
-from edgeprune.prediction.expectations import expect_coefficients
-from edgeprune.prediction.features import FEATURES, ITEM_BYTES
-from edgeprune.progress import Progress
+from edgeprune.latency import Deployment, Kernels, Predictor
+from edgeprune.latency.expectations import expect_coefficients
+from edgeprune.latency.features import FEATURES, ITEM_BYTES
+from edgeprune.support.progress import Progress
+from edgeprune.tflite import convert
 
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.pruning import Pruned
+    from edgeprune.pruning.pruning import Pruned
 
 TRIAL_SECONDS = 1.0
 TRIALS = 2
@@ -121,8 +121,8 @@ def prune_to_measured(
     Raises:
         BudgetError: the budget cannot be met.
     """
-    from edgeprune.cost import CostModel
-    from edgeprune.groups import find_groups
+    from edgeprune.cost.cost_model import CostModel
+    from edgeprune.tracing.groups import find_groups
 
     wanted = next(budget for budget in request.budget if budget.quantity == "latency")
     with tempfile.TemporaryDirectory() as name:

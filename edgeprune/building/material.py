@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.datasets import (
+from edgeprune.data import (
     Dataset,
     Preprocess,
     Samples,
@@ -159,7 +159,7 @@ def test_original(model: keras.Model, material: Material) -> tuple[dict[str, flo
     Returns:
         `original` and `original_subset` accuracy, and warnings for the user.
     """
-    from edgeprune.verification import measure_accuracy, predict
+    from edgeprune.evaluation.equivalence import measure_accuracy, predict
 
     outputs = predict(model, material.test.inputs)
     targets = material.test.targets

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeprune.benchmarking import BenchResult, SshTransport, Target, bench
-from edgeprune.progress import Progress
+from edgeprune.benchmarking import BenchResult, SshTransport, bench
+from edgeprune.boards import Target
+from edgeprune.support.progress import Progress
 
 
 @dataclass(frozen=True)

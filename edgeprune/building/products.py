@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.benchmarking import BenchResult, Target
-from edgeprune.building.formats import Format
+from edgeprune.benchmarking import BenchResult
+from edgeprune.boards import Target
+from edgeprune.building.export_format import Format
 from edgeprune.building.material import Material
 from edgeprune.building.places import Place
-from edgeprune.conversion import Conversion, Quantization, convert_in_detail
-from edgeprune.edgetpu import compile_model, examine, is_edgetpu
-from edgeprune.progress import Progress
 from edgeprune.report import Change, Outcome
 from edgeprune.report.tables import count_threads
-from edgeprune.resources import find_folder
+from edgeprune.support.progress import Progress
+from edgeprune.support.resources import find_folder
+from edgeprune.tflite import Conversion, Quantization, convert_in_detail
+from edgeprune.tflite.edgetpu import compile_model, examine, is_edgetpu
 
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.pruning import Pruned
+    from edgeprune.pruning.pruning import Pruned
 
 MEASUREMENT = "measurement.json"
 PROGRAM = "classify.py"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgeprune.building.material import Material
 
 if TYPE_CHECKING:
-    from edgeprune.pruning import Pruned
+    from edgeprune.pruning.pruning import Pruned
 
 FORMAT_VERSION = 1
 

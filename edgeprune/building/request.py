@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.budgets import Budgets
 from edgeprune.building.checks import check_source
 from edgeprune.building.material import Amounts, Material, read_material
-from edgeprune.datasets import Preprocess
-from edgeprune.methods import METHODS, Recalibration
-from edgeprune.prediction import Deployment
-from edgeprune.progress import Progress
-from edgeprune.stopwatch import Stopwatch
-from edgeprune.tuning import FineTuning
+from edgeprune.cost.budgets import Budgets
+from edgeprune.data import Preprocess
+from edgeprune.distillation import FineTuning
+from edgeprune.latency import Deployment
+from edgeprune.pruning.methods import METHODS, Recalibration
+from edgeprune.support.progress import Progress
+from edgeprune.support.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.pruning import Pruned
+    from edgeprune.pruning.pruning import Pruned
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def prepare(
     """
     with stopwatch.time("load model"):
         original = open_model(request.model, request.weights, progress)
-    from edgeprune.pruning import check_methods
+    from edgeprune.pruning.pruning import check_methods
 
     check_methods(
         request.method,
@@ -174,8 +174,8 @@ def prune_prepared(
     Raises:
         EquivalenceError: the slim model is not what the plan says.
     """
-    from edgeprune.gathering import prune_with_gathers
-    from edgeprune.pruning import prune
+    from edgeprune.pruning.gathering import prune_with_gathers
+    from edgeprune.pruning.pruning import prune
 
     return (prune_with_gathers if request.gathers else prune)(
         model,

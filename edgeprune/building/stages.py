@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.benchmarking import SshTransport, find_target
-from edgeprune.budgets import Budget, Budgets
+from edgeprune.benchmarking import SshTransport
+from edgeprune.boards import find_target
+from edgeprune.boards.recipes import Recipe, read_recipe
+from edgeprune.building.board_predictions import predict_costs, warn_loose_budgets
 from edgeprune.building.checks import check_output
 from edgeprune.building.closed_loop import (
     Trial,
@@ -21,32 +23,31 @@ from edgeprune.building.closed_loop import (
     make_measurable,
     prune_to_measured,
 )
-from edgeprune.building.fine_tuning import describe_tuning, tune_prepared
-from edgeprune.building.formats import Format
+from edgeprune.building.export_format import Format
+from edgeprune.building.file_verification import verify_file
+from edgeprune.building.latency_rounds import Round
 from edgeprune.building.material import Amounts, test_original
 from edgeprune.building.places import Place
-from edgeprune.building.predictions import predict_costs, warn_loose_budgets
 from edgeprune.building.products import OPTIONAL_FILES, Products, latency
 from edgeprune.building.provenance import describe_origin
 from edgeprune.building.request import Request, prepare, prune_prepared
-from edgeprune.building.rounds import Round
-from edgeprune.building.verification import verify_file
-from edgeprune.conversion import Quantization, check_operators, describe_conversion
-from edgeprune.datasets import parse_preprocess
-from edgeprune.files import move_together
-from edgeprune.prediction import deploy
-from edgeprune.progress import SILENT, Progress
-from edgeprune.recipes import Recipe, read_recipe
+from edgeprune.building.training_stage import describe_tuning, tune_prepared
+from edgeprune.cost.budgets import Budget, Budgets
+from edgeprune.data import parse_preprocess
+from edgeprune.distillation import FineTuning
+from edgeprune.latency import deploy
 from edgeprune.report import Change, Outcome
-from edgeprune.runtime import find_runtime
-from edgeprune.stopwatch import Stopwatch
-from edgeprune.tuning import FineTuning
+from edgeprune.support.files import move_together
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.stopwatch import Stopwatch
+from edgeprune.tflite import Quantization, check_operators, describe_conversion
+from edgeprune.tflite.runtime import find_runtime
 
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.methods import Recalibration
-    from edgeprune.pruning import Pruned
+    from edgeprune.pruning.methods import Recalibration
+    from edgeprune.pruning.pruning import Pruned
 
 DEFAULT_TARGET = "x86-64"
 DEFAULT_AMOUNTS = Amounts()
@@ -112,7 +113,7 @@ def build(
         target: name of a target; it gives the number format, the channel step and the threads.
         budget: the most the model may cost, such as `"latency=20ms,size=500KB"`; by default the
             target's recipe (half the MACs). Latency and energy are those predicted for the target.
-        quantize: number format, one of `edgeprune.conversion.SCHEMES`; by default the target's.
+        quantize: number format, one of `edgeprune.tflite.SCHEMES`; by default the target's.
         io: what goes in and out of an int8 model.
         input: `uint8` puts the scaling of `preprocess` inside the model, which then takes the bytes
             of a camera; resizing stays outside. By default the input is as `io` says.
@@ -209,7 +210,7 @@ def build(
         accuracy, warnings = test_original(original, material)
         warnings += missed + warn_loose_budgets(request.budget, pruned, request.deployment)
     with stopwatch.time("test slim"), progress.stage("testing the slim model"):
-        from edgeprune.verification import measure_accuracy, predict
+        from edgeprune.evaluation.equivalence import measure_accuracy, predict
 
         targets = material.test.targets
         models = {"slim": pruned.slim, "recovered": closed_form}

@@ -9,18 +9,19 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from edgeprune.benchmarking import BenchResult, Target, bench, find_target
+from edgeprune.benchmarking import BenchResult, bench
 from edgeprune.benchmarking.documents import Transport
-from edgeprune.benchmarking.target_files import find_own_targets, find_shipped_targets, read_target
+from edgeprune.boards import Target, find_target
+from edgeprune.boards.target_files import find_own_targets, find_shipped_targets, read_target
 from edgeprune.calibration.fits import fit_predictor
 from edgeprune.calibration.micro_models import MicroModel, list_micro_models
 from edgeprune.calibration.networks import SCHEMES, Scheme
 from edgeprune.calibration.records import Records, read_records
 from edgeprune.errors import BenchmarkError, EdgepruneError
-from edgeprune.files import replace_on_success
-from edgeprune.prediction import Predictor
-from edgeprune.prediction.tables import replace_tables, write_tables
-from edgeprune.progress import SILENT, Progress
+from edgeprune.latency import Predictor
+from edgeprune.latency.prediction_tables import replace_tables, write_tables
+from edgeprune.support.files import replace_on_success
+from edgeprune.support.progress import SILENT, Progress
 
 BATCH = 16
 TURNS = 2

@@ -10,7 +10,7 @@ import numpy as np
 from edgeprune.calibration.micro_models import RATED, WIDTHS, MicroModel
 from edgeprune.calibration.networks import Scheme
 from edgeprune.errors import BenchmarkError
-from edgeprune.prediction import (
+from edgeprune.latency import (
     FEATURES,
     Kernels,
     Predictor,
@@ -18,7 +18,7 @@ from edgeprune.prediction import (
     count_features,
     parse_operators,
 )
-from edgeprune.prediction.fitting import fit, left_out_errors
+from edgeprune.latency.fitting import fit, left_out_errors
 
 ROWS = (1, 4, 8)
 COLUMNS = (4, 8, 16, 32)

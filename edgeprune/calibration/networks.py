@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edgeprune.flatbuffer import find_schema
+from edgeprune.tflite.flatbuffer import find_schema
 
 Scheme = Literal["float32", "int8"]
 SCHEMES: tuple[Scheme, ...] = ("int8", "float32")
@@ -38,7 +38,7 @@ class NetworkWriter:
     Example:
         >>> network = NetworkWriter((8, 8, 3), "int8")
         >>> content = network.finish(network.convolve(network.input, 4, kernel=3))
-        >>> from edgeprune.prediction import parse_operators
+        >>> from edgeprune.latency import parse_operators
         >>> [operator.macs for operator in parse_operators(content)]
         [6912.0]
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeprune.errors import BenchmarkError
-from edgeprune.files import replace_on_success
+from edgeprune.support.files import replace_on_success
 
 
 @dataclass

@@ -15,7 +15,7 @@ from edgeprune.cli.terminal import show, working
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import BenchResult, SshTransport
-    from edgeprune.progress import Progress
+    from edgeprune.support.progress import Progress
 
 board_options = combine(
     click.option(
@@ -142,8 +142,9 @@ def bench(
 
 
 def _measure(models: Sequence[str], progress: Progress, options: dict[str, Any]) -> BenchResult:
-    from edgeprune.benchmarking import BenchInterrupted, find_target
+    from edgeprune.benchmarking import BenchInterrupted
     from edgeprune.benchmarking import bench as run
+    from edgeprune.boards import find_target
 
     target = find_target(options["target"]) if options["target"] else None
     transport = _choose_transport(options, target.architecture if target else None)
@@ -192,7 +193,7 @@ def _count(
     models: Sequence[str], out: str | None, as_json: bool, quiet: bool, options: dict[str, Any]
 ) -> None:
     with working(quiet) as progress:
-        from edgeprune.benchmarking.emulation import count_instructions
+        from edgeprune.emulation.counting import count_instructions
 
         result = count_instructions(
             name_models(models),

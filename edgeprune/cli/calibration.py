@@ -42,7 +42,7 @@ def calibrate(as_json: bool, quiet: bool, host: str | None, **options: Any) -> N
     A calibration that was stopped goes on where it was.
     """  # noqa: D205
     with working(quiet) as progress:
-        from edgeprune.benchmarking import find_target
+        from edgeprune.boards import find_target
         from edgeprune.calibration import calibrate as run
         from edgeprune.calibration import measure_through_bench
 

@@ -30,8 +30,8 @@ def check(model: str, weights: str | None, target: str, as_json: bool, quiet: bo
     2 it cannot be checked.
     """
     with working(quiet) as progress:
-        from edgeprune.benchmarking import find_target
-        from edgeprune.suitability import check_file, check_model
+        from edgeprune.boards import find_target
+        from edgeprune.tflite.compatibility import check_file, check_model
 
         board = find_target(target)
         if Path(model).suffix == ".tflite":
@@ -44,7 +44,7 @@ def check(model: str, weights: str | None, target: str, as_json: bool, quiet: bo
             loaded = open_model(model, weights, progress)
             with progress.stage("converting, looking at operators"):
                 found = check_model(loaded, board, name=model)
-    from edgeprune.report.suitability import describe_suitability
+    from edgeprune.report.compatibility_report import describe_suitability
 
     show(found.to_dict, lambda: describe_suitability(found), as_json, quiet)
     if not found.fits:

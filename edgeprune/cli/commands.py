@@ -12,7 +12,6 @@ import click
 from edgeprune.cli.benchmarking import bench
 from edgeprune.cli.calibration import calibrate
 from edgeprune.cli.checking import check
-from edgeprune.cli.fine_tuning import fine_tune_option
 from edgeprune.cli.options import (
     COUNT,
     SEED,
@@ -29,9 +28,10 @@ from edgeprune.cli.options import (
     read_labels,
     tuning_options,
 )
-from edgeprune.cli.quantization import FORMATS, quantization_options, read_quantization
-from edgeprune.cli.sensitivity import sensitivity
+from edgeprune.cli.quantization_options import FORMATS, quantization_options, read_quantization
+from edgeprune.cli.sensitivity_command import sensitivity
 from edgeprune.cli.terminal import show, show_built, working
+from edgeprune.cli.training_options import fine_tune_option
 
 EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
 
@@ -156,7 +156,7 @@ def inspect(
     """  # noqa: D205
     with working(quiet) as progress:
         from edgeprune.cli.inspection import inspect_file
-        from edgeprune.report.inspection import describe_groups, list_groups
+        from edgeprune.report.group_tables import describe_groups, list_groups
 
         groups, costs = inspect_file(model, weights, picture, progress)
     show(lambda: list_groups(groups, costs), lambda: describe_groups(groups, costs), as_json, quiet)
@@ -180,7 +180,7 @@ def inspect(
 def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""
     with working(quiet) as progress:
-        from edgeprune.cli.pruning import prune_file
+        from edgeprune.cli.pruning_command import prune_file
 
         result = prune_file(model, out, progress, **options)
     from edgeprune.report.tables import describe_values
@@ -258,7 +258,7 @@ def demo(
 @output_options
 def methods(as_json: bool, quiet: bool) -> None:
     """List methods, criteria, allocations and recoveries: what they do, where they come from."""
-    from edgeprune.report.methods import describe_methods, list_methods
+    from edgeprune.report.method_list import describe_methods, list_methods
 
     found = list_methods()
     show(lambda: found, lambda: describe_methods(found), as_json, quiet)
@@ -270,7 +270,7 @@ def targets(as_json: bool, quiet: bool) -> None:
     """List the boards that a model can be built for."""
     from dataclasses import asdict
 
-    from edgeprune.benchmarking import list_targets
+    from edgeprune.boards import list_targets
     from edgeprune.report.tables import describe_targets
 
     found = list_targets()

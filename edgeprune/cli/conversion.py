@@ -10,14 +10,14 @@ import numpy as np
 from edgeprune.building.checks import check_output, check_source
 from edgeprune.building.request import open_model
 from edgeprune.cli.options import read_labels
-from edgeprune.cli.quantization import read_quantization
-from edgeprune.conversion import CALIBRATED, Conversion, convert_in_detail
-from edgeprune.conversion.checks import check_choices
-from edgeprune.datasets import Dataset, load_dataset, parse_preprocess, read_samples
-from edgeprune.datasets.assignment import balance
+from edgeprune.cli.quantization_options import read_quantization
+from edgeprune.data import Dataset, load_dataset, parse_preprocess, read_samples
+from edgeprune.data.assignment import balance
 from edgeprune.errors import ConversionError
-from edgeprune.files import replace_on_success
-from edgeprune.progress import Progress
+from edgeprune.support.files import replace_on_success
+from edgeprune.support.progress import Progress
+from edgeprune.tflite import CALIBRATED, Conversion, convert_in_detail
+from edgeprune.tflite.conversion_checks import check_choices
 
 if TYPE_CHECKING:
     import keras

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeprune.building import Built, build
 from edgeprune.building.checks import check_output
-from edgeprune.progress import Progress
+from edgeprune.support.progress import Progress
 
 CLASSES = "3,5,8"
 BUDGET = "macs=50%"
@@ -19,7 +19,7 @@ def build_demonstration(out: str, seed: int, command: str, progress: Progress) -
         command: for the report.
         progress: told about stages.
     """
-    from edgeprune.demonstration import NUM_EPOCHS, train_digits_model
+    from edgeprune.cli.digits_model import NUM_EPOCHS, train_digits_model
 
     check_output(out)
     with progress.stage("training a network on digits", NUM_EPOCHS) as advance:

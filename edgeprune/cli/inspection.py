@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from edgeprune.building.request import open_model
-from edgeprune.cost import CostModel
-from edgeprune.drawing import check_drawing, draw_groups
-from edgeprune.groups import Groups, find_groups
-from edgeprune.progress import Progress
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.report.drawing import check_drawing, draw_groups
+from edgeprune.support.progress import Progress
+from edgeprune.tracing.groups import Groups, find_groups
 
 
 def inspect_file(

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElaps
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from edgeprune.noise import captured_stderr
-from edgeprune.progress import SILENT, Advance, Progress
+from edgeprune.support.progress import SILENT, Advance, Progress
+from edgeprune.support.standard_error import captured_stderr
 
 if TYPE_CHECKING:
     from edgeprune.building import Built

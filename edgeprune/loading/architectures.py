@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from edgeprune.errors import ModelError
-from edgeprune.loading import hard_sigmoids, operations, repairs, vocabulary
+from edgeprune.loading import hard_sigmoids, repairs, vocabulary
+from edgeprune.loading import tensorflow_calls as operations
 from edgeprune.loading.entries import (
     entry_name,
     entry_names,
@@ -21,7 +22,7 @@ from edgeprune.loading.entries import (
     unbuildable,
 )
 from edgeprune.loading.formats import WRITTEN_AS_CLASS
-from edgeprune.loading.graphs import CallGraph, only
+from edgeprune.loading.layer_calls import CallGraph, only
 from edgeprune.loading.parts import Architecture, Part
 
 

@@ -96,7 +96,7 @@ def _from_memory(model: Any, custom: Mapping[str, Any]) -> keras.Model:
 
 
 def _finished(model: keras.Model, origin: str) -> keras.Model:
-    from edgeprune.loading.tracing import as_graph
+    from edgeprune.loading.subclassed import as_graph
     from edgeprune.loading.weights import check_finite
 
     check_finite(model, origin)

@@ -15,7 +15,7 @@ import keras
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import vocabulary
-from edgeprune.loading.operations import called_function, is_known
+from edgeprune.loading.tensorflow_calls import called_function, is_known
 
 _KERAS_PACKAGES = frozenset({"builtins", "keras", "keras_core", "tensorflow", "tf_keras"})
 _ACTIVATION_KEYS = frozenset({"activation", "recurrent_activation"})

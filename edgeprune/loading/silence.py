@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-from edgeprune.noise import captured_stderr
+from edgeprune.support.standard_error import captured_stderr
 
 _LOGGERS = ("absl", "tensorflow", "tf_keras")
 _MODULES = r"(keras|tf_keras|tensorflow|absl|h5py|google)(\.|$)"

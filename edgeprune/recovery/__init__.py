@@ -9,15 +9,15 @@ from functools import cached_property
 import keras
 import numpy as np
 
-from edgeprune.groups import Groups
-from edgeprune.plan import Plan
-from edgeprune.progress import SILENT, Progress
-from edgeprune.recovery.augmentation import augment, is_image
 from edgeprune.recovery.folds import fold
 from edgeprune.recovery.heads import refit_head
+from edgeprune.recovery.image_copies import augment, is_image
 from edgeprune.recovery.recalibration import recalibrate
 from edgeprune.recovery.refitting import refit
-from edgeprune.statistics import Statistics
+from edgeprune.scoring.sums import Statistics
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import Groups
 
 COPIES = 4
 CONTENDERS = ("least_squares", "refit", "refit_augmented", "refit_head")

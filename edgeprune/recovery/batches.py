@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from edgeprune.graph import Call, Graph, fill_in
+from edgeprune.tracing.graph import Call, Graph, fill_in
 
 BATCH_SIZE = 256
 LEAST_SAMPLES = 16

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from edgeprune.graph import Call
-from edgeprune.groups import Axis, Groups
-from edgeprune.readers import Landing, LandingFinder
+from edgeprune.scoring.landings import Landing, LandingFinder
+from edgeprune.tracing.graph import Call
+from edgeprune.tracing.groups import Axis, Groups
 
 ROUNDS = 4
 

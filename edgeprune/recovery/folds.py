@@ -12,13 +12,14 @@ from typing import Literal
 import keras
 import numpy as np
 
-from edgeprune.groups import Groups
-from edgeprune.plan import Plan
-from edgeprune.readers import Reader, assign_kernel, find_readers, kernel_matrix, tap_coverage
 from edgeprune.recovery.intercepts import add_constant, give_biases
-from edgeprune.replica import operations_by_path
-from edgeprune.statistics import Moments, Statistics
-from edgeprune.surgery import channel_ranks, kept_positions
+from edgeprune.scoring.consumer_kinds import assign_kernel, kernel_matrix, tap_coverage
+from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.sums import Moments, Statistics
+from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.replica import operations_by_path
 
 Replacement = Literal["mean", "correlated", "affine", "least_squares"]
 RIDGE = 1e-4
@@ -52,9 +53,9 @@ def fold(
         A new model of the same size; a reader without bias and BatchNorm behind it has one more.
 
     Example:
-        >>> from edgeprune.groups import find_groups
-        >>> from edgeprune.statistics import collect_statistics
-        >>> from edgeprune.surgery import slim
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> from edgeprune.scoring.statistics import collect_statistics
+        >>> from edgeprune.surgery.channel_removal import slim
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
         >>> groups, plan = find_groups(model), Plan({"hidden": (0, 3)})

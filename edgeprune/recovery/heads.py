@@ -11,13 +11,14 @@ import numpy as np
 from keras import ops
 
 from edgeprune.errors import ClassError
-from edgeprune.graph import Call, Graph, build_graph, run
-from edgeprune.groups import Groups, find_head
-from edgeprune.plan import Plan
-from edgeprune.readers import Landing, assign_kernel, kernel_matrix
 from edgeprune.recovery.intercepts import give_biases
 from edgeprune.recovery.matching import home
-from edgeprune.replica import operations_by_path
+from edgeprune.scoring.consumer_kinds import assign_kernel, kernel_matrix
+from edgeprune.scoring.landings import Landing
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.graph import Call, Graph, build_graph, run
+from edgeprune.tracing.groups import Groups, find_head
+from edgeprune.tracing.replica import operations_by_path
 
 BATCH_SIZE = 256
 PENALTIES = 10.0 ** np.arange(-4, 3)
@@ -58,7 +59,7 @@ def refit_head(
         called once, or there are too few samples to leave one out.
 
     Example:
-        >>> from edgeprune.groups import find_groups
+        >>> from edgeprune.tracing.groups import find_groups
         >>> model = keras.Sequential([
         ...     keras.Input((6,)), keras.layers.Dense(5, name="hidden"),
         ...     keras.layers.Dense(3, name="head")])

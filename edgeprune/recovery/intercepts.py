@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from edgeprune.readers import Landing
-from edgeprune.replica import operations_by_path, rebuild, replicate, reproduce, set_weights
+from edgeprune.scoring.landings import Landing
+from edgeprune.tracing.replica import operations_by_path, rebuild, replicate, reproduce, set_weights
 
 
 class Receiver(Protocol):

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from edgeprune.readers import Landing, Reader, channels_last, kernel_matrix, take_patches
 from edgeprune.recovery.batches import Values
+from edgeprune.scoring.consumer_kinds import channels_last, kernel_matrix, take_patches
+from edgeprune.scoring.consumers import Reader
+from edgeprune.scoring.landings import Landing
 
 LEAST_SCALE = np.float32(1e-6)
 

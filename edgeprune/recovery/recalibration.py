@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from edgeprune.graph import build_graph
-from edgeprune.progress import SILENT, Progress
 from edgeprune.recovery.batches import execute, make_batches, release
-from edgeprune.replica import duplicate
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.replica import duplicate
 
 
 def recalibrate(

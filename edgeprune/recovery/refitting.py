@@ -16,26 +16,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from edgeprune.graph import Call, build_graph
-from edgeprune.groups import Groups
-from edgeprune.plan import Plan
-from edgeprune.progress import SILENT, Progress
-from edgeprune.readers import (
-    Landing,
-    Reader,
-    assign_kernel,
-    count_places,
-    find_readers,
-    kernel_matrix,
-    take_windows,
-)
 from edgeprune.recovery.batches import Values, execute, make_batches, release
 from edgeprune.recovery.depthwise import Depthwise, find_depthwise, fit_depthwise
 from edgeprune.recovery.equations import Equations
 from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.recovery.matching import Sample, home, join, knows, match, scale_and_shift
-from edgeprune.replica import operations_by_path
-from edgeprune.surgery import channel_ranks, kept_positions
+from edgeprune.scoring.consumer_kinds import (
+    assign_kernel,
+    count_places,
+    kernel_matrix,
+    take_windows,
+)
+from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.landings import Landing
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.graph import Call, build_graph
+from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.replica import operations_by_path
 
 RIDGE = 1e-3
 ROWS = 24576
@@ -77,8 +76,8 @@ def refit(
         A new model of the same size; a reader without bias and BatchNorm behind it has one more.
 
     Example:
-        >>> from edgeprune.groups import find_groups
-        >>> from edgeprune.surgery import slim
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> from edgeprune.surgery.channel_removal import slim
         >>> keras.utils.set_random_seed(0)
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.benchmarking import BenchResult
-from edgeprune.benchmarking.emulation import CountResult
-from edgeprune.files import move_together
+from edgeprune.emulation.counting import CountResult
+from edgeprune.support.files import move_together
 
 StrPath = str | os.PathLike[str]
 

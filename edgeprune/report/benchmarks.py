@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.benchmarking import BenchResult, Energy, Measurement
-from edgeprune.benchmarking.emulation import CountResult
+from edgeprune.emulation.counting import CountResult
 from edgeprune.report.tables import count_threads
 
 

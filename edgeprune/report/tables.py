@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.benchmarking import Target
-from edgeprune.report.edgetpu import describe_compilation
+from edgeprune.boards import Target
+from edgeprune.report.compilation import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
 
 ACCURACY_ROWS = (

@@ -1,0 +1,1 @@
+"""What edgeprune knows of boards: target files, read and checked."""

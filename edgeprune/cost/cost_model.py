@@ -1,0 +1,207 @@
+"""What a model costs at given group widths, without building it.
+
+Every cost is a sum of products of axis sizes, and every axis size is linear in the widths of the
+groups, so a thousand candidate widths cost a millisecond each. MACs are multiply-accumulates of one
+inference (one sample); additions, activations, normalisation and products of tensors with each
+other (other than attention) are not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from edgeprune.cost.estimates import Estimates
+from edgeprune.cost.multiplications import multiplications
+from edgeprune.errors import ModelError
+from edgeprune.latency import Deployment
+from edgeprune.tracing.graph import Shape
+from edgeprune.tracing.groups import Groups
+
+Widths = Mapping[str, int]
+Term = tuple[float, list[int]]
+Terms = list[Term]
+COUNTED = ("macs", "params")
+
+
+NOWHERE = Deployment()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Counted cost of one inference and of storage.
+
+    Attributes:
+        macs: multiply-accumulates per sample.
+        params: numbers in the weights, BatchNorm statistics included.
+    """
+
+    macs: int
+    params: int
+
+
+class CostModel:
+    """Costs of a model as a function of its group widths.
+
+    Example:
+        >>> import keras
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> model = keras.Sequential([
+        ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
+        >>> costs = CostModel(find_groups(model))
+        >>> costs.full.macs, costs.count({"hidden": 3}).macs
+        (48, 18)
+    """
+
+    def __init__(self, groups: Groups, deployment: Deployment = NOWHERE) -> None:
+        """Collect the terms of the sums.
+
+        Args:
+            groups: of the model to count.
+            deployment: number format and board that the other quantities are about.
+        """
+        self.groups = groups
+        self.deployment = deployment
+        self._widths = np.array([group.width for group in groups], dtype=float)
+        rows: list[np.ndarray] = []
+        constants: list[float] = []
+        row_of: dict[tuple[str, int, int], int] = {}
+        for axis in (*groups.axes, *groups.repeats.values()):
+            row = np.zeros(len(groups))
+            held, counts = np.unique(axis.group, return_counts=True)
+            for number, count in zip(held.tolist(), counts.tolist(), strict=True):
+                if number >= 0:
+                    row[number] = count / groups.groups[number].width
+            row_of[axis.layer, axis.weight, axis.axis] = len(rows)
+            rows.append(row)
+            constants.append(float((axis.group < 0).sum()))
+        self._rows = np.array(rows).reshape(len(rows), len(groups))
+        self._constants = np.array(constants)
+        weight_terms, call_terms = self._find_terms(row_of)
+        self._params = _Products(weight_terms, len(rows))
+        self._macs = _Products(call_terms, len(rows))
+
+    def _find_terms(self, row_of: Mapping[tuple[str, int, int], int]) -> tuple[Terms, Terms]:
+        """Return the terms of the parameters, and of the multiply-accumulates."""
+
+        def term(path: str, index: int, shape: Shape, axes: Iterable[int]) -> Term:
+            factor, found = 1.0, []
+            for axis in axes:
+                row = row_of.get((path, index, axis))
+                if row is None:
+                    factor *= shape[axis] or 0
+                else:
+                    found.append(row)
+            return factor, found
+
+        of_weights: Terms = []
+        of_calls: Terms = []
+        counted: set[str] = set()
+        for call in self.groups.graph.calls:
+            weights = call.operation.weights if call.is_layer else []
+            shapes = [tuple(weight.shape) for weight in weights]
+            if call.path not in counted:
+                counted.add(call.path)
+                for index, shape in enumerate(shapes):
+                    of_weights.append(term(call.path, index, shape, range(len(shape))))
+            index_of = {id(weight): index for index, weight in enumerate(weights)}
+            for product in multiplications(call, call.operation):
+                index = index_of[id(product.weight)]
+                axes = range(len(shapes[index])) if product.axes is None else product.axes
+                factor, found = term(call.path, index, shapes[index], axes)
+                if call.path in self.groups.repeats:
+                    factor /= len(self.groups.repeats[call.path].group)
+                    found.append(row_of[call.path, -1, -1])
+                of_calls.append((factor * product.times, found))
+        return of_weights, of_calls
+
+    def _sizes(self, widths: Widths) -> np.ndarray:
+        chosen = self._widths.copy()
+        for name, width in widths.items():
+            chosen[self.groups.index[name]] = width
+        return self._rows @ chosen + self._constants
+
+    def count(self, widths: Widths) -> Cost:
+        """Count the cost when groups have these widths; groups that are not named keep theirs.
+
+        Raises:
+            ModelError: the model's input has no fixed height and width.
+        """
+        sizes = self._sizes(widths)
+        macs = self._macs.total(sizes)
+        if math.isnan(macs):
+            raise ModelError(
+                "MACs cannot be counted: the model's input has no fixed height and width "
+                f"({[ref.shape for ref in self.groups.graph.inputs]}). Build it with a fixed "
+                "keras.Input(shape)."
+            )
+        return Cost(round(macs), round(self._params.total(sizes)))
+
+    def spend(self, quantity: str, widths: Widths) -> float:
+        """Return what widths cost of any quantity that can be budgeted, in its own unit.
+
+        Args:
+            quantity: see `Budget`.
+            widths: as for `count`.
+
+        Raises:
+            BudgetError: the quantity cannot be predicted for the board.
+            ModelError: the model's input has no fixed size.
+        """
+        if quantity in COUNTED:
+            return float(getattr(self.count(widths), quantity))
+        return self.estimates.spend(quantity, widths)
+
+    def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:
+        """Return what one channel of each group costs at these widths, the others held.
+
+        Args:
+            quantity: see `Budget`.
+            widths: as for `count`.
+        """
+        if quantity not in COUNTED:
+            return self.estimates.marginal(quantity, widths)
+        terms = self._macs if quantity == "macs" else self._params
+        rates = terms.gradient(self._sizes(widths)) @ self._rows
+        return dict(zip(self.groups.index, rates.tolist(), strict=True))
+
+    @cached_property
+    def estimates(self) -> Estimates:
+        """What is not counted but predicted: size, memory, latency, energy."""
+        return Estimates(self.groups, self.deployment)
+
+    @cached_property
+    def full(self) -> Cost:
+        """The cost of the model as it is."""
+        return self.count({})
+
+
+class _Products:
+    """A sum of `constant * product of axis sizes`."""
+
+    def __init__(self, terms: Terms, num_axes: int) -> None:
+        longest = max((len(found) for _, found in terms), default=0)
+        self._constants = np.array([constant for constant, _ in terms])
+        # Missing factors point to one more axis, of size 1.
+        self._axes = np.full((len(terms), longest), num_axes)
+        for number, (_, found) in enumerate(terms):
+            self._axes[number, : len(found)] = found
+
+    def _factors(self, sizes: np.ndarray) -> np.ndarray:
+        return np.append(sizes, 1.0)[self._axes]
+
+    def total(self, sizes: np.ndarray) -> float:
+        return float(self._constants @ self._factors(sizes).prod(axis=1))
+
+    def gradient(self, sizes: np.ndarray) -> np.ndarray:
+        """Return the derivative by the size of every axis."""
+        factors = self._factors(sizes)
+        result = np.zeros(len(sizes) + 1)
+        for slot in range(factors.shape[1]):
+            others = np.delete(factors, slot, axis=1).prod(axis=1)
+            np.add.at(result, self._axes[:, slot], self._constants * others)
+        return result[:-1]

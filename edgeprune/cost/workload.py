@@ -1,0 +1,187 @@
+"""What TensorFlow Lite will have to do for a model, as a function of its group widths.
+
+The model is not built and not converted: the calls of the graph are turned into the operators that
+the converter makes of them, BatchNorm folded and ReLU fused where it does so. Every size of every
+operator is linear in the widths, so the work at many candidate widths is two matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeprune.cost.steps import Step, list_steps
+from edgeprune.errors import ModelError
+from edgeprune.latency.operators import Workload
+from edgeprune.tracing.graph import TensorRef
+from edgeprune.tracing.groups import Groups
+
+Widths = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Sizes that are linear in the widths: `rows @ widths + constants`."""
+
+    rows: np.ndarray
+    constants: np.ndarray
+
+    def at(self, widths: np.ndarray) -> np.ndarray:
+        return widths @ self.rows.T + self.constants
+
+
+class WorkloadModel:
+    """The operators of a model at any widths.
+
+    Example:
+        >>> import keras
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> model = keras.Sequential([
+        ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
+        >>> work = WorkloadModel(find_groups(model))
+        >>> work.at({"hidden": 3}).macs.sum(), work.at({}).kinds
+        (np.float64(18.0), ('fully_connected', 'fully_connected'))
+    """
+
+    def __init__(self, groups: Groups, *, float_ends: bool = False) -> None:
+        """List the operators.
+
+        Args:
+            groups: of the model.
+            float_ends: whether inputs are quantized and outputs widened inside the model.
+
+        Raises:
+            ModelError: the model's input has no fixed size.
+        """
+        open_sizes = [ref.shape for ref in groups.graph.inputs if None in ref.shape[1:]]
+        if open_sizes:
+            raise ModelError(
+                f"Latency, energy and memory need a model with a fixed input; found {open_sizes}. "
+                "Build it with a fixed keras.Input(shape)."
+            )
+        self.groups = groups
+        self.full = np.array([group.width for group in groups], dtype=float)
+        graph = groups.graph
+        self.steps = list_steps(graph)
+        if float_ends:
+            self.steps = [
+                *(Step("elementwise", (ref,), (ref,), name="QUANTIZE") for ref in graph.inputs),
+                *self.steps,
+                *(Step("elementwise", (ref,), (ref,), name="DEQUANTIZE") for ref in graph.outputs),
+            ]
+        self._channels = self._stack([self._channels_of(step) for step in self.steps])
+        self._depth = self._stack([self._depth_of(step) for step in self.steps])
+        self._read = self._stack([self._sum(step.reads) for step in self.steps])
+        self._written = self._stack([self._sum(step.writes) for step in self.steps])
+        self._tensors, self._live = self._lifetimes()
+
+    def _stack(self, parts: list[tuple[np.ndarray, float]]) -> _Linear:
+        rows = np.array([row for row, _ in parts]).reshape(len(parts), len(self.groups))
+        return _Linear(rows, np.array([constant for _, constant in parts]))
+
+    def _elements(self, ref: TensorRef) -> tuple[np.ndarray, float]:
+        """Return the number of elements of a tensor as a row and a constant."""
+        row, constant, count = self._held(ref)
+        volume = math.prod(size or 1 for size in ref.shape[1:])
+        return row * volume / count, constant * volume / count
+
+    def _last_axis(self, ref: TensorRef) -> tuple[np.ndarray, float]:
+        """Return the number of channels of a tensor."""
+        row, constant, count = self._held(ref)
+        if count == 1:
+            last = ref.shape[-1] if len(ref.shape) > 1 else 1
+            return row * (last or 1), constant * (last or 1)
+        return row, constant
+
+    def _held(self, ref: TensorRef) -> tuple[np.ndarray, float, int]:
+        axis = self.groups.tensors[ref.number]
+        row = np.zeros(len(self.groups))
+        held, counts = np.unique(axis.group, return_counts=True)
+        for number, count in zip(held.tolist(), counts.tolist(), strict=True):
+            if number >= 0:
+                row[number] = count / self.groups.groups[number].width
+        return row, float((axis.group < 0).sum()), max(len(axis.group), 1)
+
+    def _sum(self, refs: tuple[TensorRef, ...]) -> tuple[np.ndarray, float]:
+        rows, constants = np.zeros(len(self.groups)), 0.0
+        for ref in refs:
+            row, constant = self._elements(ref)
+            rows, constants = rows + row, constants + constant
+        return rows, constants
+
+    def _channels_of(self, step: Step) -> tuple[np.ndarray, float]:
+        if step.fixed is not None:
+            return np.zeros(len(self.groups)), step.fixed[0]
+        if step.kind in ("elementwise", "movement") or not step.writes:
+            return np.zeros(len(self.groups)), 0.0
+        return self._last_axis(step.writes[0])
+
+    def _depth_of(self, step: Step) -> tuple[np.ndarray, float]:
+        if step.fixed is not None:
+            return np.zeros(len(self.groups)), step.fixed[1]
+        if step.kind in ("elementwise", "movement"):
+            return np.zeros(len(self.groups)), 0.0
+        if step.kind == "depthwise":
+            return np.zeros(len(self.groups)), float(step.taps)
+        row, constant = self._last_axis(step.reads[0])
+        return row * step.taps / step.divisions, constant * step.taps / step.divisions
+
+    def _lifetimes(self) -> tuple[_Linear, np.ndarray]:
+        """Return the sizes of the activations, and at which steps each of them is alive."""
+        tensors: dict[int, TensorRef] = {ref.number: ref for ref in self.groups.graph.inputs}
+        first = dict.fromkeys(tensors, 0)
+        last = dict.fromkeys(tensors, 0)
+        same: dict[int, int] = {}  # what is only looked at in another shape, as what it was
+        for index, step in enumerate(self.steps):
+            if step.kind == "movement":
+                origin = same.get(step.reads[0].number, step.reads[0].number)
+                same.update(dict.fromkeys((ref.number for ref in step.writes), origin))
+                last[origin] = index
+                continue
+            for ref in step.writes:
+                number = same.get(ref.number, ref.number)
+                tensors.setdefault(number, ref)
+                first.setdefault(number, index)
+                last[number] = index
+            for ref in step.reads:
+                last[same.get(ref.number, ref.number)] = index
+        for ref in self.groups.graph.outputs:
+            last[same.get(ref.number, ref.number)] = len(self.steps) - 1
+        live = np.zeros((max(len(self.steps), 1), len(tensors)))
+        for column, number in enumerate(tensors):
+            live[first[number] : last[number] + 1, column] = 1
+        return self._stack([self._elements(ref) for ref in tensors.values()]), live
+
+    def chosen(self, widths: Widths) -> np.ndarray:
+        """Return the width of every group, `(groups,)`; those not named keep theirs."""
+        found = self.full.copy()
+        for name, width in widths.items():
+            found[self.groups.index[name]] = width
+        return found
+
+    def at(self, widths: Widths | np.ndarray) -> Workload:
+        """Return the operators at some widths.
+
+        Args:
+            widths: by group name, or `(..., groups)` for many candidates at once.
+        """
+        chosen = widths if isinstance(widths, np.ndarray) else self.chosen(widths)
+        return Workload(
+            tuple(step.kind for step in self.steps),
+            tuple(step.name for step in self.steps),
+            np.array([step.positions for step in self.steps], dtype=float),
+            np.array([step.taps for step in self.steps], dtype=float),
+            *(part.at(chosen) for part in (self._channels, self._depth, self._read, self._written)),
+        )
+
+    def peak_elements(self, widths: Widths | np.ndarray) -> np.ndarray:
+        """Return the largest number of activations that are alive at once.
+
+        Args:
+            widths: as for `at`.
+        """
+        chosen = widths if isinstance(widths, np.ndarray) else self.chosen(widths)
+        return (self._tensors.at(chosen) @ self._live.T).max(axis=-1)

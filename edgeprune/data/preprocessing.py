@@ -1,0 +1,149 @@
+"""The scaling a model was trained with. It cannot be read from the model: it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.data.scaling import SCALINGS, Scaling
+from edgeprune.errors import DataError
+
+FORMS = (
+    "raw (values as stored), unit (x / 255), symmetric (x / 127.5 - 1), "
+    "'standardize:mean=125.3,122.9,113.9;std=63,62,66.7' ((x - mean) / std, one number or one per "
+    "channel; quote it, the shell splits at ';') or module:function (your own code)"
+)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Turns a raw batch into what the model wants: float32 of the same shape.
+
+    Attributes:
+        name: the text that `parse_preprocess` turns into this object again.
+        function: raw batch (n, ...) to scaled batch (n, ...).
+    """
+
+    name: str
+    function: Callable[[np.ndarray], Any]
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The straight line that this is; `None` for a function of the user's."""
+        return self.function if isinstance(self.function, Scaling) else None
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        """Scale a raw batch.
+
+        Raises:
+            DataError: the result has another shape, or is not numbers.
+        """
+        result = np.asarray(self.function(batch))
+        if result.shape != batch.shape or result.dtype.kind not in "fiub":
+            raise DataError(
+                f"--preprocess {self.name} must return numbers of the shape it is given, "
+                f"{batch.shape}. It returned {result.dtype} of shape {result.shape}."
+            )
+        return result.astype(np.float32, copy=False)
+
+
+def parse_preprocess(spec: str | Callable[[np.ndarray], Any]) -> Preprocess:
+    """Read a `--preprocess` value.
+
+    `module:function` imports the user's own code (the current folder counts as part of the Python
+    path) and calls it with raw batches (n, ...), as `keras.applications.resnet50:preprocess_input`
+    expects them: float32, which it may overwrite.
+
+    Args:
+        spec: `raw`, `unit`, `symmetric`, `standardize:mean=...;std=...` with one number or one per
+            channel, `module:function`, a function, or a `Preprocess` (returned as it is).
+
+    Raises:
+        DataError: the text has none of these forms, or the function cannot be imported.
+
+    Example:
+        >>> parse_preprocess("symmetric")(np.array([[0.0, 255.0]]))
+        array([[-1.,  1.]], dtype=float32)
+        >>> parse_preprocess("standardize:mean=100;std=50").name
+        'standardize:mean=100.0;std=50.0'
+    """
+    if isinstance(spec, Preprocess):
+        return spec
+    if callable(spec):
+        module = getattr(spec, "__module__", None) or "python"
+        name = getattr(spec, "__qualname__", type(spec).__qualname__)
+        return Preprocess(f"{module}:{name}", _with_float_copy(spec))
+    text = spec.strip()
+    if text in SCALINGS:
+        return Preprocess(text, SCALINGS[text])
+    if text.split(":")[0] == "standardize":
+        return _parse_standardize(text)
+    module_name, separator, function_name = text.partition(":")
+    if not (separator and module_name and function_name):
+        close = difflib.get_close_matches(text.lower(), [*SCALINGS, "standardize"], n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise DataError(f"'{spec}' is not a --preprocess value.{hint} Choose {FORMS}.")
+    return Preprocess(text, _with_float_copy(_import_function(module_name, function_name)))
+
+
+def _parse_standardize(text: str) -> Preprocess:
+    fields = dict(part.partition("=")[::2] for part in text.partition(":")[2].split(";") if part)
+    try:
+        mean, std = (
+            tuple(float(number) for number in fields.pop(key).split(",")) for key in ("mean", "std")
+        )
+    except (KeyError, ValueError) as error:
+        problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"Cannot read --preprocess '{text}': {problem}. Choose {FORMS}.") from error
+    if fields:
+        raise DataError(
+            f"Cannot read --preprocess '{text}': '{next(iter(fields))}' is neither mean nor std. "
+            f"Choose {FORMS}."
+        )
+    if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
+        raise DataError(
+            f"Cannot read --preprocess '{text}': mean must be finite and std greater than zero."
+        )
+    if min(len(mean), len(std)) > 1 and len(mean) != len(std):
+        raise DataError(
+            f"Cannot read --preprocess '{text}': {len(mean)} numbers for mean and {len(std)} for "
+            "std. Give one number or one per channel."
+        )
+    scaling = Scaling(mean, std)
+    return Preprocess(scaling.name, scaling)
+
+
+def _with_float_copy(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+    """Hand the user's function a float32 copy: many scale in place, and uint8 wraps around."""
+    return lambda batch: function(batch.astype(np.float32))
+
+
+def _import_function(module_name: str, function_name: str) -> Callable[[np.ndarray], Any]:
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module is the user's own code and may raise anything
+        raise DataError(
+            f"--preprocess {module_name}:{function_name}: importing '{module_name}' failed "
+            f"({type(error).__name__}: {error}). It must be in the current folder or on PYTHONPATH."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        callables = [name for name, value in vars(module).items() if callable(value)]
+        close = difflib.get_close_matches(function_name, callables, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise DataError(
+            f"--preprocess {module_name}:{function_name}: '{module_name}' has no function "
+            f"'{function_name}'.{hint}"
+        )
+    found: Callable[[np.ndarray], Any] = function
+    return found

@@ -1,0 +1,75 @@
+"""An interrupted fine-tuning, so that it can go on: arrays and JSON in one `.npz`, no pickles."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from edgeprune.support.files import replace_on_success
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a fine-tuning has come to.
+
+    Attributes:
+        weights: of the model in training.
+        best: of the model that validation prefers so far.
+        optimizer: its variables.
+        state: step, seconds, grades and so on, as JSON types.
+    """
+
+    weights: Sequence[np.ndarray]
+    best: Sequence[np.ndarray]
+    optimizer: Sequence[np.ndarray]
+    state: dict[str, Any]
+
+    def save(self, path: str | os.PathLike[str], fingerprint: str) -> None:
+        """Write the file; an older one stays until the new one is complete.
+
+        Args:
+            path: of the `.npz` file.
+            fingerprint: of model, original, data and settings.
+        """
+        parts = {"weights": self.weights, "best": self.best, "optimizer": self.optimizer}
+        arrays: dict[str, Any] = {
+            f"{name}_{number}": array
+            for name, part in parts.items()
+            for number, array in enumerate(part)
+        }
+        text = json.dumps({"fingerprint": fingerprint, **self.state})
+        with replace_on_success(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, state=np.array(text), **arrays)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], fingerprint: str) -> Checkpoint | None:
+        """Read the file; `None` if there is none, or it is of another run or damaged.
+
+        Args:
+            path: of the `.npz` file.
+            fingerprint: that it must have.
+        """
+        if not Path(path).is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                state = json.loads(str(file["state"]))
+                if state.pop("fingerprint") != fingerprint:
+                    return None
+                parts = {
+                    part: [
+                        file[f"{part}_{number}"]
+                        for number in range(sum(key.startswith(f"{part}_") for key in file.files))
+                    ]
+                    for part in ("weights", "best", "optimizer")
+                }
+        except (OSError, ValueError, KeyError, BadZipFile):
+            return None
+        return cls(**parts, state=state)

@@ -1,0 +1,204 @@
+"""The loop: lessons until the schedule ends, validation now and then, the best state kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeprune.distillation.checkpoints import Checkpoint
+from edgeprune.distillation.lessons import Lessons
+from edgeprune.distillation.schedule import Schedule, learning_rate
+from edgeprune.distillation.student import Student
+from edgeprune.distillation.training_settings import FineTuning
+from edgeprune.evaluation.evaluator import Grade
+from edgeprune.support.progress import Advance
+
+# The last step and evaluation must end within the time limit, on a machine that others use as well.
+RESERVE = 1.25
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How good the model was at one moment.
+
+    Attributes:
+        step: of gradient descent.
+        seconds: since the start.
+        loss: mean over the steps since the evaluation before.
+        accuracy: on validation samples.
+        closeness: to the original on them, see `Grade`.
+    """
+
+    step: int
+    seconds: float
+    loss: float
+    accuracy: float
+    closeness: float
+
+
+class Training:
+    """Trains a student; afterwards its attributes say how it went.
+
+    Attributes:
+        before: grade of the student at the start.
+        best: the best grade so far.
+        best_weights: the weights that got it.
+        step: how many steps have been taken.
+        history: all evaluations.
+        stopped: why the training ended.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        lessons: Lessons,
+        schedule: Schedule,
+        settings: FineTuning,
+        grade: Callable[[Student], Grade],
+    ) -> None:
+        """Grade the student as it comes.
+
+        Args:
+            student: will be trained.
+            lessons: what it is shown.
+            schedule: when to end.
+            settings: how to train.
+            grade: on validation samples.
+        """
+        self._student = student
+        self._lessons = lessons
+        self._schedule = schedule
+        self._settings = settings
+        self._grade = grade
+        self._peak = settings.learning_rate
+        self._losses: list[float] = []
+        self._fruitless = 0
+        self._evaluation_seconds = 0.0
+        self._place: tuple[Path, str] | None = None
+        self.step = 0
+        self.history: list[Evaluation] = []
+        self.stopped = ""
+        self.best_weights = student.weights
+        self.before = self.best = self._evaluate()
+
+    def keep(self, path: Path, fingerprint: str) -> None:
+        """Write checkpoints, and go on from the one that is there.
+
+        Args:
+            path: of the checkpoint.
+            fingerprint: of the run it belongs to.
+        """
+        self._place = path, fingerprint
+        found = Checkpoint.load(path, fingerprint)
+        if found is None:
+            return
+        self._student.weights = list(found.weights)
+        self._student.optimizer = list(found.optimizer)
+        self.best_weights = list(found.best)
+        state = found.state
+        self.step, self._peak = state["step"], state["peak"]
+        self._fruitless = state["fruitless"]
+        self.before, self.best = Grade(*state["before"]), Grade(*state["best"])
+        self.history = [Evaluation(**entry) for entry in state["history"]]
+        self._schedule.resume(state["seconds"])
+
+    def run(self, advance: Advance) -> None:
+        """Train until time or epochs are over, or nothing is gained any more.
+
+        Args:
+            advance: called about a hundred times, evenly spread.
+        """
+        told = 0
+        first = self.step == 0
+        due = self._due()
+        try:
+            while not self.stopped:
+                epoch, start = divmod(self.step, self._lessons.steps)
+                for inputs, wanted in self._lessons.read_epoch(epoch, start):
+                    done = self._schedule.progress(self.step)
+                    for _ in range(told, int(100 * done)):
+                        advance()
+                    told = max(told, int(100 * done))
+                    if done >= 1:
+                        self.stopped = self._schedule.reason(self.step)
+                        break
+                    if done >= due:
+                        self._look()
+                        due = self._due()
+                        if self.stopped:
+                            break
+                    self._learn(inputs, wanted, done)
+                    if first:
+                        first = False
+                        self._schedule.begin()
+            if self.step and (not self.history or self.history[-1].step != self.step):
+                self._look()
+        except (KeyboardInterrupt, SystemExit):
+            self._save()
+            raise
+        if self._place is not None:
+            self._place[0].unlink(missing_ok=True)
+
+    def _due(self) -> float:
+        """Return how far the training will have come at the next evaluation."""
+        done = self._schedule.progress(self.step)
+        return (int(done * self._settings.evaluations) + 1) / self._settings.evaluations
+
+    def _learn(self, inputs: np.ndarray, wanted: list[np.ndarray], done: float) -> None:
+        start = self._schedule.elapsed
+        rate = learning_rate(done, self._peak, self._settings.warm_up)
+        loss = self._student.step(inputs, wanted, rate)
+        self.step += 1
+        step_seconds = self._schedule.elapsed - start
+        self._schedule.reserve = RESERVE * (step_seconds + self._evaluation_seconds)
+        self._losses.append(loss)
+        if not np.isfinite(loss):
+            self._go_back()
+
+    def _go_back(self) -> None:
+        """Start again from the best state with smaller steps: the last ones led to infinity."""
+        self._losses.clear()
+        self._student.weights = self.best_weights
+        self._student.optimizer = [np.zeros_like(value) for value in self._student.optimizer]
+        self._peak /= 2
+
+    def _look(self) -> None:
+        """Grade the student, keep it if it is the best, and write a checkpoint."""
+        grade = self._evaluate()
+        loss = float(np.mean(self._losses)) if self._losses else float("nan")
+        self._losses.clear()
+        seconds = round(self._schedule.elapsed, 3)
+        self.history.append(Evaluation(self.step, seconds, loss, grade.accuracy, grade.closeness))
+        self._fruitless += 1
+        if grade > self.best:
+            self.best, self.best_weights, self._fruitless = grade, self._student.weights, 0
+        self._save()
+        patience = self._settings.patience
+        if patience is not None and self._fruitless >= patience:
+            self.stopped = "patience"
+
+    def _evaluate(self) -> Grade:
+        start = self._schedule.elapsed
+        grade = self._grade(self._student)
+        self._evaluation_seconds = self._schedule.elapsed - start
+        return grade
+
+    def _save(self) -> None:
+        if self._place is None:
+            return
+        state: dict[str, Any] = {
+            "step": self.step,
+            "peak": self._peak,
+            "fruitless": self._fruitless,
+            "seconds": self._schedule.elapsed,
+            "before": [self.before.accuracy, self.before.closeness],
+            "best": [self.best.accuracy, self.best.closeness],
+            "history": [asdict(entry) for entry in self.history],
+        }
+        student = self._student
+        checkpoint = Checkpoint(student.weights, self.best_weights, student.optimizer, state)
+        checkpoint.save(*self._place)

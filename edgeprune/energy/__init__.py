@@ -1,0 +1,1 @@
+"""Energy per inference, from windows of work and readings of power."""

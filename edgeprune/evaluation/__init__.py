@@ -1,0 +1,1 @@
+"""What outputs mean, how good and how close they are, and what must hold before."""

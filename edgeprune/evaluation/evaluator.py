@@ -1,0 +1,150 @@
+"""Which of several models is better, on samples that took no part in making them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+from scipy.special import log_softmax
+
+from edgeprune.data import Samples
+from edgeprune.evaluation.equivalence import measure_accuracy
+from edgeprune.tracing.graph import build_graph, run
+from edgeprune.tracing.replica import ends_in_softmax
+
+BATCH_SIZE = 256
+LEAST_PROBABILITY = 1e-30
+
+
+@dataclass(frozen=True, order=True)
+class Grade:
+    """How good a model is: larger is better, accuracy first.
+
+    Attributes:
+        accuracy: share of samples answered rightly; 0 for all where that cannot be told.
+        closeness: minus the mean divergence of its outputs from the original's: cross-entropy for
+            classifiers, squared error relative to the variance otherwise.
+    """
+
+    accuracy: float
+    closeness: float
+
+
+class Judge:
+    """Grades slim models by their answers and by how close they stay to the original.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> samples = Samples(np.ones((4, 2), np.float32), np.zeros(0, np.int64))
+        >>> judge = Judge(model, samples)
+        >>> judge.grade(model) >= judge.grade(keras.models.clone_model(model))
+        True
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        samples: Samples,
+        classes: tuple[int, ...] | None = None,
+        *,
+        outputs: list[np.ndarray] | None = None,
+    ) -> None:
+        """Ask the original once.
+
+        Args:
+            model: the original.
+            samples: validation samples; without targets only closeness counts.
+            classes: outputs that slim models keep; `None` for all.
+            outputs: what the original says about the samples, as `grade_outputs` takes it, where
+                that is known already.
+        """
+        self.samples = samples
+        self.classes = classes
+        self._softmax = ends_in_softmax(model)
+        self._compares = _ends_in(model) != "sigmoid"
+        outputs = self._predict(model) if outputs is None else outputs
+        self._outputs = outputs if classes is None else [outputs[0][..., list(classes)]]
+
+    def _predict(self, model: keras.Model) -> list[np.ndarray]:
+        """Return every output, logits in place of probabilities."""
+        graph, inputs = build_graph(model), self.samples.inputs
+        batches = [
+            run(graph, [keras.ops.convert_to_tensor(inputs[start : start + BATCH_SIZE])])
+            for start in range(0, len(inputs), BATCH_SIZE)
+        ]
+        outputs = [
+            np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)
+            for parts in zip(*batches, strict=True)
+        ]
+        if self._softmax:
+            return [np.log(np.maximum(output, LEAST_PROBABILITY)) for output in outputs]
+        return outputs
+
+    def grade(self, smaller: keras.Model) -> Grade:
+        """Grade a slim model; one whose outputs are not finite is worse than any other.
+
+        Args:
+            smaller: with the outputs of the original, or only those of the kept classes.
+        """
+        return self.grade_outputs(self._predict(smaller))
+
+    def grade_outputs(self, found: list[np.ndarray]) -> Grade:
+        """Grade what a model says about the validation samples.
+
+        Args:
+            found: every output, `(n, ...)`, logits in place of probabilities.
+        """
+        if not all(np.isfinite(output).all() for output in found):
+            return Grade(0.0, -np.inf)
+        closeness = np.mean(
+            [self._compare(*pair) for pair in zip(self._outputs, found, strict=True)]
+        )
+        answers = len(found) == 1 and _has_classes(found[0]) and self.samples.targets.size
+        if not answers:
+            return Grade(0.0, float(closeness))
+        accuracy = measure_accuracy(found[0], self.samples.targets, self.classes)
+        return Grade(accuracy, float(closeness))
+
+    def _compare(self, wanted: np.ndarray, found: np.ndarray) -> float:
+        if _has_classes(found) and self._compares:
+            probability = np.exp(log_softmax(wanted, axis=-1))
+            return float((probability * log_softmax(found, axis=-1)).sum(-1).mean())
+        variance = max(float(wanted.var()), float(np.finfo(np.float32).tiny))
+        return -float(np.square(found - wanted, dtype=np.float64).mean()) / variance
+
+
+def _has_classes(output: np.ndarray) -> bool:
+    return output.ndim == 2 and output.shape[-1] > 1
+
+
+def _ends_in(model: keras.Model) -> str:
+    """Return the name of the activation of a model's last layer, if it has one."""
+    graph = build_graph(model)
+    last = next(call for call in reversed(graph.calls) if graph.outputs[0] in call.outputs)
+    return getattr(getattr(last.operation, "activation", None), "__name__", "")
+
+
+def hold_out(samples: Samples, *, share: float = 0.25, seed: int = 0) -> tuple[Samples, Samples]:
+    """Split samples at random into those to work with and a held-out share.
+
+    Args:
+        samples: at least one; a single one is in both parts.
+        share: of the samples to hold out, at least one.
+        seed: of the choice.
+
+    Example:
+        >>> kept, held = hold_out(Samples(np.zeros((8, 2), np.float32), np.zeros(8, int)))
+        >>> len(kept.inputs), len(held.inputs)
+        (6, 2)
+    """
+    order = np.random.default_rng(seed).permutation(len(samples.inputs))
+    count = min(max(1, round(share * len(order))), max(1, len(order) - 1))
+    kept, held = order[count:] if len(order) > 1 else order, order[:count]
+    return select(samples, kept), select(samples, held)
+
+
+def select(samples: Samples, chosen: np.ndarray) -> Samples:
+    """Return some of the samples, with their targets if there are any."""
+    targets = samples.targets[chosen] if samples.targets.size else samples.targets
+    return Samples(samples.inputs[chosen], targets)

@@ -1,0 +1,113 @@
+"""What must hold before pruning starts: of the model, the classes and the samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeprune.data import Samples
+from edgeprune.errors import ClassError, DataError, ModelError
+from edgeprune.evaluation.evaluator import select
+from edgeprune.tracing.groups import Groups, find_head
+from edgeprune.tracing.replica import operations_by_path
+
+Data = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
+
+
+def check_model(model: keras.Model) -> None:
+    """Refuse models that cannot be pruned whatever is asked for.
+
+    Raises:
+        ModelError: it has several inputs, or weights that are not finite.
+    """
+    if len(model.inputs) != 1:
+        raise ModelError(
+            f"Model '{model.name}' has {len(model.inputs)} inputs; pruning needs exactly one."
+        )
+    for path, operation in operations_by_path(model).items():
+        for weight in getattr(operation, "weights", []):
+            values = keras.ops.convert_to_numpy(weight)
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ModelError(
+                    f"Weight '{weight.name}' of layer '{path}' holds numbers that are not finite "
+                    "(NaN or infinity). Expected a trained model; look at how it was trained or "
+                    "saved."
+                )
+
+
+def check_classes(groups: Groups, classes: tuple[int, ...] | None) -> None:
+    """Refuse classes that cannot be cut out.
+
+    Raises:
+        ClassError: the model does not have them, or its output is no list of classes.
+    """
+    if classes is None:
+        return
+    head = find_head(groups)
+    if not classes or len(set(classes)) < len(classes):
+        raise ClassError(f"Expected outputs to keep, each once. Got {list(classes)}.")
+    missing = [number for number in classes if not 0 <= number < head.width]
+    if missing:
+        raise ClassError(
+            f"The model has no outputs {missing}: it has {head.width}, numbered from 0 to "
+            f"{head.width - 1}."
+        )
+
+
+def make_samples(
+    model: keras.Model, data: Any, classes: tuple[int, ...] | None = None, *, name: str = "data"
+) -> Samples:
+    """Return samples as arrays of the right types; with classes, only those of these classes.
+
+    Args:
+        model: with one input, which they must fit.
+        data: `(n, ...)` inputs, alone or in a pair with class indices `(n,)`, or `Samples`.
+        classes: outputs that will be kept.
+        name: of the data in errors.
+
+    Raises:
+        DataError: they are empty, of another shape, not finite, or their targets are no indices.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> make_samples(model, (np.eye(2), [2, 0]), classes=(0, 1)).inputs
+        array([[0., 1.]], dtype=float32)
+    """
+    pair: Any = data if isinstance(data, tuple) and len(data) == 2 else (data, [])
+    if isinstance(data, Samples):
+        pair = data.inputs, data.targets
+    inputs = np.asarray(pair[0], np.float32)
+    expected = tuple(model.inputs[0].shape[1:])
+    fits = len(inputs.shape) == len(expected) + 1 and all(
+        size in (None, found) for size, found in zip(expected, inputs.shape[1:], strict=True)
+    )
+    if not fits or not len(inputs):
+        shape = ", ".join("any" if size is None else str(size) for size in expected)
+        raise DataError(
+            f"The {name} has shape {inputs.shape}; model '{model.name}' takes samples of shape "
+            f"({shape}), so at least one of them in an array of shape (n, {shape})."
+        )
+    if not np.isfinite(inputs).all():
+        raise DataError(f"The {name} holds numbers that are not finite (NaN or infinity).")
+    indices = _read_indices(np.asarray(pair[1]), len(inputs), name)
+    samples = Samples(inputs, indices)
+    if classes is None or not indices.size:
+        return samples
+    kept = np.nonzero(np.isin(indices, classes))[0]
+    if not kept.size:
+        raise DataError(f"The {name} has no sample of the classes to keep, {list(classes)}.")
+    return select(samples, kept)
+
+
+def _read_indices(targets: np.ndarray, count: int, name: str) -> np.ndarray:
+    whole = targets.dtype.kind in "iub" or (
+        targets.dtype.kind == "f" and np.array_equal(targets, np.round(targets))
+    )
+    if targets.size and (not whole or targets.size != count or targets.min() < 0):
+        raise DataError(
+            f"The {name} has targets of shape {targets.shape} and type {targets.dtype} for {count} "
+            f"samples. Expected class indices, shape ({count},), or none."
+        )
+    return targets.reshape(-1).astype(np.int64)

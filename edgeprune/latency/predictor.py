@@ -1,0 +1,183 @@
+"""What a network will take on a board, with the error to expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from edgeprune.errors import BudgetError
+from edgeprune.latency.features import FEATURES, ITEM_BYTES, Kernels, count_features
+from edgeprune.latency.operators import Operator, Workload
+
+PLAIN = Kernels()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A figure that nobody measured.
+
+    Attributes:
+        value: in `unit`.
+        unit: `ms` or `mJ`.
+        target: that it is for.
+        error: relative; nine of ten predictions were within it, of networks left out of the fit.
+
+    Example:
+        >>> print(Prediction(12.34, "ms", "rpi4", 0.08))
+        12.34 ms, predicted for rpi4, +-8 %
+    """
+
+    value: float
+    unit: str
+    target: str
+    error: float
+
+    @property
+    def how(self) -> str:
+        """Say what kind of figure it is."""
+        return f"predicted for {self.target}, +-{100 * self.error:.0f} %"
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} {self.unit}, {self.how}"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Coefficients of the cost model for one target and number format.
+
+    Attributes:
+        target: name.
+        scheme: number format.
+        coefficients: `(features,)` in the order and units of `FEATURES`.
+        kernels: tiles and cache behind the features.
+        error: of the latency, relative, see `Prediction`.
+        power_w: at the wall or rails while a network runs; `None` where unknown.
+        power_error: relative.
+        threads: that the latencies were measured with.
+        channel_step: that the measurements show to be fast; `None` where unknown.
+        kind: `fitted` to measurements of the board, or `scaled` from another board's.
+        source: of the measurements.
+        rates: of elementwise operators that differ from the rest, ms per million bytes by the name
+            of the operator in TensorFlow Lite; by default none.
+    """
+
+    target: str
+    scheme: str
+    coefficients: np.ndarray = field(compare=False)
+    kernels: Kernels = PLAIN
+    error: float = 0.0
+    power_w: float | None = None
+    power_error: float = 0.0
+    threads: int = 1
+    channel_step: int | None = None
+    kind: str = "fitted"
+    source: str = ""
+    rates: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+    def milliseconds(self, work: Workload) -> np.ndarray:
+        """Return latencies, with the leading axes of the workload.
+
+        Args:
+            work: one network, or one network at many widths.
+        """
+        features = count_features(work, self.kernels, self.scheme, tuple(self.rates))
+        return features @ np.array([*self.coefficients, *self.rates.values()])
+
+    def scaled(self, factor: float) -> Predictor:
+        """Return the predictor of a machine that takes `factor` times as long for everything.
+
+        Example:
+            >>> Predictor("board", "int8", np.ones(7), rates={"MUL": 2}).scaled(3).rates
+            {'MUL': 6}
+        """
+        rates = {name: rate * factor for name, rate in self.rates.items()}
+        return replace(self, coefficients=np.asarray(self.coefficients) * factor, rates=rates)
+
+    def latency(self, operators: Iterable[Operator]) -> Prediction:
+        """Predict the median latency of one inference.
+
+        Example:
+            >>> predictor = Predictor("board", "int8", np.array([1, 0, 0, 0, 0, 0, 0.5]))
+            >>> predictor.latency([Operator("pointwise", 1000, 10, 100)]).value
+            1.5
+        """
+        value = float(self.milliseconds(Workload.of(operators)))
+        return Prediction(value, "ms", self.target, self.error)
+
+    def energy(self, operators: Iterable[Operator]) -> Prediction | None:
+        """Predict the energy of one inference: power times latency; `None` without a power."""
+        if self.power_w is None:
+            return None
+        latency = self.latency(operators)
+        return Prediction(
+            latency.value * self.power_w, "mJ", self.target, latency.error + self.power_error
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the table of a target file that `read_predictor` reads."""
+        table: dict[str, Any] = {
+            "kind": self.kind,
+            "source": self.source,
+            "error": round(self.error, 4),
+            "threads": self.threads,
+            "kernels": asdict(self.kernels),
+            "coefficients": {
+                name: float(f"{value:.4g}")
+                for name, value in zip(FEATURES, self.coefficients, strict=True)
+            },
+        }
+        if self.rates:
+            table["rates"] = {name: float(f"{rate:.4g}") for name, rate in self.rates.items()}
+        if self.power_w is not None:
+            table |= {"power_w": round(self.power_w, 3), "power_error": round(self.power_error, 4)}
+        if self.channel_step is not None:
+            table["channel_step"] = self.channel_step
+        return table
+
+
+def read_predictor(target: str, tables: Mapping[str, Any], scheme: str) -> Predictor:
+    """Return the predictor of a number format from the `prediction` table of a target.
+
+    Args:
+        target: name of the target.
+        tables: `Target.prediction`: one table per number format.
+        scheme: number format that is wanted; `int8-qat` runs as `int8` does.
+
+    Raises:
+        BudgetError: the target has no predictor for the format (says which it has), or its table
+            is not one.
+
+    Example:
+        >>> table = Predictor("board", "int8", np.ones(7), error=0.1).to_dict()
+        >>> read_predictor("board", {"int8": table}, "int8").error
+        0.1
+    """
+    wanted = "int8" if scheme == "int8-qat" else scheme
+    if wanted not in tables or wanted not in ITEM_BYTES:
+        known = ", ".join(name for name in tables if name in ITEM_BYTES)
+        has = f"only for {known}" if known else "for no number format"
+        raise BudgetError(
+            f"Latency in {scheme} cannot be predicted for target '{target}': it has coefficients "
+            f"{has}. Measure the board with: edgeprune calibrate --target {target}"
+        )
+    table = tables[wanted]
+    try:
+        return Predictor(
+            target,
+            wanted,
+            np.array([float(table["coefficients"][name]) for name in FEATURES]),
+            Kernels(**table["kernels"]),
+            rates={str(name): float(rate) for name, rate in table.get("rates", {}).items()},
+            **{key: table[key] for key in _PLAIN if key in table},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BudgetError(
+            f"The coefficients of target '{target}' for {wanted} cannot be read: {error}. "
+            f"Make them anew with: edgeprune calibrate --target {target}"
+        ) from error
+
+
+_PLAIN = ("error", "power_w", "power_error", "threads", "channel_step", "kind", "source")

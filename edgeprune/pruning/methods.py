@@ -1,0 +1,135 @@
+"""Named combinations of a criterion, an allocation and a recovery: `METHODS`.
+
+The three are independent: any criterion works with any allocation and any recovery, and a name that
+is given beside a method replaces the method's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgeprune.errors import EdgepruneError
+from edgeprune.scoring.settings import DEFAULT_SETTINGS, Settings
+
+Recalibration = Literal["auto", "on", "off"]
+RECALIBRATIONS: tuple[Recalibration, ...] = ("auto", "on", "off")
+DEFAULT_METHOD = "auto"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A combination with a name, and where it comes from.
+
+    Attributes:
+        summary: what it does, in one sentence.
+        source: paper and year, and what is ours.
+        criterion: name in `CRITERIA`.
+        allocation: name in `ALLOCATIONS`.
+        recovery: name in `RECOVERIES`, or `auto` for the best of `CONTENDERS` on validation.
+        recalibration: of BatchNorm after the recovery; `auto` keeps it where validation gains.
+        settings: numbers that criterion and allocation work with.
+        tries: other methods that are tried as well, in this order, while time is left; whichever
+            is best on validation is kept.
+        time_limit: seconds after which nothing new is tried.
+    """
+
+    summary: str
+    source: str
+    criterion: str
+    allocation: str = "gain"
+    recovery: str = "auto"
+    recalibration: Recalibration = "auto"
+    settings: Settings = DEFAULT_SETTINGS
+    tries: tuple[str, ...] = ()
+    time_limit: float = 60.0
+
+
+METHODS: dict[str, Method] = {
+    "auto": Method(
+        summary="The best combination known so far: greedy least squares on what the readers lose, "
+        "widths by gain per cost, the recovery that validation prefers.",
+        source="Ours.",
+        criterion="greedy_least_squares",
+    ),
+    "specialist": Method(
+        summary="Keep the channels that answer most to one of the wanted classes, and put the mean "
+        "in place of the others; no retraining.",
+        source='After Guo, Potkonjak, "Pruning ConvNets Online for Efficient Specialist Models" '
+        "(2017). Ours: widths by gain per cost.",
+        criterion="class_response",
+        recovery="mean",
+    ),
+    "catro": Method(
+        summary="Keep the channels that together tell the wanted classes apart best, by the trace "
+        "ratio; widths by submodular greedy, in turns with the selection.",
+        source='After Hu et al., "CATRO: Channel Pruning via Class-Aware Trace Ratio Optimization" '
+        "(2021). Ours: the set function for the widths.",
+        criterion="trace_ratio",
+        allocation="submodular",
+        settings=Settings(rounds=3),
+    ),
+    "filter_ensembles": Method(
+        summary="Silence random channels, fit a linear model of the loss, and remove what raises "
+        "it least; in rounds.",
+        source='After Sandor, Pavel, Csato, "Pruning CNN\'s with linear filter ensembles" (2020). '
+        "Ours: balanced masks of one group at a time, means in place of silenced channels, widths "
+        "by gain per cost.",
+        criterion="ensemble",
+    ),
+    "blending": Method(
+        summary="Cluster criteria that agree, and search on validation for the best blend of "
+        "one from each cluster.",
+        source='After He et al., "Blending Pruning Criteria for CNNs" (2021). Ours: the '
+        "data-driven criteria take part, widths by gain per cost, differential evolution.",
+        criterion="blended",
+        settings=Settings(generations=3),
+        recovery="least_squares",
+        recalibration="off",
+    ),
+    "chapr": Method(
+        summary="Choose channels by QR with column pivoting and write the others as combinations "
+        "of them.",
+        source='After Zhang, Davoodi, Hu, "CHaPR: Efficient Inference of CNNs via Channel Pruning" '
+        "(2020). Ours: pivots from the covariance, on all readers of a group at once.",
+        criterion="pivoted_qr",
+        recovery="least_squares",
+        recalibration="off",
+    ),
+}
+
+
+def find_method(
+    name: str = DEFAULT_METHOD,
+    *,
+    criterion: str | None = None,
+    allocation: str | None = None,
+    recovery: str | None = None,
+    recalibration: Recalibration | None = None,
+) -> Method:
+    """Return a method, with some of its parts replaced.
+
+    Args:
+        name: in `METHODS`.
+        criterion: in place of the method's own; likewise the others.
+        allocation: see `criterion`.
+        recovery: see `criterion`.
+        recalibration: see `criterion`.
+
+    Raises:
+        EdgepruneError: there is no such method; says which there are.
+
+    Example:
+        >>> find_method("chapr", recovery="refit").criterion
+        'pivoted_qr'
+    """
+    if name not in METHODS:
+        raise EdgepruneError(f"Unknown method '{name}'. Choose from: {', '.join(METHODS)}.")
+    method = METHODS[name]
+    return replace(
+        method,
+        criterion=criterion or method.criterion,
+        allocation=allocation or method.allocation,
+        recovery=recovery or method.recovery,
+        recalibration=recalibration or method.recalibration,
+    )

@@ -1,0 +1,178 @@
+"""Prune a little, train a little, again: `prune_in_rounds`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+
+from edgeprune.cost.budgets import Budget, Budgets
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.data import Samples
+from edgeprune.distillation import FineTuning
+from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
+from edgeprune.distillation.training_samples import Source
+from edgeprune.evaluation.equivalence import check_equivalence
+from edgeprune.evaluation.evaluator import hold_out
+from edgeprune.evaluation.preconditions import Data, make_samples
+from edgeprune.latency import Deployment
+from edgeprune.pruning.pruning import Pruned, prune
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.groups import Groups, find_groups
+
+PROBES = 16
+
+
+def prune_in_rounds(
+    model: keras.Model,
+    data: Data,
+    training: Data | Source | None = None,
+    *,
+    budget: Budgets | Budget | str,
+    fine_tuning: FineTuning | str = "5min",
+    classes: Sequence[int] | None = None,
+    validation: Data | None = None,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> tuple[Pruned, tuple[FineTuned, ...]]:
+    """Prune in several steps, with fine-tuning towards the original after each.
+
+    Channels are ranked anew on a model that has got used to the loss of the earlier ones (after
+    Molchanov et al., 2017; the even steps on a logarithmic scale are ours). Time is shared out
+    evenly, with a double share for the last round.
+
+    Args:
+        model: the original; it is not changed.
+        data: calibration samples, as for `prune`.
+        training: samples for the training, as for `fine_tune`; `data` by default.
+        budget: what the last round meets.
+        fine_tuning: how to train, with the number of `rounds`.
+        classes: outputs to keep, in this order; `None` keeps all.
+        validation: samples that choose; a quarter of `data` by default.
+        progress: told about stages.
+        options: further arguments of `prune`.
+
+    Returns:
+        The last round's model with a plan, a proof and costs that are those of all rounds together,
+        and every round's training.
+
+    Raises:
+        EdgepruneError: one of its kinds, as `prune` and `fine_tune` raise them.
+
+    Example:
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(16, 3, activation="relu"),
+        ...     keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
+        >>> inputs = np.random.default_rng(0).random((64, 8, 8, 1), dtype="float32")
+        >>> how = FineTuning(seconds=None, epochs=2, rounds=2)
+        >>> pruned, training = prune_in_rounds(
+        ...     model, inputs, budget="macs=40%", fine_tuning=how, method="chapr")
+        >>> pruned.after.macs <= 0.4 * pruned.before.macs, len(training)
+        (True, 2)
+    """
+    settings = FineTuning.parse(fine_tuning) if isinstance(fine_tuning, str) else fine_tuning
+    chosen = None if classes is None else tuple(int(number) for number in classes)
+    samples = make_samples(model, data, chosen)
+    if validation is None:
+        samples, held_out = hold_out(samples, seed=settings.seed)
+    else:
+        held_out = make_samples(model, validation, chosen, name="validation data")
+    groups = find_groups(model)
+    steps = _divide_budgets(Budgets.parse(budget), groups, settings.rounds, options)
+    current, plan = model, Plan({}, groups.fingerprint, chosen)
+    trainings: list[FineTuned] = []
+    for number, step in enumerate(steps):
+        first = number == 0
+        pruned = prune(
+            current,
+            samples if first else renumber(samples, chosen),
+            budget=step,
+            classes=chosen if first else None,
+            validation=held_out if first else renumber(held_out, chosen),
+            progress=progress,
+            **options,
+        )
+        plan = compose(plan, pruned.plan, groups)
+        tuned = fine_tune(
+            pruned.model,
+            model,
+            samples if training is None else training,
+            settings=_share(settings, number),
+            classes=chosen,
+            validation=held_out,
+            progress=progress,
+        )
+        current = tuned.model
+        trainings.append(tuned)
+    smaller = slim(model, plan, groups=groups)
+    proof = check_equivalence(model, smaller, plan, groups, samples.inputs[:PROBES])
+    before = CostModel(groups).full
+    whole = replace(
+        pruned, model=current, slim=smaller, plan=plan, groups=groups, before=before,
+        equivalence=proof,
+    )  # fmt: skip
+    return whole, tuple(trainings)
+
+
+def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
+    """Return the plan that does in one step what two plans do one after the other.
+
+    Args:
+        first: for the original.
+        second: for what `slim` makes of it with the first.
+        groups: of the original.
+    """
+    keep = dict(first.keep)
+    for name, channels in second.keep.items():
+        before = first.keep.get(name, tuple(range(groups[name].width)))
+        keep[name] = tuple(before[channel] for channel in channels)
+    return Plan(keep, groups.fingerprint, first.classes)
+
+
+def _divide_budgets(
+    budgets: Budgets, groups: Groups, rounds: int, options: Mapping[str, Any]
+) -> list[Budgets]:
+    """Return the budgets of each round, absolute, in even steps on a logarithmic scale."""
+    full = CostModel(groups, options.get("deployment", Deployment())).full
+    budgets.require_counted("Rounds")
+    limits = [(b.quantity, getattr(full, b.quantity)) for b in budgets]
+    shares = [
+        min(1.0, b.limit(original) / original)
+        for b, (_, original) in zip(budgets, limits, strict=True)
+    ]
+    return [
+        Budgets(
+            tuple(
+                Budget(quantity, original * share ** (number / rounds), relative=False)
+                for (quantity, original), share in zip(limits, shares, strict=True)
+            )
+        )
+        for number in range(1, rounds + 1)
+    ]
+
+
+def _share(settings: FineTuning, number: int) -> FineTuning:
+    """Return the settings of a round: twice as much time and epochs for the last as for others."""
+    part = (2.0 if number == settings.rounds - 1 else 1.0) / (settings.rounds + 1)
+    return replace(
+        settings,
+        seconds=None if settings.seconds is None else part * settings.seconds,
+        epochs=None if settings.epochs is None else part * settings.epochs,
+    )
+
+
+def renumber(samples: Samples, classes: tuple[int, ...] | None) -> Samples:
+    """Return samples whose targets count the outputs of a model that has only these classes.
+
+    Args:
+        samples: with the original's targets, or none.
+        classes: in the order of the outputs; `None` for all.
+    """
+    if classes is None or not samples.targets.size:
+        return samples
+    return Samples(samples.inputs, np.array([classes.index(t) for t in samples.targets.tolist()]))

@@ -1,0 +1,83 @@
+"""What `edgeprune check` prints."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, Fitness, Obstacle
+
+if TYPE_CHECKING:
+    from edgeprune.tflite.compatibility import Suitability
+
+MEBIBYTE = 2**20
+
+
+def describe_suitability(found: Suitability) -> Group:
+    """Return the tables for one model on one target.
+
+    Args:
+        found: by `edgeprune.tflite.compatibility`.
+    """
+    parts: list[RenderableType] = []
+    if found.edgetpu is not None:
+        parts.append(_list_operators(found.edgetpu))
+    if found.obstacles:
+        parts.append(_list_obstacles(found.obstacles))
+    if found.size_bytes:
+        parts.append(
+            Text(
+                f"Size: {_amount(found.size_bytes)} as .tflite ({found.scheme}); activations: "
+                f"{_amount(found.activation_bytes)} at one time (counted)."
+            )
+        )
+    if found.edgetpu is not None:
+        share = found.edgetpu.parameter_bytes / PARAMETER_MEMORY_BYTES
+        parts.append(
+            Text(
+                f"Parameters: {_amount(found.edgetpu.parameter_bytes)} (counted), "
+                f"{100 * share:.0f} % of the chip's memory for them; the compiler pads them, by "
+                "18 % in the one file compared."
+            )
+        )
+    parts += map(Text, found.notes)
+    verdict = "fits" if found.fits else "does not fit as it is: see what to change"
+    return Group(*parts, Text(f"{found.model} on {found.target}: {verdict}.", overflow="fold"))
+
+
+def _amount(number: int) -> str:
+    if number < MEBIBYTE:
+        return f"{number / 1024:.1f} KiB"
+    return f"{number / MEBIBYTE:.2f} MiB"
+
+
+def _list_operators(fitness: Fitness) -> Table:
+    table = Table(title="Operators (expected)", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("operator")
+    table.add_column("count", justify="right")
+    table.add_column("runs on")
+    for operator, places in sorted(fitness.placement.items()):
+        for place, count in places.items():
+            table.add_row(operator, str(count), place)
+    return table
+
+
+def _list_obstacles(obstacles: Sequence[Obstacle]) -> Table:
+    """Return one row per kind of obstacle, with the place of the first."""
+    table = Table(title="What to change", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("operator", no_wrap=True)
+    table.add_column("count", justify="right")
+    for name in ("first at", "problem", "change"):
+        table.add_column(name, overflow="fold")
+    kinds = [(found.operator, found.problem, found.change) for found in obstacles]
+    places = {kind: found.where for kind, found in reversed([*zip(kinds, obstacles, strict=True)])}
+    for kind, count in Counter(kinds).items():
+        operator, problem, change = kind
+        table.add_row(operator, str(count), places[kind], problem, change)
+    return table

@@ -1,0 +1,93 @@
+"""The groups of a model as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group as Lines
+from rich.table import Table
+from rich.text import Text
+
+from edgeprune.cost.cost_model import CostModel
+from edgeprune.tracing.groups import Group, Groups
+
+SHOWN_LAYERS = 3
+
+
+def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
+    """Return the model's cost and one entry per group, as JSON types.
+
+    A group's share is what removing it to its last channel would save: the marginal cost of a
+    channel at full width, times the width. Shares of groups that multiply each other overlap.
+    """
+    shares = {quantity: costs.marginal(quantity, {}) for quantity in ("macs", "params")}
+    totals = {"macs": costs.full.macs, "params": costs.full.params}
+    return {
+        **totals,
+        "fingerprint": groups.fingerprint,
+        "groups": [
+            {
+                "name": group.name,
+                "width": group.width,
+                "writers": list(group.layers("writes")),
+                "readers": list(group.layers("reads")),
+                **{
+                    f"{quantity}_share": shares[quantity][group.name]
+                    * group.width
+                    / max(totals[quantity], 1)
+                    for quantity in totals
+                },
+                "locked": list(group.locked),
+            }
+            for group in groups
+        ],
+    }
+
+
+def describe_groups(groups: Groups, costs: CostModel) -> Lines:
+    """Return the table that `edgeprune inspect` prints: numbers first, names as wide as they are.
+
+    Readable at 80 columns also where names of layers are long.
+    """
+    table = Table(
+        title="Groups: channels that go or stay together", title_justify="left", box=SIMPLE_HEAD
+    )
+    for name in ("channels", "MACs", "params"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("group", overflow="fold", ratio=1)
+    rows = {entry["name"]: entry for entry in list_groups(groups, costs)["groups"]}
+    for group in groups:
+        row = rows[group.name]
+        table.add_row(
+            str(group.width),
+            f"{100 * row['macs_share']:.1f} %",
+            f"{100 * row['params_share']:.1f} %",
+            _describe(group),
+        )
+    removable = sum(group.width for group in groups.removable)
+    total = sum(group.width for group in groups)
+    footer = (
+        f"{costs.full.macs:,} MACs, {costs.full.params:,} parameters; {removable:,} of {total:,} "
+        "channels can be removed."
+    )
+    return Lines(table, footer)
+
+
+def _describe(group: Group) -> Text:
+    """Return the name of a group, and below it who writes and reads it and why it is locked."""
+    writers, readers = group.layers("writes"), group.layers("reads")
+    text = Text(group.name, style="bold" if not group.locked else "")
+    if writers and set(writers) != {group.name}:
+        text.append(f"\nwritten by {_layers(writers)}", style="not bold")
+    if readers:
+        text.append(f"\nread by {_layers(readers)}", style="dim not bold")
+    if group.locked:
+        text.append(f"\nlocked: {'; '.join(group.locked)}", style="yellow not bold")
+    return text
+
+
+def _layers(found: Sequence[str]) -> str:
+    rest = f", and {len(found) - SHOWN_LAYERS} more" if len(found) > SHOWN_LAYERS else ""
+    return ", ".join(found[:SHOWN_LAYERS]) + rest

@@ -1,0 +1,251 @@
+"""One pass over calibration data: what readers see, summed on the backend."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from edgeprune.scoring.consumer_kinds import channels_last
+from edgeprune.scoring.consumers import Reader, find_readers, take_places
+from edgeprune.scoring.sums import Moments, Spread, Statistics
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.tracing.graph import Call, run
+from edgeprune.tracing.groups import Groups
+
+LEAST_POSITIONS, MOST_POSITIONS = 16, 64
+ROWS = 8
+"""Per column of a covariance; with fewer samples than that takes, each gives more positions."""
+BATCH_SIZE = 64
+COMPILED_FROM = 2 if keras.backend.backend() == "jax" else 8
+"""Full batches from which compiling pays: JAX is slow without, TensorFlow takes seconds for it."""
+
+Tensors = dict[str, list[Any]]
+Choose = Callable[[int, int], Any]
+"""From the number of places, and how many are wanted, to those taken; `None` for all."""
+
+
+def collect_statistics(
+    groups: Groups,
+    inputs: np.ndarray,
+    targets: np.ndarray | None = None,
+    *,
+    num_classes: int = 1,
+    positions: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Statistics:
+    """Run the calibration samples through the model once and sum what its readers see.
+
+    Args:
+        groups: of the model; the model itself is in their graph.
+        inputs: `(n, ...)` preprocessed samples.
+        targets: `(n,)` class of each sample, 0 to `num_classes - 1`; all 0 if not given.
+        num_classes: number of classes.
+        positions: sampled positions per sample and reader; by default 16, and up to 64 where there
+            are few samples for the number of channels.
+        batch_size: samples per forward pass.
+        seed: of the choice of positions.
+        progress: told after every batch.
+
+    Where there are many batches they are run by a compiled function, if the backend has that
+    (TensorFlow, JAX); the first one, and a last one of another size, are run layer by layer.
+
+    Returns:
+        The statistics of this data.
+
+    Raises:
+        ValueError: there are no samples.
+
+    Example:
+        >>> import keras
+        >>> from edgeprune.tracing.groups import find_groups
+        >>> model = keras.Sequential([
+        ...     keras.Input((2,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
+        >>> samples = np.array([[1, 0], [3, 4]], np.float32)
+        >>> collect_statistics(find_groups(model), samples).moments["hidden"].mean.tolist()
+        [[2.0, 2.0]]
+    """
+    if not len(inputs):
+        raise ValueError("Statistics need at least one sample. Got none.")
+    classes = np.zeros(len(inputs), np.int64) if targets is None else targets
+    wanted = _want_positions(len(inputs)) if positions is None else lambda _: positions
+    collector = _Collector(groups, wanted, np.random.default_rng(seed))
+    compiled = len(inputs) // batch_size >= COMPILED_FROM
+    starts = range(0, len(inputs), batch_size)
+    with progress.stage("statistics", len(starts)) as advance:
+        for start in starts:
+            one_hot = np.eye(num_classes, dtype=np.float32)[classes[start : start + batch_size]]
+            batch = inputs[start : start + batch_size]
+            collector.observe(batch, one_hot, compiled and len(batch) == batch_size)
+            advance()
+    return collector.finish()
+
+
+def _want_positions(samples: int) -> Callable[[int], int]:
+    """Return how many positions of a sample are wanted for a number of columns."""
+    return lambda columns: min(max(-(-ROWS * columns // samples), LEAST_POSITIONS), MOST_POSITIONS)
+
+
+class _Collector:
+    """Runs batches through a model and takes the moments of each.
+
+    Attributes:
+        wanted: from a number of columns to positions per sample.
+        offers: places that there were in the first batch, and how many were wanted, in call order.
+        rows: path of a reader -> rows per sample, over all its calls.
+        landed: path of a reader -> positions per sample where its output lands.
+        sums: path of a reader -> what `_sum_up` found, added up over all batches.
+        classes: samples per class.
+    """
+
+    def __init__(
+        self, groups: Groups, wanted: Callable[[int], int], generator: np.random.Generator
+    ) -> None:
+        self.graph = groups.graph
+        self.wanted = wanted
+        self.generator = generator
+        self.readers = {reader.path: reader for reader in find_readers(groups)}
+        self.landings: dict[int | None, list[Reader]] = {}
+        for reader in self.readers.values():
+            self.landings.setdefault(reader.landing.tensor, []).append(reader)
+        self.offers: list[tuple[int, int]] = []
+        self.rows: dict[str, int] = {}
+        self.landed: dict[str, int] = {}
+        self.sums: dict[str, list[np.ndarray]] = {}
+        self.classes: np.ndarray | float = 0.0
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return _Observer(self._sum_up)
+
+    def observe(self, batch: np.ndarray, one_hot: np.ndarray, compiled: bool) -> None:
+        """Add the sums of one batch.
+
+        Args:
+            batch: `(n, ...)` samples.
+            one_hot: `(n, classes)`.
+            compiled: whether to use the compiled function, for batches of the first one's shape.
+        """
+        if compiled and self.offers:
+            chosen = [self._choose(*offer) for offer in self.offers]
+            places = [one for one in chosen if one is not None]
+            found = self._compiled.predict_on_batch([batch, one_hot, *places])
+        else:
+            self.offers = []
+            found = self._sum_up(ops.convert_to_tensor(batch), one_hot, self._choose_next)
+        for path, tensors in found.items():
+            arrays = [ops.convert_to_numpy(tensor) for tensor in tensors]
+            if path not in self.sums:
+                self.sums[path] = [np.zeros(array.shape) for array in arrays]
+            for total, array in zip(self.sums[path], arrays, strict=True):
+                total += array
+        self.classes = self.classes + one_hot.sum(0).astype(np.float64)
+
+    def finish(self) -> Statistics:
+        """Return the statistics of all batches."""
+        calls = Counter(call.path for call in self.graph.calls)
+        return Statistics({path: self._moments(path, calls[path]) for path in self.sums})
+
+    def _moments(self, path: str, calls: int) -> Moments:
+        """Say what the sums of a reader were taken over."""
+        total, gram, class_total, class_squares, *landed = self.sums[path]
+        samples = round(float(np.sum(self.classes)))
+        landing = Spread(self.landed[path] * samples, *landed) if landed else Spread()
+        count, classes = self.rows[path] * samples, np.asarray(self.classes * calls)
+        return Moments(count, total, gram, classes, class_total, class_squares, landing)
+
+    def _choose_next(self, size: int, most: int) -> np.ndarray | None:
+        self.offers.append((size, most))
+        return self._choose(size, most)
+
+    def _choose(self, size: int, most: int) -> np.ndarray | None:
+        """Draw places anew; `None` where all are taken."""
+        if size <= most:
+            return None
+        return self.generator.choice(size, most, replace=False).astype(np.int32)
+
+    def _sum_up(self, batch: Any, one_hot: Any, choose: Choose) -> Tensors:
+        """Return the sums of each reader, and of where its output lands, as tensors.
+
+        Readers that see one tensor alike share their places and sums.
+        """
+        sums: Tensors = {}
+        spreads: Tensors = {}
+        seen: dict[tuple[Any, ...], tuple[list[Any], int]] = {}
+        self.rows.clear()
+
+        def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            reader = self.readers.get(call.path)
+            if reader is not None:
+                view = (call.inputs[0].number, *reader.view)
+                if view not in seen:
+                    most = self.wanted(len(reader.channels))
+                    rows = reader.rows_at(args[0], _limit(choose, most))
+                    seen[view] = _sum(reader, rows, one_hot), rows.shape[1]
+                found, count = seen[view]
+                before = sums.get(call.path)
+                sums[call.path] = (
+                    found if before is None else list(map(operator.add, before, found))
+                )
+                self.rows[call.path] = self.rows.get(call.path, 0) + count
+            result = call.operation(*args, **kwargs)
+            landing = self.landings.get(call.outputs[0].number, [])
+            if landing:
+                offered = channels_last(landing[0].layer, result)
+                most = self.wanted(1)
+                landed = take_places(offered, offered.shape[-1], _limit(choose, most))
+                paths = [reader.path for reader in landing]
+                spreads.update(dict.fromkeys(paths, _spread(landed)))
+                self.landed.update(dict.fromkeys(paths, landed.shape[1]))
+            return result
+
+        run(self.graph, [batch], on_call)
+        return {path: found + spreads.get(path, []) for path, found in sums.items()}
+
+
+class _Observer(keras.Model):
+    """What Keras compiles on every backend that compiles."""
+
+    def __init__(self, sum_up: Callable[[Any, Any, Choose], Tensors]) -> None:
+        super().__init__(name="observer", autocast=False)
+        self._sum_up = sum_up
+        self.compile(jit_compile=keras.backend.backend() == "jax")
+
+    def call(self, given: list[Any]) -> Tensors:
+        """Take samples, their classes, and the places of every reader that offers too many."""
+        batch, one_hot, *chosen = given
+        places = iter(chosen)
+        return self._sum_up(
+            batch, one_hot, lambda size, most: next(places) if size > most else None
+        )
+
+
+def _sum(reader: Reader, rows: Any, one_hot: Any) -> list[Any]:
+    """Return the sums of `Moments` that are not counts, in its order, as tensors."""
+    pooled = ops.mean(rows, axis=1)
+    flat = ops.reshape(rows, (-1, rows.shape[-1]))
+    by_slot = rows if len(reader.slots) > 1 else ops.expand_dims(flat, 1)
+    by_class = ops.transpose(one_hot)
+    return [
+        ops.sum(by_slot, axis=0),
+        ops.matmul(ops.transpose(flat), flat),
+        ops.matmul(by_class, pooled),
+        ops.matmul(by_class, ops.square(pooled)),
+    ]
+
+
+def _limit(choose: Choose, most: int) -> Callable[[int], Any]:
+    return lambda size: choose(size, most)
+
+
+def _spread(x: Any) -> list[Any]:
+    flat = ops.reshape(x, (-1, x.shape[-1]))
+    return [ops.sum(flat, axis=0), ops.sum(ops.square(flat), axis=0)]

@@ -1,0 +1,233 @@
+"""Criteria that draw: random scores, and random masks whose loss is measured.
+
+What is drawn follows the channels in the order of their L1 norms, so that the result does not
+depend on how the channels of a model happen to be arranged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from keras import ops
+
+from edgeprune.scoring.consumers import find_readers
+from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.deadness import dead_last
+from edgeprune.scoring.gates import GatedModel
+from edgeprune.scoring.norms import sum_norms
+from edgeprune.tracing.groups import Group
+
+PENALTIES = np.logspace(-3, 3, 13)
+
+
+@dead_last
+def score_random(evidence: Evidence, group: Group) -> np.ndarray:
+    """Score at random, with a seed: what any criterion has to beat.
+
+    Args:
+        evidence: with the seed.
+        group: whose channels are scored.
+
+    Returns:
+        `(width,)` between 0 and 1.
+    """
+    scores = np.empty(group.width)
+    scores[_arrange(evidence, group)] = _generator(evidence, group).random(group.width)
+    return scores
+
+
+@dead_last
+def score_best_mask(evidence: Evidence, group: Group) -> np.ndarray:
+    """Keep the channels of the best of N random masks.
+
+    After Anwar and Sung, "Coarse Pruning of Convolutional Neural Networks with Random Masks"
+    (2017). Each mask keeps as many channels as the group will probably have, half by default. Ours:
+    among the channels of the best mask, and among the others, those come first whose masks were
+    better on average; silenced channels show their mean.
+
+    Args:
+        evidence: observations of calibration samples, the loss included.
+        group: whose channels are scored.
+
+    Returns:
+        `(width,)`, above 1 for the channels of the best mask; the L1 norm where no known layer
+        reads the group.
+    """
+    trial = _Trial.of(evidence, group)
+    if trial is None:
+        return sum_norms(evidence, group)
+    off = group.width - evidence.width_of(group)
+    masks = _draw_masks(evidence, group, off, _generator(evidence, group))
+    losses = np.array([trial.loss(mask) for mask in masks])
+    better = -_average_by_channel(masks, losses)
+    within = (better - better.min()) / max(float(np.ptp(better)), 1e-12)
+    return 0.9 * within + masks[int(np.argmin(losses))]
+
+
+@dead_last
+def score_ensemble(evidence: Evidence, group: Group) -> np.ndarray:
+    """Importance of each channel in a linear model of the loss under random masks.
+
+    After Sandor, Pavel, Csato, "Pruning CNN's with linear filter ensembles" (2020): silence random
+    channels, measure the loss, fit loss = b0 + sum of b_i over silenced channels i by ridge
+    regression. Removal goes in rounds: the worst channels of a round stay silent while the others
+    are sampled again. Ours: masks in which all channels are silenced equally often, one group at a
+    time on cached inputs, silenced channels show their mean (which every recovery restores), the
+    penalty by generalised cross-validation.
+
+    Args:
+        evidence: observations of calibration samples, the loss included; `settings` say how many
+            masks and rounds.
+        group: whose channels are scored.
+
+    Returns:
+        `(width,)`, higher = keep: the round in which a channel goes, and within it the share of its
+        coefficient; the L1 norm where no known layer reads the group.
+    """
+    trial = _Trial.of(evidence, group)
+    if trial is None:
+        return sum_norms(evidence, group)
+    generator, rounds = _generator(evidence, group), max(evidence.settings.mask_rounds, 1)
+    keep = evidence.width_of(group)
+    present = np.ones(group.width, bool)
+    scores = np.zeros(group.width)
+    for number in range(rounds):
+        coefficient = measure_importance(evidence, group, trial.loss, present, generator)
+        left = np.nonzero(present)[0]
+        rank = np.argsort(np.argsort(coefficient[left], kind="stable"), kind="stable")
+        scores[left] = number + rank / len(left)
+        wanted = round(group.width - (group.width - keep) * (number + 1) / rounds)
+        present[left[rank < len(left) - max(wanted, 1)]] = False
+    return scores
+
+
+def measure_importance(
+    evidence: Evidence,
+    group: Group,
+    loss: Any,
+    present: np.ndarray,
+    generator: np.random.Generator,
+) -> np.ndarray:
+    """Return by how much silencing each channel raises the loss, in a linear model of it.
+
+    Args:
+        evidence: `settings` say how many masks, and how many channels each silences.
+        group: whose channels are silenced.
+        loss: mask `(width,)` -> loss.
+        present: `(width,)` channels that are still there; the others are silent in every mask.
+        generator: of the masks.
+
+    Returns:
+        `(width,)`, 0 for channels that are not present.
+    """
+    from sklearn.linear_model import RidgeCV
+
+    off = max(1, round(evidence.settings.off_probability * int(present.sum())))
+    masks = _draw_masks(evidence, group, off, generator, present)
+    losses = np.array([loss(mask) for mask in masks])
+    silenced = 1.0 - masks[:, present]
+    finite = np.isfinite(losses)
+    coefficient = np.zeros(group.width)
+    if finite.sum() > 2:
+        model = RidgeCV(alphas=PENALTIES).fit(silenced[finite], losses[finite])
+        coefficient[present] = model.coef_
+    return coefficient
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Measures masks of one group on fixed samples; what comes before the group is computed once.
+
+    Attributes:
+        evidence: with the samples.
+        group: whose channels are silenced.
+        rest: of the model, from the first reader of the group.
+        inputs: of the rest.
+        fills: means, by reader.
+    """
+
+    evidence: Evidence
+    group: Group
+    rest: GatedModel
+    inputs: list[Any]
+    fills: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, evidence: Evidence, group: Group) -> _Trial | None:
+        """Prepare; `None` if no known layer reads the group."""
+        few = evidence.observed.subset(evidence.settings.mask_samples)
+        if group.name not in few.gated.gated:
+            return None
+        rest, inputs = few.gated.after(group.name, [few.inputs])
+        return cls(evidence, group, rest, inputs, mean_fills(evidence))
+
+    def loss(self, mask: np.ndarray) -> float:
+        """Return the mean loss with some channels silenced."""
+        few = self.evidence.observed.subset(self.evidence.settings.mask_samples)
+        outputs = self.rest.run(self.inputs, {self.group.name: mask}, self.fills)
+        losses = few.objective.losses(outputs, 0, len(few.inputs))
+        return float(ops.convert_to_numpy(losses).mean())
+
+
+def mean_fills(evidence: Evidence) -> dict[str, np.ndarray]:
+    """Return for each reader the mean at every position of its reading axis.
+
+    Args:
+        evidence: with statistics.
+    """
+    found = {}
+    for reader in find_readers(evidence.groups):
+        moments = evidence.statistics.moments.get(reader.path)
+        if moments is None:
+            continue
+        mean = np.zeros(reader.axis.group.size, np.float32)
+        mean[reader.slots] = np.nan_to_num(moments.mean)
+        found[reader.path] = mean
+    return found
+
+
+def _draw_masks(
+    evidence: Evidence,
+    group: Group,
+    off: int,
+    generator: np.random.Generator,
+    present: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw masks that silence `off` of the present channels each, all channels equally often.
+
+    Returns:
+        `(masks, width)` of 0 and 1.
+    """
+    arranged = _arrange(evidence, group)
+    if present is not None:
+        arranged = arranged[present[arranged]]
+    count = max(2, round(evidence.settings.masks_per_channel * len(arranged)))
+    repeats = -(-count * off // len(arranged))
+    stream = np.concatenate([generator.permutation(arranged) for _ in range(repeats + 1)])
+    masks = np.ones((count, group.width))
+    if present is not None:
+        masks[:, ~present] = 0
+    start = 0
+    for mask in masks:
+        mask[stream[start : start + off]] = 0
+        start += off
+    return masks
+
+
+def _average_by_channel(masks: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Return the mean loss of the masks that keep each channel."""
+    often = masks.sum(axis=0)
+    mean = losses @ masks / np.maximum(often, 1)
+    return np.where(often > 0, mean, losses.max())
+
+
+def _arrange(evidence: Evidence, group: Group) -> np.ndarray:
+    """Return the channels in an order that depends on their weights only."""
+    return np.argsort(sum_norms(evidence, group), kind="stable")
+
+
+def _generator(evidence: Evidence, group: Group) -> np.random.Generator:
+    return np.random.default_rng((evidence.seed, crc32(group.name.encode())))

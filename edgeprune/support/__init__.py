@@ -1,0 +1,1 @@
+"""What all parts stand on: files, progress, time, silence, derivatives."""

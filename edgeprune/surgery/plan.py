@@ -1,0 +1,114 @@
+"""What was decided: which channels stay. A small frozen value, saved as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from edgeprune.errors import PlanError
+from edgeprune.support.files import replace_on_success
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels stay: the only thing that surgery reads.
+
+    Attributes:
+        keep: group name -> kept channels, sorted. Groups that are not named stay whole.
+        fingerprint: of the model the plan was made for (`Groups.fingerprint`).
+        classes: kept classes in the order of the new outputs; `None` keeps all.
+        gathers: path of a layer -> positions of its input that it reads, sorted, although the
+            channels there stay for others (see `edgeprune.surgery.gathers`). Layers that are not named
+            read all that stays.
+
+    Example:
+        >>> plan = Plan({"conv": (0, 2)}, fingerprint="abc")
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
+    """
+
+    keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fingerprint: str = ""
+    classes: tuple[int, ...] | None = None
+    gathers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Freeze and check the indices."""
+        for entry, what in (("keep", "group"), ("gathers", "layer")):
+            given = getattr(self, entry)
+            kept = {name: tuple(int(i) for i in channels) for name, channels in given.items()}
+            for name, channels in kept.items():
+                if not channels or list(channels) != sorted(set(channels)) or channels[0] < 0:
+                    raise PlanError(
+                        f"Plan for {what} '{name}' must name at least one channel, sorted, each "
+                        f"once. Got {list(channels)[:8]}."
+                    )
+            object.__setattr__(self, entry, MappingProxyType(kept))
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by value."""
+        return isinstance(other, Plan) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        """Hash by value."""
+        return hash(self.to_json())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and dicts."""
+        return {
+            "version": 1,
+            "fingerprint": self.fingerprint,
+            "classes": None if self.classes is None else list(self.classes),
+            "keep": {name: list(channels) for name, channels in self.keep.items()},
+            "gathers": {path: list(positions) for path, positions in self.gathers.items()},
+        }
+
+    def to_json(self) -> str:
+        """Return the plan as JSON text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan as JSON; the file appears only when complete."""
+        with replace_on_success(path) as temporary:
+            temporary.write_text(self.to_json())
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan.
+
+        Raises:
+            PlanError: the text is not a plan.
+        """
+        try:
+            data = json.loads(text)
+            classes = data["classes"]
+            return cls(
+                {str(name): tuple(channels) for name, channels in data["keep"].items()},
+                str(data["fingerprint"]),
+                None if classes is None else tuple(int(c) for c in classes),
+                {str(path): tuple(read) for path, read in data.get("gathers", {}).items()},
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, PlanError):
+                raise
+            raise PlanError(
+                f"Not a plan: {error}. Expected the JSON that `Plan.save` or `edgeprune prune` "
+                "writes."
+            ) from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan from a file.
+
+        Raises:
+            PlanError: the file is missing or not a plan.
+        """
+        try:
+            return cls.from_json(Path(path).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"Cannot read the plan '{path}': {error}.") from error

@@ -1,0 +1,294 @@
+"""Keras to `.tflite`, for one sample at a time, in the number format the board is good at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeprune.data.preprocessing import Preprocess, parse_preprocess
+from edgeprune.errors import ConversionError
+from edgeprune.support.files import replace_on_success
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.tflite.attachments import describe_model
+from edgeprune.tflite.content import finish
+from edgeprune.tflite.conversion_checks import (
+    CALIBRATED,
+    INT8,
+    Samples,
+    check_choices,
+    check_input,
+    check_labels,
+    check_model,
+    check_targets,
+    is_recurrent,
+    read_calibration,
+)
+from edgeprune.tflite.fallback import Fallback
+from edgeprune.tflite.layer_errors import LayerError
+from edgeprune.tflite.post_training import FloatModel
+from edgeprune.tflite.quantization import DEFAULT, Quantization
+from edgeprune.tflite.tensorflow_lite import explaining, signature_name, to_tflite
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgeprune.tflite.qat import Trained
+
+
+DRAFT_SAMPLES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A `.tflite` and what is known about its loss.
+
+    Attributes:
+        content: of the file.
+        scheme: its number format.
+        model: the Keras model it was made from: with trained weights after int8-qat.
+        ranges: how the ranges of int8 were found, a name in `RANGES`; `None` for other schemes and
+            for recurrent models, whose ranges TensorFlow takes.
+        layers: what each layer of an int8 model lost, in the order of computation.
+        loss: share of answers that changed on the calibration samples, or with targets the
+            accuracy lost there; `None` where there are no layers.
+        trained: what the training of int8-qat did.
+    """
+
+    content: bytes = field(repr=False)
+    scheme: str
+    model: keras.Model = field(repr=False)
+    ranges: str | None = None
+    layers: tuple[LayerError, ...] = field(default=(), repr=False)
+    loss: float | None = None
+    trained: Trained | None = None
+
+    @property
+    def float_layers(self) -> tuple[str, ...]:
+        """Names of the layers that the fallback left in float."""
+        return tuple(dict.fromkeys(layer.layer for layer in self.layers if layer.in_float))
+
+
+def convert(
+    model: keras.Model,
+    *,
+    scheme: str = "int8",
+    calibration: Samples | None = None,
+    labels: Sequence[str] | None = None,
+    io: str = "float32",
+    input: str | None = None,
+    preprocess: str | Preprocess | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    quantization: Quantization = DEFAULT,
+    path: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+) -> bytes:
+    """Convert a Keras model for TensorFlow Lite with a fixed batch of one.
+
+    Boards run one sample at a time and accelerators accept static shapes only. The names of the
+    signature are those that `tf.lite.TFLiteConverter.from_keras_model` would give. A model in
+    mixed precision is converted in float32.
+
+    Args:
+        model: Functional or Sequential; it is not changed.
+        scheme: one of `edgeprune.tflite.SCHEMES`.
+        calibration: preprocessed samples for the value ranges of integers, and for the training of
+            int8-qat, `(n, ...)`; with several inputs a sequence in their order, or a mapping by
+            input name. About 100 are enough for ranges.
+        labels: class names in the order of the output; they travel inside the file as `labels.txt`.
+        io: what goes in and out of an int8 model: "float32" (quantized inside), "int8" or "uint8".
+        input: "uint8" puts the scaling of `preprocess` inside the model, which then takes stored
+            values, 0 to 255, in every scheme but int16x8; by default the input is as `io` says and
+            scaled outside.
+        preprocess: how stored values become inputs: raw, unit, symmetric or
+            'standardize:mean=..;std=..'; written into the file for whoever prepares the samples.
+        provenance: how the model came about, written into the file as JSON.
+        quantization: how ranges are found, what may stay in float, how long to train.
+        path: where to write the model as well; an existing file is replaced only by a complete one.
+        progress: told after every calibration sample and every step of a training.
+
+    Returns:
+        The content of the `.tflite` file.
+
+    Raises:
+        ConversionError: the model, the samples or the labels do not fit, or TensorFlow Lite has no
+            form for an operator. What the converter wrote is in the notes of the exception.
+
+    Example:
+        >>> import keras                                                     # doctest: +SKIP
+        >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
+        ...                           keras.layers.Dense(3)])                # doctest: +SKIP
+        >>> content = convert(model, scheme="float32", labels=["cat", "dog", "fox"],
+        ...                   path="model.tflite")                           # doctest: +SKIP
+    """
+    made = convert_in_detail(
+        model,
+        scheme=scheme,
+        calibration=calibration,
+        labels=labels,
+        io=io,
+        input=input,
+        preprocess=preprocess,
+        provenance=provenance,
+        quantization=quantization,
+        progress=progress,
+    )
+    if path is not None:
+        with replace_on_success(path) as temporary:
+            Path(temporary).write_bytes(made.content)
+    return made.content
+
+
+def convert_in_detail(
+    model: keras.Model,
+    *,
+    scheme: str = "int8",
+    calibration: Samples | None = None,
+    targets: np.ndarray | None = None,
+    labels: Sequence[str] | None = None,
+    io: str = "float32",
+    input: str | None = None,
+    preprocess: str | Preprocess | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    quantization: Quantization = DEFAULT,
+    progress: Progress = SILENT,
+) -> Conversion:
+    """Convert as `convert` does, and say what every layer lost.
+
+    Args:
+        model: Functional or Sequential; it is not changed.
+        scheme: one of `edgeprune.tflite.SCHEMES`.
+        calibration: samples for ranges and training, as for `convert`.
+        targets: true classes of the calibration samples `(n,)`: losses are then accuracy.
+        labels: class names in the order of the output.
+        io: what goes in and out of an int8 model.
+        input: "uint8" puts the scaling inside, as for `convert`.
+        preprocess: how stored values become inputs.
+        provenance: how the model came about.
+        quantization: how ranges are found, what may stay in float, how long to train.
+        progress: told after every calibration sample and every step of a training.
+
+    Returns:
+        The content and the losses.
+
+    Raises:
+        ConversionError: as `convert`, and: the limit of the fallback cannot be met.
+    """
+    from edgeprune.surgery.precision import in_float32
+    from edgeprune.tflite.raw_input import take_bytes
+
+    check_choices(scheme, io)
+    quantization.check(scheme)
+    given = None if preprocess is None else parse_preprocess(preprocess)
+    check_model(model)
+    inside = check_input(input, given, model, scheme)
+    samples = read_calibration(calibration, model, scheme) if scheme in CALIBRATED else None
+    check_targets(targets, samples)
+    if labels is not None:
+        check_labels(labels, model)
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    types = (input or io, io)
+    quantized, trained = None, None
+    with explaining(model, scheme):
+        source = in_float32(model)
+        if samples is not None:
+            check_operators(source, scheme, fallback=quantization.fallback)
+        if scheme == "int8-qat" and samples is not None:
+            from edgeprune.tflite.qat import train_for_int8
+
+            settings = quantization.training
+            trained = train_for_int8(source, samples, targets, settings, progress)
+            source = trained.model
+        final = source
+        raw = None if inside is None else take_bytes(source, inside, scheme, samples)
+        if raw is not None:
+            final, samples = raw.model, raw.samples
+        if scheme in INT8 and samples is not None and not is_recurrent(final):
+            quantized = _float_model(final, names).quantize(
+                samples, quantization, io=types, targets=targets, progress=progress
+            )
+            content = quantized.content
+        else:
+            plain = scheme.removesuffix("-qat")
+            content = to_tflite(final, names, plain, samples, io=types, progress=progress)
+        attachments = describe_model(model, labels, given, inside is not None, provenance)
+        wanted = scheme if quantization.fallback is None else None
+        content = finish(content, model.name, list(names.values()), wanted, attachments, raw)
+    return Conversion(
+        content,
+        scheme,
+        model=model if trained is None else source,
+        ranges=None if quantized is None else quantized.ranges,
+        layers=() if quantized is None else quantized.layers,
+        loss=None if quantized is None else quantized.loss,
+        trained=trained,
+    )
+
+
+def draft(model: keras.Model) -> bytes:
+    """Convert a model to int8 with ranges made up, to look at its operators; its answers are wrong.
+
+    What has no form in int8 stays in float.
+
+    Args:
+        model: Functional or Sequential, with inputs of fixed size; it is not changed.
+
+    Raises:
+        ConversionError: TensorFlow Lite has no form at all for an operator.
+    """
+    from edgeprune.surgery.precision import in_float32
+
+    check_model(model)
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    with explaining(model, "int8"):
+        return to_tflite(in_float32(model), names, "int8", _made_up(model, DRAFT_SAMPLES))
+
+
+def _made_up(model: keras.Model, count: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        tensor.name: generator.uniform(0, 1, (count, *tensor.shape[1:])).astype(np.float32)
+        for tensor in model.inputs
+    }
+
+
+def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | None = None) -> None:
+    """Refuse what a scheme cannot express, by a trial conversion that takes seconds.
+
+    Args:
+        model: Functional or Sequential; it is not changed.
+        scheme: one of `edgeprune.tflite.SCHEMES`.
+        fallback: with one, operators may stay in float.
+
+    Raises:
+        ConversionError: names the operators.
+    """
+    from edgeprune.surgery.precision import in_float32
+
+    if scheme not in CALIBRATED:
+        return
+    check_model(model)
+    if is_recurrent(model):
+        if fallback is not None:
+            raise ConversionError(
+                f"Model '{model.name}' has recurrent layers, whose integers TensorFlow chooses as "
+                "a whole: none of its layers can stay in float. Convert it without a fallback."
+            )
+        return
+    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
+    with explaining(model, scheme):
+        source = in_float32(model)
+        if scheme == "int16x8":
+            to_tflite(source, names, scheme, _made_up(source, 1))
+        elif fallback is None:
+            _float_model(source, names).check_operators()
+
+
+def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:
+    layers = [layer.name for layer in model._flatten_layers(include_self=False)]
+    content = to_tflite(model, names, "float32")
+    return FloatModel(content, model.name, list(names.values()), layers)

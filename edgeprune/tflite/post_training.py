@@ -1,0 +1,160 @@
+"""Post-training quantization in steps: observe, choose ranges, find losses, fall back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgeprune.support.progress import SILENT, Progress
+from edgeprune.tflite.content import check_integer
+from edgeprune.tflite.fallback import choose_float_layers, measure_loss
+from edgeprune.tflite.flatbuffer import parse_model
+from edgeprune.tflite.flatbuffer_edits import activations, order_tensors, pack
+from edgeprune.tflite.layer_errors import LayerError, compare_layers
+from edgeprune.tflite.quantization import Quantization
+from edgeprune.tflite.quantizer import to_int8
+from edgeprune.tflite.ranges import RANGES, Activations, Range, choose_ranges, observe
+from edgeprune.tflite.runtime import TFLiteModel
+
+COMPARED_SAMPLES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """An int8 model and how it came about.
+
+    Attributes:
+        content: of the `.tflite`.
+        ranges: the way its ranges were found, a name in `RANGES`.
+        layers: what every layer lost.
+        loss: on the calibration samples, as `Fallback.limit` counts it.
+    """
+
+    content: bytes
+    ranges: str
+    layers: tuple[LayerError, ...]
+    loss: float
+
+
+class FloatModel:
+    """A float `.tflite` about to be quantized.
+
+    Args:
+        content: of the `.tflite`.
+        name: of the Keras model, for messages.
+        inputs: signature names in the order of the Keras model.
+        layers: names of the Keras model's layers.
+    """
+
+    def __init__(
+        self, content: bytes, name: str, inputs: Sequence[str], layers: Collection[str]
+    ) -> None:
+        self.parsed = parse_model(content)
+        if self.parsed.signatureDefs:
+            order_tensors(self.parsed, list(inputs))
+        self.content = pack(self.parsed)
+        self.name = name
+        self.layers = layers
+
+    def check_operators(self) -> None:
+        """Refuse operators without an 8-bit form, found by a trial with made-up ranges.
+
+        Raises:
+            ConversionError: names them.
+        """
+        ranges = dict.fromkeys(activations(self.parsed), (-1.0, 1.0))
+        check_integer(parse_model(to_int8(self.parsed, ranges)), self.name, "int8")
+
+    def quantize(
+        self,
+        samples: Mapping[str, np.ndarray],
+        settings: Quantization,
+        *,
+        io: tuple[str, str],
+        targets: np.ndarray | None = None,
+        progress: Progress = SILENT,
+    ) -> Quantized:
+        """Quantize to int8.
+
+        Args:
+            samples: by input name in the order of the Keras model, each `(n, ...)`.
+            settings: how ranges are found, and what may stay in float.
+            io: type of the inputs, and of the outputs.
+            targets: true classes of the samples, for the loss.
+            progress: told after every sample.
+
+        Raises:
+            ConversionError: the limit cannot be met.
+        """
+        fallback = settings.fallback
+        arrays = [array.astype(np.float32) for array in samples.values()]
+        exact = _predict(self.content, arrays)
+        seen = observe(
+            self.content,
+            self.parsed,
+            _one_by_one(arrays),
+            total=len(arrays[0]),
+            progress=progress,
+        )
+        way, chosen = self._choose(seen, settings.ranges, exact, arrays)
+        quantized = to_int8(self.parsed, chosen)
+
+        def compare(content: bytes, kept: Sequence[int]) -> tuple[LayerError, ...]:
+            return compare_layers(
+                self.content,
+                self.parsed,
+                content,
+                chosen,
+                _one_by_one([array[:COMPARED_SAMPLES] for array in arrays]),
+                layers=self.layers,
+                keep_float=kept,
+            )
+
+        def loss_with(kept: Sequence[int]) -> float:
+            content = to_int8(self.parsed, chosen, keep_float=kept)
+            return measure_loss(exact, _predict(content, arrays), targets)
+
+        layers = compare(quantized, ())
+        kept: tuple[int, ...] = ()
+        loss = loss_with(kept)
+        if fallback is not None and loss > fallback.limit:
+            kept = choose_float_layers(layers, loss_with, fallback.limit)
+            quantized = to_int8(self.parsed, chosen, keep_float=kept)
+            layers, loss = compare(quantized, kept), loss_with(kept)
+        if io != ("float32", "float32"):
+            quantized = to_int8(self.parsed, chosen, io=io, keep_float=kept)
+        return Quantized(quantized, way, layers, loss)
+
+    def _choose(
+        self,
+        seen: Activations,
+        ranges: str,
+        exact: Sequence[np.ndarray],
+        arrays: Sequence[np.ndarray],
+    ) -> tuple[str, dict[int, Range]]:
+        if ranges != "auto":
+            return ranges, choose_ranges(seen, ranges)
+
+        def distance(way: str) -> float:
+            found = _predict(to_int8(self.parsed, candidates[way]), arrays)
+            return sum(
+                float(np.square(one - other).mean() / max(np.square(one).mean(), 1e-12))
+                for one, other in zip(exact, found, strict=True)
+            )
+
+        candidates = {way: choose_ranges(seen, way) for way in RANGES}
+        best = min(candidates, key=distance)
+        return best, candidates[best]
+
+
+def _one_by_one(arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    for index in range(len(arrays[0])):
+        yield [array[index : index + 1] for array in arrays]
+
+
+def _predict(content: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    found: Any = TFLiteModel(content).predict(list(arrays) if len(arrays) > 1 else arrays[0])
+    return list(found.values()) if isinstance(found, dict) else [found]

@@ -1,0 +1,8 @@
+"""Training that knows the integers a model will be stored in."""
+
+from __future__ import annotations
+
+from edgeprune.tflite.qat.qat_settings import Training
+from edgeprune.tflite.qat.quantized_training import Trained, train_for_int8
+
+__all__ = ["Trained", "Training", "train_for_int8"]

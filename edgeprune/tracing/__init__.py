@@ -1,0 +1,1 @@
+"""From a model to its flat graph, its channel labels and its groups."""

@@ -1,0 +1,248 @@
+"""One flat list of calls for any Keras model: what tracing, costs and statistics walk over.
+
+Nested models are inlined, a layer called twice appears twice. Keras offers no public way to walk a
+functional graph, so this module, `edgeprune.tracing.opening` and `edgeprune.tracing.replica` are the only ones that
+touch Keras' node structures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional
+from keras.src.ops.node import Node
+
+from edgeprune.tracing.opening import functional_form, is_model
+
+Shape = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """One tensor of the flat graph: its number, its shape with the batch axis, and its type."""
+
+    number: int
+    shape: Shape
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one operation.
+
+    Attributes:
+        path: name of the operation, after the names of the models around it: `encoder/conv1`.
+        operation: the layer or `keras.ops` operation that is called.
+        args: positional arguments with `TensorRef`s in place of tensors.
+        kwargs: keyword arguments, likewise.
+        inputs: every `TensorRef` among the arguments, in order.
+        outputs: the tensors it makes.
+        position: which of the operation's calls this is, the same in every run of a nested model.
+    """
+
+    path: str
+    operation: keras.Operation
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    position: int = 0
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether the operation is a layer (else a `keras.ops` node)."""
+        return isinstance(self.operation, keras.Layer)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Calls in an order in which they can be executed.
+
+    Attributes:
+        calls: every call, nested models inlined.
+        inputs: the tensors that go into the model.
+        outputs: the tensors that come out.
+        entrances: for each input of a nested model, the tensors given to it, one per call of that
+            model: they must keep one shape.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: tuple[TensorRef, ...]
+    outputs: tuple[TensorRef, ...]
+    entrances: tuple[tuple[TensorRef, ...], ...] = ()
+
+    def last_uses(self) -> dict[int, int]:
+        """Return, for each tensor number, the index of the last call that needs it."""
+        last = {ref.number: len(self.calls) for ref in self.outputs}
+        for index in range(len(self.calls) - 1, -1, -1):
+            for ref in self.calls[index].inputs:
+                last.setdefault(ref.number, index)
+        return last
+
+    def consumers(self) -> dict[int, list[Call]]:
+        """Return, for each tensor number, the calls that take it."""
+        found: dict[int, list[Call]] = {}
+        for call in self.calls:
+            for number in {ref.number for ref in call.inputs}:
+                found.setdefault(number, []).append(call)
+        return found
+
+
+def nodes_in_order(model: Functional) -> Iterator[Node]:
+    """Yield the call nodes of one functional model, inputs first, without its input layers."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            if not node.is_input:
+                yield node
+
+
+def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
+    """Apply a function to the leaves of nested lists, tuples and dicts."""
+    return keras.tree.map_structure(function, structure)
+
+
+def build_graph(model: keras.Model) -> Graph:
+    """Flatten a Functional or Sequential model, nested models included.
+
+    Args:
+        model: any model with a functional graph.
+
+    Returns:
+        The calls, in execution order; tensor numbers are unique over the whole graph.
+
+    Raises:
+        ModelError: the model, or one inside it, has no functional graph.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="head")])
+        >>> [call.path for call in build_graph(model).calls]
+        ['head']
+    """
+    builder = _GraphBuilder()
+    form = functional_form(model)
+    inputs = [builder.new_tensor(tensor.shape, tensor.dtype) for tensor in form.inputs]
+    outputs = builder.inline(form, inputs, "")
+    entrances = tuple(tuple(given) for given in builder.entrances.values() if len(given) > 1)
+    return Graph(tuple(builder.calls), tuple(inputs), tuple(outputs), entrances)
+
+
+class _GraphBuilder:
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self._count = 0
+        self._paths: dict[int, str] = {}
+        self._positions: dict[int, int] = {}
+        self._calls_of: dict[str, int] = {}
+        self.entrances: dict[tuple[str, int], list[TensorRef]] = {}
+
+    def new_tensor(self, shape: Shape, dtype: str) -> TensorRef:
+        self._count += 1
+        return TensorRef(self._count - 1, tuple(shape), dtype)
+
+    def inline(
+        self, model: Functional, inputs: Sequence[TensorRef], prefix: str
+    ) -> list[TensorRef]:
+        known = {id(t): ref for t, ref in zip(model.inputs, inputs, strict=True)}
+        reshaped = any(
+            ref.shape != tuple(t.shape) for t, ref in zip(model.inputs, inputs, strict=True)
+        )
+        for node in nodes_in_order(model):
+            if any(id(t) not in known for t in node.input_tensors):
+                continue
+            operation = node.operation
+            path = self._paths.setdefault(id(operation), prefix + operation.name)
+            args, kwargs = node.arguments.fill_in(known)
+            refs = tuple(known[id(t)] for t in node.input_tensors)
+            if is_model(operation):
+                nested = functional_form(operation)
+                refs = arrange_inputs(nested, args, refs)
+                for index, ref in enumerate(refs):
+                    self.entrances.setdefault((path, index), []).append(ref)
+                made = self.inline(nested, refs, path + "/")
+            else:
+                made = [
+                    self.new_tensor(tensor.shape, tensor.dtype)
+                    for tensor in self._outputs(node, args, kwargs, reshaped)
+                ]
+                position = self._position(node, path)
+                self.calls.append(Call(path, operation, args, kwargs, refs, tuple(made), position))
+            known.update(zip(map(id, node.outputs), made, strict=True))
+        return [known[id(t)] for t in model.outputs]
+
+    def _position(self, node: Node, path: str) -> int:
+        if id(node) not in self._positions:
+            self._positions[id(node)] = self._calls_of.get(path, 0)
+            self._calls_of[path] = self._positions[id(node)] + 1
+        return self._positions[id(node)]
+
+    @staticmethod
+    def _outputs(node: Node, args: Any, kwargs: Any, reshaped: bool) -> list[Any]:
+        """Outputs of a call; worked out again where a nested model gets another size."""
+        if not reshaped:
+            return list(node.outputs)
+
+        def to_symbol(value: Any) -> Any:
+            if isinstance(value, TensorRef):
+                return keras.KerasTensor(value.shape, value.dtype)
+            return value
+
+        spec = node.operation.compute_output_spec(
+            *map_structure(to_symbol, args), **map_structure(to_symbol, kwargs)
+        )
+        return list(keras.tree.flatten(spec))
+
+
+def arrange_inputs(
+    model: Functional, args: Sequence[Any], tensors: Sequence[Any]
+) -> tuple[Any, ...]:
+    """Return what a nested model was called with in the order of its inputs.
+
+    A model whose inputs are a list may be called with a dict by name, like in Keras.
+    """
+    if args and isinstance(args[0], Mapping) and not isinstance(model._inputs_struct, dict):
+        return tuple(args[0][tensor.name] for tensor in model.inputs)
+    return tuple(tensors)
+
+
+def run(
+    graph: Graph,
+    inputs: Sequence[Any],
+    on_call: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any] | None = None,
+) -> list[Any]:
+    """Execute a graph eagerly on backend tensors, freeing each tensor after its last use.
+
+    Args:
+        graph: what to execute.
+        inputs: one tensor per graph input, batch first.
+        on_call: called as `on_call(call, args, kwargs)` in place of `call.operation(*args,
+            **kwargs)`; its result is the call's result.
+
+    Returns:
+        One tensor per graph output.
+    """
+    last_uses = graph.last_uses()
+    values: dict[int, Any] = {
+        ref.number: value for ref, value in zip(graph.inputs, inputs, strict=True)
+    }
+    for index, call in enumerate(graph.calls):
+        args, kwargs = fill_in(call, values)
+        result = call.operation(*args, **kwargs) if on_call is None else on_call(call, args, kwargs)
+        values.update(
+            zip((ref.number for ref in call.outputs), keras.tree.flatten(result), strict=True)
+        )
+        for ref in call.inputs:
+            if last_uses[ref.number] == index:
+                values.pop(ref.number, None)
+    return [values[ref.number] for ref in graph.outputs]
+
+
+def fill_in(call: Call, values: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a call's arguments with tensors in place of `TensorRef`s."""
+
+    def look_up(argument: Any) -> Any:
+        return values[argument.number] if isinstance(argument, TensorRef) else argument
+
+    return map_structure(look_up, call.args), map_structure(look_up, dict(call.kwargs))

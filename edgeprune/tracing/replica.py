@@ -1,0 +1,288 @@
+"""Build a new model over the graph of another one: what surgery, logits and copies are made with.
+
+Nested models stay nested, names and signatures stay. `keras.models.clone_model` would rename the
+inputs, which changes the signature of a later `.tflite`, and keep `keras.ops` nodes as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional
+
+from edgeprune.errors import ModelError
+from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order
+from edgeprune.tracing.opening import functional_form, is_model
+
+Make = Callable[[str, keras.Operation], keras.Operation]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+Adapt = Callable[[str, int, Arguments], Arguments]
+
+
+def reproduce(path: str, operation: keras.Operation) -> keras.Operation:
+    """Return a new operation with the same config and no weights yet.
+
+    Raises:
+        ModelError: the operation cannot be made from its config.
+    """
+    return rebuild(path, operation, None)
+
+
+def rebuild(
+    path: str, operation: keras.Operation, change: Callable[[dict[str, Any]], None] | None
+) -> keras.Operation:
+    """Return a new operation from the config of another one.
+
+    Args:
+        path: names the operation in errors.
+        operation: what to make anew; it is not changed.
+        change: adapts the config in place.
+
+    Raises:
+        ModelError: the operation has no config that it can be made from.
+    """
+    if isinstance(operation, keras.layers.Lambda):
+        return _copy_lambda(operation)
+    try:
+        config = _unbuilt(operation.get_config())
+        if change is not None:
+            change(config)
+        return type(operation).from_config(config)
+    except Exception as error:  # get_config and from_config of custom layers are users' code
+        if change is None and not isinstance(operation, keras.Layer):
+            return _copy_node(operation)
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"Layer '{path}' ({type(operation).__name__}) cannot be built again from its config: "
+            f"{line} Expected get_config() to return every argument of the constructor."
+        ) from error
+
+
+def _unbuilt(config: Any) -> Any:
+    """Leave out what would build wrapped layers for the old input shape."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    return [_unbuilt(value) for value in config] if type(config) is list else config
+
+
+def _copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """Copy a Lambda of a living model: its config would hold bytecode."""
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=dict(layer.arguments),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+    )
+
+
+def _copy_node(operation: keras.Operation) -> keras.Operation:
+    """Copy a `keras.ops` node that Keras itself could not save: arrays in its constructor."""
+    made = object.__new__(type(operation))
+    made.__dict__.update(operation.__dict__, _inbound_nodes=[], _outbound_nodes=[])
+    return made
+
+
+def replicate(
+    model: keras.Model, make: Make = reproduce, adapt: Adapt | None = None
+) -> tuple[keras.Model, dict[str, keras.Operation]]:
+    """Build a new model with the same graph, from new operations.
+
+    Subclassed models, and custom layers made of layers, become nested functional models.
+
+    Args:
+        model: a Functional or Sequential model; it is not changed.
+        make: gives the new operation for `(path, operation)`; its weights are freshly initialised.
+        adapt: gives the new arguments for `(path, which of its calls, (args, kwargs))`.
+
+    Returns:
+        The new model, and its operations by path.
+    """
+    replica = _Replica(make, adapt)
+    shapes = [tensor.shape for tensor in functional_form(model).inputs]
+    made = replica.build(model, "", shapes)
+    for path, operation in operations_by_path(model).items():
+        if isinstance(operation, keras.Layer):
+            replica.made[path].trainable = operation.trainable
+    return made, replica.made
+
+
+def copy_weights(source: keras.Model, made: Mapping[str, keras.Operation]) -> None:
+    """Set the weights of replicated operations to those of the model they came from."""
+    for path, operation in operations_by_path(source).items():
+        if isinstance(operation, keras.Layer) and operation.weights:
+            set_weights(made[path], operation.get_weights())
+
+
+def set_weights(layer: keras.Layer, weights: Sequence[np.ndarray]) -> None:
+    """Set the weights of a layer, and what it derives from them.
+
+    Normalization computes with a copy of its weights, which `Layer.set_weights` leaves as it was.
+    """
+    layer.set_weights(weights)
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
+
+
+def duplicate(model: keras.Model) -> keras.Model:
+    """Return an equal model that shares nothing with the given one."""
+    copy, made = replicate(model)
+    copy_weights(model, made)
+    return copy
+
+
+def operations_by_path(model: keras.Model) -> dict[str, keras.Operation]:
+    """Return every operation that is called inside a model, nested models opened, by path.
+
+    What is called in several places has the path of the first.
+    """
+    found: dict[str, keras.Operation] = {}
+    _collect_operations(model, "", found, set())
+    return found
+
+
+def _collect_operations(
+    model: keras.Model, prefix: str, found: dict[str, keras.Operation], met: set[int]
+) -> None:
+    for node in nodes_in_order(functional_form(model)):
+        operation = node.operation
+        if id(operation) in met:
+            continue
+        met.add(id(operation))
+        if is_model(operation):
+            _collect_operations(operation, f"{prefix}{operation.name}/", found, met)
+        else:
+            found[prefix + operation.name] = operation
+
+
+class _Replica:
+    def __init__(self, make: Make, adapt: Adapt | None) -> None:
+        self.make = make
+        self.adapt = adapt
+        self.made: dict[str, keras.Operation] = {}
+        self._new: dict[int, Any] = {}
+        self._paths: dict[int, str] = {}
+        self._calls_of: dict[str, int] = {}
+
+    def build(self, model: keras.Model, prefix: str, shapes: Sequence[Any]) -> keras.Model:
+        form = functional_form(model)
+        inputs = [
+            self._new_input(tensor, shape)
+            for tensor, shape in zip(form.inputs, shapes, strict=True)
+        ]
+        if isinstance(model, keras.Sequential):
+            return self._build_sequential(model, prefix, inputs[0])
+        values = {id(old): new for old, new in zip(form.inputs, inputs, strict=True)}
+        self._connect(form, prefix, values)
+
+        def look_up(tensor: Any) -> Any:
+            return values[id(tensor)]
+
+        new_model = keras.Model(
+            inputs=map_structure(look_up, form._inputs_struct),
+            outputs=map_structure(look_up, form._outputs_struct),
+            name=model.name,
+        )
+        new_model.trainable = model.trainable
+        return new_model
+
+    @staticmethod
+    def _new_input(tensor: keras.KerasTensor, shape: Any) -> keras.KerasTensor:
+        layer = tensor._keras_history.operation
+        config = layer.get_config()
+        sizes = zip(tensor.shape, shape, strict=True)
+        config["batch_shape"] = tuple(None if old is None else new for old, new in sizes)
+        made = type(layer).from_config(config).output
+        made.name = tensor.name
+        return made
+
+    def _build_sequential(
+        self, model: keras.Sequential, prefix: str, tensor: keras.KerasTensor
+    ) -> keras.Model:
+        layers: list[Any] = [tensor._keras_history.operation]
+        for layer in model.layers:
+            shapes = []
+            if is_model(layer):
+                so_far = keras.Sequential(layers)
+                shapes = [so_far.output_shape if len(layers) > 1 else tensor.shape]
+            layers.append(self._new_operation(layer, prefix, shapes))
+        new_model = keras.Sequential(layers, name=model.name)
+        new_model.trainable = model.trainable
+        return new_model
+
+    def _connect(self, form: Functional, prefix: str, values: dict[int, Any]) -> None:
+        for node in nodes_in_order(form):
+            operation = node.operation
+            args, kwargs = node.arguments.fill_in(values)
+            tensors = tuple(values[id(tensor)] for tensor in node.input_tensors)
+            if is_model(operation):
+                tensors = arrange_inputs(functional_form(operation), args, tensors)
+            new = self._new_operation(operation, prefix, [tensor.shape for tensor in tensors])
+            if is_model(operation):
+                training = kwargs.get("training")
+                given = tensors[0] if len(tensors) == 1 else list(tensors)
+                if isinstance(operation, Functional):
+                    given = keras.tree.pack_sequence_as(operation._inputs_struct, tensors)
+                outputs = new(given) if training is None else new(given, training=training)
+            else:
+                args, kwargs = self._adapted(operation, (args, kwargs))
+                if kwargs.get("mask", 0) is None:
+                    del kwargs["mask"]
+                outputs = new(*args, **kwargs)
+            values.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))
+
+    def _adapted(self, operation: keras.Operation, arguments: Arguments) -> Arguments:
+        path = self._paths[id(operation)]
+        position = self._calls_of.get(path, 0)
+        self._calls_of[path] = position + 1
+        return arguments if self.adapt is None else self.adapt(path, position, arguments)
+
+    def _new_operation(self, operation: Any, prefix: str, shapes: Sequence[Any]) -> Any:
+        key = id(operation)
+        if key not in self._new:
+            path = self._paths[key] = prefix + operation.name
+            if is_model(operation):
+                self._new[key] = self.build(operation, path + "/", shapes)
+            else:
+                self._new[key] = self.made[path] = self.make(path, operation)
+        return self._new[key]
+
+
+def replace_softmax(model: keras.Model) -> keras.Model:
+    """Return a copy that ends in logits: a final softmax or sigmoid becomes linear.
+
+    Softmax hides differences between logits and is blind to their common offset, so models are
+    compared without it. A model that ends otherwise is returned as an equal copy.
+    """
+    form = functional_form(model)
+    ends = {id(tensor._keras_history.operation) for tensor in form.outputs}
+
+    def make(path: str, operation: keras.Operation) -> keras.Operation:
+        if id(operation) in ends:
+            activation = getattr(getattr(operation, "activation", None), "__name__", "")
+            if isinstance(operation, keras.layers.Softmax):
+                return keras.layers.Activation("linear", name=operation.name)
+            if activation in ("softmax", "sigmoid"):
+                config = operation.get_config() | {"activation": "linear"}
+                return type(operation).from_config(config)
+        return reproduce(path, operation)
+
+    copy, made = replicate(model, make)
+    copy_weights(model, made)
+    return copy
+
+
+def ends_in_softmax(model: keras.Model) -> bool:
+    """Tell whether the only output of a model is a softmax."""
+    ends = [tensor._keras_history.operation for tensor in functional_form(model).outputs]
+    activation = getattr(getattr(ends[0], "activation", None), "__name__", "")
+    return len(ends) == 1 and (activation == "softmax" or isinstance(ends[0], keras.layers.Softmax))
+
+
+def count_weights(model: keras.Model) -> int:
+    """Count the numbers stored in a model's weights (parameters, BatchNorm statistics included)."""
+    return sum(int(np.prod(weight.shape)) for weight in model.weights)

@@ -1,0 +1,88 @@
+"""`keras.ops` nodes and operators that work position by position, and softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.ops import core, nn
+from keras.src.ops import numpy as operations
+
+from edgeprune.tracing.graph import TensorRef
+from edgeprune.tracing.labels import Keep
+from edgeprune.tracing.rules.registry import NORMALIZED, Labels, Tracing, rule, varying_axes
+
+OF_ONE = """Absolute Abs Fabs Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cbrt Ceil Cos Cosh
+    Deg2rad Exp Exp2 Expm1 Floor Isfinite Isinf Isnan Log Log10 Log1p Log2 LogicalNot NanToNum
+    Negative Rad2deg Reciprocal Round Sign Sin Sinc Sinh Sqrt Square Tan Tanh Trunc"""
+OF_SEVERAL = """Add Arctan2 Clip Divide DivideNoNan Equal FloorDivide Fmax Fmin Fmod Greater
+    GreaterEqual Heaviside Hypot Less LessEqual Logaddexp LogicalAnd LogicalOr LogicalXor Maximum
+    Minimum Mod Multiply NotEqual Power Subtract TrueDivide Where"""
+ACTIVATIONS = """Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink SparsePlus Silu
+    Squareplus LogSigmoid LeakyRelu HardSigmoid HardSilu Elu Selu Gelu Celu TanhShrink HardTanh
+    HardShrink Threshold"""
+CONVERSIONS = "Cast SaturateCast StopGradient ConvertToTensor"
+
+
+def _types(module: Any, names: str) -> list[type]:
+    return [getattr(module, name) for name in names.split() if hasattr(module, name)]
+
+
+@rule(
+    *_types(operations, OF_ONE), *_types(operations, OF_SEVERAL), *_types(nn, ACTIVATIONS),
+    *_types(core, CONVERSIONS),
+)  # fmt: skip
+def combine(tracing: Tracing, operation: Any, *inputs: Labels) -> Labels:
+    """Merge the tensors; constants with one value per channel lose the values of those that go."""
+    if any(isinstance(leaf, keras.Variable) for leaf in keras.tree.flatten(tracing.call.args)):
+        return tracing.opaque(f"'{tracing.call.path}' uses a variable that no layer owns", inputs)[
+            0
+        ]
+    if any(np.size(value) > 1 for name, value in vars(operation).items() if name[0] != "_"):
+        return tracing.opaque(f"'{tracing.call.path}' was made with an array", inputs)[0]
+    made = tracing.space.merge(inputs, tracing.input_shapes)
+    rank = len(tracing.output_shapes[0])
+    made = tracing.space.rectangular(made.reshape((1,) * (rank - made.ndim) + made.shape))
+    changes: dict[int | str, tuple[int, Labels]] = {}
+    arguments: dict[int | str, Any] = {**dict(enumerate(tracing.call.args))}
+    arguments.update(tracing.call.kwargs)
+    for where, argument in arguments.items():
+        size = () if _holds_tensors(argument) else np.shape(argument)
+        for axis in varying_axes(made):
+            from_right = axis - rank
+            if len(size) >= -from_right and size[from_right] > 1:
+                changes[where] = (from_right, made.reshape(-1))
+    if changes:
+        tracing.change_call(_slice_constants(changes))
+    return made
+
+
+def _holds_tensors(argument: Any) -> bool:
+    return any(isinstance(leaf, TensorRef) for leaf in keras.tree.flatten(argument))
+
+
+def _slice_constants(changes: dict[int | str, tuple[int, Labels]]) -> Any:
+    def change(args: tuple[Any, ...], kwargs: dict[str, Any], keep: Keep) -> Any:
+        def adapt(where: int | str, argument: Any) -> Any:
+            if where not in changes:
+                return argument
+            axis, along = changes[where]
+            return np.take(np.asarray(argument), keep(along), axis=axis)
+
+        return (
+            tuple(adapt(index, argument) for index, argument in enumerate(args)),
+            {name: adapt(name, argument) for name, argument in kwargs.items()},
+        )
+
+    return change
+
+
+@rule(nn.Softmax, nn.LogSoftmax, nn.Sparsemax)
+def normalize(tracing: Tracing, operation: Any, x: Labels) -> Labels:
+    """Softmax ties the values of an axis to one sum; channels on other axes pass."""
+    axes = operation.axis if isinstance(operation.axis, (tuple, list)) else (operation.axis,)
+    rank = len(tracing.call.inputs[0].shape)
+    if any(axis is None or axis % rank - 1 in varying_axes(x) for axis in axes):
+        tracing.space.lock(x, NORMALIZED)
+    return x
