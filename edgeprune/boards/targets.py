@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+PARAMETER_MEMORIES: Mapping[str, float] = {"edgetpu": 7.7 * 2**20}
+"""Memories that weights may have to fit into, in bytes. Edge TPU: of its 8 MB of SRAM, what the
+compiler leaves for parameters (coral.ai)."""
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -77,7 +81,7 @@ class Target:
         """Return the figure of a name, or None where the file does not state it.
 
         Example:
-            >>> from edgeprune.benchmarking import find_target
+            >>> from edgeprune.boards import find_target
             >>> find_target("rpi4").figure("power_idle").value
             2.85
         """

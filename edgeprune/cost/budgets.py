@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
+from edgeprune.boards.targets import PARAMETER_MEMORIES
 from edgeprune.errors import BudgetError
 
 Quantity = Literal["macs", "params", "size", "memory", "latency", "energy", "fits"]
@@ -31,9 +32,6 @@ QUANTITIES: tuple[Quantity, ...] = tuple(UNITS)
 OWN_UNITS: Mapping[Quantity, str] = {
     "size": "B", "memory": "B", "latency": "ms", "energy": "mJ", "fits": "B",
 }  # fmt: skip
-PLACES: Mapping[str, float] = {"edgetpu": 7.7 * 2**20}
-"""Memories that weights may have to fit into, in bytes. Edge TPU: of its 8 MB, what the compiler
-leaves for parameters (coral.ai)."""
 
 _EXAMPLES = (
     "macs=50%, macs=6.2M, params=120k, latency=20ms, energy=50mJ, size=500KB or fits=edgetpu"
@@ -122,7 +120,7 @@ class Budget:
         """Return the text that `parse` reads."""
         if self.relative:
             return f"{self.quantity}={self.amount * 100:g}%"
-        for name, amount in PLACES.items():
+        for name, amount in PARAMETER_MEMORIES.items():
             if self.quantity == "fits" and self.amount == amount:
                 return f"fits={name}"
         return f"{self.quantity}={self.amount:g}{OWN_UNITS.get(self.quantity, '')}"
@@ -130,9 +128,11 @@ class Budget:
 
 def _find_place(name: str) -> float:
     match = re.fullmatch(r"([0-9.]+)B", name)
-    if name not in PLACES and match is None:
-        raise BudgetError(f"Cannot fit into '{name}'. Expected fits={' or fits='.join(PLACES)}.")
-    return PLACES[name] if match is None else float(match.group(1))
+    if name not in PARAMETER_MEMORIES and match is None:
+        raise BudgetError(
+            f"Cannot fit into '{name}'. Expected fits={' or fits='.join(PARAMETER_MEMORIES)}."
+        )
+    return PARAMETER_MEMORIES[name] if match is None else float(match.group(1))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ class Plan:
         fingerprint: of the model the plan was made for (`Groups.fingerprint`).
         classes: kept classes in the order of the new outputs; `None` keeps all.
         gathers: path of a layer -> positions of its input that it reads, sorted, although the
-            channels there stay for others (see `edgeprune.surgery.gathers`). Layers that are not named
-            read all that stays.
+            channels there stay for others (see `edgeprune.surgery.gathers`). Layers that are not
+            named read all that stays.
 
     Example:
         >>> plan = Plan({"conv": (0, 2)}, fingerprint="abc")

@@ -1,8 +1,8 @@
 """One flat list of calls for any Keras model: what tracing, costs and statistics walk over.
 
 Nested models are inlined, a layer called twice appears twice. Keras offers no public way to walk a
-functional graph, so this module, `edgeprune.tracing.opening` and `edgeprune.tracing.replica` are the only ones that
-touch Keras' node structures.
+functional graph, so this module, `opening` and `replica` are the only ones that touch Keras' node
+structures.
 """
 
 from __future__ import annotations

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.cost.budgets import PLACES
+from edgeprune.boards.targets import PARAMETER_MEMORIES
 from edgeprune.tflite.flatbuffer import operator_kind, parse_model
 
-# About 8 MB of SRAM, of which the compiler was seen to give at most this to parameters.
-PARAMETER_MEMORY_BYTES = round(PLACES["edgetpu"])
+PARAMETER_MEMORY_BYTES = round(PARAMETER_MEMORIES["edgetpu"])
 _WITH_PARAMETERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "PRELU")
 
 

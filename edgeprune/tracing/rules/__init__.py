@@ -2,8 +2,8 @@
 
 A rule gets a `Tracing` (what is being called, and the label space) and the labels of the inputs; it
 returns the labels of the outputs. A new layer is added in one function, in the file of its family.
-Operations without weights need no rule: they are tried out (`edgeprune.tracing.rules.probing`). A layer
-with weights and without a rule locks the channels it touches.
+Operations without weights need no rule: they are tried out (`probing`). A layer with
+weights and without a rule locks the channels it touches.
 
 Rules and layers meet by exact type: a subclass may override `call`, so it needs a rule of its own.
 """
