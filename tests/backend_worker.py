@@ -20,8 +20,8 @@ from edgeprune import prune
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.scoring.method_settings import Settings
 from edgeprune.scoring.observations import Observations
-from edgeprune.scoring.settings import Settings
 from edgeprune.tracing.groups import find_groups
 
 IMAGES = np.random.default_rng(0).normal(size=(24, 8, 8, 3)).astype(np.float32)

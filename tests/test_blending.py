@@ -3,6 +3,7 @@ from __future__ import annotations
 import networks
 import numpy as np
 import pytest
+from edgeprune.pruning.pruning import prune
 from small_models import Recorder
 
 from edgeprune.cost.budgets import Budgets
@@ -11,13 +12,12 @@ from edgeprune.evaluation.evaluator import Grade
 from edgeprune.pruning.blending import Blending, search_blends
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.planning import make_plan
-from edgeprune.pruning.pruning import prune
 from edgeprune.scoring.blends import BLENDED
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.scoring.method_settings import Settings
 from edgeprune.scoring.observations import Observations
-from edgeprune.scoring.settings import Settings
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 

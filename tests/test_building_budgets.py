@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import edgeprune.building.places as places
 import numpy as np
 import pytest
 from specialists import make_classifier, run_command, save_digits
 
 import edgeprune.building.closed_loop as closed_loop
-import edgeprune.building.places as places
 from edgeprune.building import Amounts, build
 from edgeprune.cost.budgets import Budgets
 from edgeprune.evaluation.evaluator import Grade
 from edgeprune.latency import Deployment, Predictor, read_operators
 from edgeprune.latency.prediction_tables import write_tables
-from edgeprune.support.progress import SILENT
 
 AMOUNTS = Amounts(calibration_per_class=20, validation_per_class=20, test=300)
 QUICK = {"method": "chapr", "amounts": AMOUNTS, "measure": False, "recalibration": "off"}

@@ -17,6 +17,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from edgeprune.pruning.pruning import DEFAULT_BUDGET
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
@@ -26,7 +27,6 @@ from edgeprune.building import Amounts
 from edgeprune.cli.commands import edgeprune as command_group
 from edgeprune.cli.terminal import TerminalProgress, show
 from edgeprune.pruning.methods import METHODS
-from edgeprune.pruning.pruning import DEFAULT_BUDGET
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
 from edgeprune.scoring.criteria import CRITERIA
@@ -309,7 +309,7 @@ def test_a_terminal_shows_bars_and_keeps_a_line_per_stage(monkeypatch) -> None:
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     progress = TerminalProgress()
-    with progress.stage("counting", 3) as advance, progress.stage("waiting"):
+    with stage("counting", 3) as advance, stage("waiting"):
         for _ in range(2):
             advance()
         time.sleep(0.15)
@@ -325,9 +325,9 @@ def test_a_pipe_gets_lines_without_escapes(monkeypatch) -> None:
     pipe = io.StringIO()
     monkeypatch.setattr(sys, "stderr", pipe)
     progress = TerminalProgress()
-    with progress.stage("counting", 3) as advance:
+    with stage("counting", 3) as advance:
         time.sleep(0.06)
-        with progress.stage("inner"):
+        with stage("inner"):
             time.sleep(0.06)
         advance()
     lines = pipe.getvalue().splitlines()

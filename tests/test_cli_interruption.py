@@ -63,7 +63,7 @@ class Interrupting:
 def build(place: Path, out: Path, progress: Interrupting) -> None:
     edgeprune.build(
         place / "model.keras", place / "digits.npz", classes="1,2", recovery="refit",
-        recalibration="off", amounts=Amounts(20, 20, 50), out=out, progress=progress,
+        recalibration="off", amounts=Amounts(20, 20, 50), out=out,
     )  # fmt: skip
 
 
@@ -90,14 +90,14 @@ def test_an_interruption_at_any_stage_leaves_nothing(
 ) -> None:
     progress = Interrupting(name, at_step=at_step)
     with pytest.raises(KeyboardInterrupt):
-        build(place, tmp_path / "out", progress)
+        build(place, tmp_path / "out")
     assert name in progress.stages
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None:
     progress = Interrupting()
-    build(place, tmp_path / "out", progress)
+    build(place, tmp_path / "out")
     above = test_an_interruption_at_any_stage_leaves_nothing.pytestmark[0].args[1]
     inner = {"refit"}  # part of the recovery
     assert set(progress.stages) - inner == {name for name, *_ in above}

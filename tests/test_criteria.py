@@ -13,8 +13,8 @@ from keras import layers
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence, View
 from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.scoring.method_settings import Settings
 from edgeprune.scoring.observations import Observations
-from edgeprune.scoring.settings import Settings
 from edgeprune.scoring.subsets import (
     POOL,
     choose_greedily,

@@ -54,7 +54,7 @@ class Board:
             {**document, "energy": {**document["energy"], "windows": windows}}, OFFSET, clock_error
         )
 
-    def measure(self, models, settings, progress) -> Answer:
+    def measure(self, models, settings) -> Answer:
         return self.answer
 
 

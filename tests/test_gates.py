@@ -11,8 +11,8 @@ from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.gates import GatedModel
 from edgeprune.scoring.masks import mean_fills, score_best_mask, score_ensemble
+from edgeprune.scoring.method_settings import Settings
 from edgeprune.scoring.observations import Observations
-from edgeprune.scoring.settings import Settings
 from edgeprune.surgery.channel_removal import cut
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups

@@ -9,9 +9,8 @@ import small_models
 from keras import layers
 
 from edgeprune.errors import ConversionError
-from edgeprune.support.progress import SILENT
 from edgeprune.tflite import Quantization, convert_in_detail
-from edgeprune.tflite.qat import Training, train_for_int8
+from edgeprune.tflite.qat import QuantizedTraining, train_for_int8
 from edgeprune.tflite.qat.annotation import annotate
 from edgeprune.tflite.qat.bridge import bring_back, to_tf_keras
 from edgeprune.tflite.qat.quantized_training import _targets
@@ -80,7 +79,7 @@ def coarse() -> tuple[keras.Model, np.ndarray]:
 def test_training_brings_the_simulated_integers_closer_and_is_kept_out_of_the_users_model() -> None:
     model, samples = coarse()
     weights = [weight.copy() for weight in model.get_weights()]
-    settings = Training(epochs=6, learning_rate=3e-4, seed=1)
+    settings = QuantizedTraining(epochs=6, learning_rate=3e-4, seed=1)
     trained = train_for_int8(model, {"image": samples}, None, settings, SILENT)
     assert len(trained.losses) == 7
     assert trained.losses[trained.chosen] == min(trained.losses) < 0.9 * trained.losses[0]
@@ -95,7 +94,9 @@ def test_training_brings_the_simulated_integers_closer_and_is_kept_out_of_the_us
 def test_the_same_seed_gives_the_same_weights() -> None:
     model, samples = coarse()
     runs = [
-        train_for_int8(model, {"image": samples[:40]}, None, Training(epochs=2, seed=7), SILENT)
+        train_for_int8(
+            model, {"image": samples[:40]}, None, QuantizedTraining(epochs=2, seed=7), SILENT
+        )
         for _ in range(2)
     ]
     assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
@@ -104,7 +105,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 def test_labels_pull_towards_the_true_classes() -> None:
     model, samples = coarse()
     targets = (model.predict(samples, verbose=0).argmax(1) + 1) % 4
-    settings = Training(epochs=1, label_weight=1.0, learning_rate=1e-2)
+    settings = QuantizedTraining(epochs=1, label_weight=1.0, learning_rate=1e-2)
     answers = model.predict(samples, verbose=0)
     (wanted,) = _targets([answers], targets, 1.0)
     np.testing.assert_array_equal(wanted.argmax(1), targets)
@@ -119,7 +120,7 @@ def test_labels_pull_towards_the_true_classes() -> None:
 
 def test_no_time_ends_after_the_first_epoch() -> None:
     model, samples = coarse()
-    settings = Training(epochs=50, minutes=1e-6)
+    settings = QuantizedTraining(epochs=50, minutes=1e-6)
     trained = train_for_int8(model, {"image": samples[:40]}, None, settings, SILENT)
     assert len(trained.losses) == 2
 
@@ -130,7 +131,7 @@ def test_the_tflite_is_made_from_the_trained_weights_and_is_int8_throughout() ->
         model,
         scheme="int8-qat",
         calibration=samples[:80],
-        quantization=Quantization(training=Training(epochs=2, learning_rate=1e-3)),
+        quantization=Quantization(training=QuantizedTraining(epochs=2, learning_rate=1e-3)),
         io="uint8",
     )
     assert made.trained is not None
@@ -150,7 +151,7 @@ def test_the_tflite_is_made_from_the_trained_weights_and_is_int8_throughout() ->
 )
 def test_settings_that_cannot_train_are_refused(settings, message) -> None:
     with pytest.raises(ConversionError) as caught:
-        Training(**settings)
+        QuantizedTraining(**settings)
     assert str(caught.value) == message
 
 

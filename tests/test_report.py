@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from edgeprune.benchmarking import BenchResult, Measurement
+from edgeprune.benchmarking import BenchResult, MeasuredModel
 from edgeprune.report import Change, Outcome, describe_outcome
 from edgeprune.report.benchmarks import describe_measurements
 from edgeprune.report.tables import count_threads, describe_files, describe_values
@@ -38,7 +38,7 @@ OUTCOME = Outcome(
     command="edgeprune build",
     files=("model.tflite",),
 )  # fmt: skip
-MEASUREMENT = Measurement(
+MEASUREMENT = MeasuredModel(
     model="out/model.tflite", kind="measured", machine="AMD EPYC (x86_64, 2 cores)", target=None,
     on_target=False, runtime="ai-edge-litert 2.3.0", threads=1, count=1000, min_ms=0.031,
     p50_ms=1234.5678, p90_ms=0.041, p99_ms=0.052, mean_ms=0.04, load_ms=12.34, first_ms=5.678,

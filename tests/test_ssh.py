@@ -101,9 +101,7 @@ class DuringTheRun:
 
 def test_a_model_is_measured_on_the_board_and_nothing_stays_there(board, model) -> None:
     progress = DuringTheRun(None)
-    result = bench(
-        {"one": model, "again": model}, target="x86-64", transport=board, progress=progress, **QUICK
-    )
+    result = bench({"one": model, "again": model}, target="x86-64", transport=board, **QUICK)
     assert [entry.model for entry in result.measurements] == ["one", "again"]
     for entry in result.measurements:
         assert entry.count == 20
@@ -129,7 +127,7 @@ def test_the_clocks_of_one_machine_agree(board, server) -> None:
 def test_a_dropped_line_is_picked_up_again(board, model, server) -> None:
     dropped = []
     progress = DuringTheRun(lambda: dropped.append(server.drop_connections()))
-    result = bench(model, transport=board, progress=progress, runs=10**6, seconds=1.0, threads=1)
+    result = bench(model, transport=board, runs=10**6, seconds=1.0, threads=1)
     assert dropped[0] >= 1, "else this test says nothing"
     assert result.measurements[0].count > 20
     assert left_behind(board) == []
@@ -200,7 +198,6 @@ def test_the_wrong_architecture_is_found_before_anything_is_copied(
             model,
             target=target,
             transport=replace(board, architecture="aarch64"),
-            progress=progress,
             **QUICK,
         )
     assert str(caught.value) == complaint.format(here=platform.machine())

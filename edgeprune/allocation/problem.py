@@ -9,7 +9,6 @@ from functools import cached_property
 from edgeprune.allocation.constraints import Constraints
 from edgeprune.allocation.widths import DEFAULT_STEP, Ranking, allowed_widths, smallest_widths
 from edgeprune.errors import BudgetError
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.tracing.groups import Groups
 
 
@@ -24,7 +23,6 @@ class Problem:
         step: see `allowed_widths`.
         measure: widths of narrowed groups, the others whole -> how good the model then is on
             validation samples, larger being better; for allocations that measure.
-        progress: for these.
     """
 
     groups: Groups
@@ -32,7 +30,6 @@ class Problem:
     constraints: Constraints
     step: int = DEFAULT_STEP
     measure: Callable[[Mapping[str, int]], float] | None = None
-    progress: Progress = SILENT
 
     @cached_property
     def choices(self) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.widths import Ranking
 from edgeprune.errors import PlanError
 from edgeprune.support.files import replace_on_success
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 
 MOST_WIDTHS = 4
 VERSION = 1
@@ -94,7 +94,6 @@ def measure_sensitivity(
     *,
     cache: str | os.PathLike[str] | None = None,
     settings: str = "",
-    progress: Progress = SILENT,
 ) -> Sensitivity:
     """Narrow one group at a time and grade the model, at up to `MOST_WIDTHS` widths each.
 
@@ -103,7 +102,6 @@ def measure_sensitivity(
         measure: widths of the groups that are narrowed -> how good the model then is.
         cache: file that is written after every group; groups that it has are not measured again.
         settings: how the model is graded; a file with other settings is not used.
-        progress: told after every group.
 
     Raises:
         PlanError: the file holds something else, or belongs to another model or other settings.
@@ -119,7 +117,7 @@ def measure_sensitivity(
             )
     full = known.full if known.grades else float(measure({}))
     grades = {name: dict(found) for name, found in known.grades.items()}
-    with progress.stage("sensitivity", len(problem.choices)) as advance:
+    with stage("sensitivity", len(problem.choices)) as advance:
         for name, widths in problem.choices.items():
             if name not in grades:
                 some = np.linspace(0, len(widths) - 1, MOST_WIDTHS + 1).round().astype(int)
@@ -152,7 +150,7 @@ def allocate_by_sensitivity(problem: Problem) -> dict[str, int]:
     if problem.measure is None:
         raise ValueError("Sensitivity needs problem.measure, which grades widths. Got None.")
     problem.check()
-    found = measure_sensitivity(problem, problem.measure, progress=problem.progress)
+    found = measure_sensitivity(problem, problem.measure)
     rankings = {
         name: _replace_error(ranking, found.grades[name], found.full)
         for name, ranking in problem.rankings.items()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, Measurement
+from edgeprune.benchmarking.measurement_settings import Measurement
+from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, MeasuredModel
 from edgeprune.benchmarking.runs import bench
 from edgeprune.benchmarking.ssh import SshTransport
 from edgeprune.energy.windowed_energy import Energy
 
-__all__ = ["BenchInterrupted", "BenchResult", "Energy", "Measurement", "SshTransport", "bench"]
+__all__ = [
+    "BenchInterrupted",
+    "BenchResult",
+    "Energy",
+    "MeasuredModel",
+    "Measurement",
+    "SshTransport",
+    "bench",
+]

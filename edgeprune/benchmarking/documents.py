@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.errors import BenchmarkError
-from edgeprune.support.progress import Advance, Progress
+from edgeprune.support.progress import Advance, stage
 
 SCHEMA_VERSION = 1
 
@@ -36,7 +36,7 @@ class Answer:
 class Transport(Protocol):
     """A way to run the harness on some machine. One that cannot keep time is none."""
 
-    def measure(self, models: Sequence[Path], settings: Settings, progress: Progress) -> Answer:
+    def measure(self, models: Sequence[Path], settings: Settings) -> Answer:
         """Run the harness over the models; raise BenchmarkError with one line if it fails."""
 
 
@@ -67,9 +67,9 @@ class Remarks:
 
 
 @contextlib.contextmanager
-def following(progress: Progress) -> Iterator[Remarks]:
+def following() -> Iterator[Remarks]:
     """Show a stage of a hundred steps while the harness runs."""
-    with progress.stage("benchmark", 100) as advance:
+    with stage("benchmark", 100) as advance:
         yield Remarks(advance)
 
 

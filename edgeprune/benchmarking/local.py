@@ -13,7 +13,6 @@ from typing import IO
 from edgeprune.benchmarking.documents import Answer, check_complete, following, read_answer
 from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.errors import BenchmarkError
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.support.resources import find_folder
 
 PATIENCE_SECONDS = 5.0
@@ -28,9 +27,7 @@ def harness_command() -> list[str]:
 class LocalTransport:
     """Runs the harness here; its process ends with this one, however this one ends."""
 
-    def measure(
-        self, models: Sequence[Path], settings: Settings, progress: Progress = SILENT
-    ) -> Answer:
+    def measure(self, models: Sequence[Path], settings: Settings) -> Answer:
         """Run the harness over the models.
 
         Raises:
@@ -51,7 +48,7 @@ class LocalTransport:
                 start_new_session=True,  # Ctrl-C is for this process, which then asks for answers
             )
             interruption = None
-            with following(progress) as remarks:
+            with following() as remarks:
                 try:
                     for line in process.stderr or ():
                         remarks.read(line)

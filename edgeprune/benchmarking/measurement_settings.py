@@ -63,6 +63,25 @@ NO_METER = Meter("none")
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """How a build measures what it made.
+
+    Attributes:
+        latency: whether the `.tflite` is measured at all.
+        until_met: whether pruning is repeated until the latency that is measured meets its budget.
+        host: board to measure on, as ssh takes it; `None` is this machine.
+        threads: of the runtime; `None` for the target's.
+        seconds: of timed inferences per model in the final run.
+    """
+
+    latency: bool = True
+    until_met: bool = False
+    host: str | None = None
+    threads: int | None = None
+    seconds: float = 3.0
+
+
+@dataclass(frozen=True)
 class Settings:
     """A run of the harness.
 

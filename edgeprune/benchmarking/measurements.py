@@ -14,7 +14,7 @@ BUSY_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasuredModel:
     """One timed series of one model on one machine.
 
     Attributes:
@@ -99,12 +99,12 @@ class BenchResult:
         interrupted: the user stopped the run; what is there is whole.
     """
 
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[MeasuredModel, ...]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...] = ()
     interrupted: bool = False
 
-    def __getitem__(self, model: str) -> Measurement:
+    def __getitem__(self, model: str) -> MeasuredModel:
         """Return the measurement of a model by its name."""
         for measurement in self.measurements:
             if measurement.model == model:
@@ -210,10 +210,10 @@ def describe_machine(machine: Mapping[str, Any]) -> str:
     return f"{name} ({machine['architecture']}, {cores} core{'s' if cores != 1 else ''})"
 
 
-def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) -> Measurement:
+def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) -> MeasuredModel:
     latency, cold, check = entry["latency"], entry["cold"], entry["accuracy"]
     correct = check["correct"] if check and check["count"] else None
-    return Measurement(
+    return MeasuredModel(
         model=name,
         **shared,
         count=latency["count"],

@@ -17,7 +17,6 @@ from edgeprune.boards.target_files import find_target
 from edgeprune.boards.targets import Target
 from edgeprune.energy.windowed_energy import Energy, PowerSeries, estimate_energy
 from edgeprune.errors import BenchmarkError
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.tflite.runtime import check_file
 
 StrPath = str | os.PathLike[str]
@@ -40,7 +39,6 @@ def bench(
     energy: str | Meter = NO_METER,
     batch: StrPath | None = None,
     refuse_throttled: bool = False,
-    progress: Progress = SILENT,
 ) -> BenchResult:
     """Measure `.tflite` models, interleaved in one run of a clean process.
 
@@ -58,7 +56,6 @@ def bench(
         energy: a meter, such as `hwmon` or `log:power.csv`, or `auto` for the target's own.
         batch: `.npz` with `inputs` and `labels`: accuracy on the machine that is measured.
         refuse_throttled: fail if that machine slowed itself down, instead of a warning.
-        progress: told about every percent.
 
     Returns:
         One measurement per model, and the environment.
@@ -91,7 +88,7 @@ def bench(
         check_file(path)
     paths = [Path(path) for path in named.values()]
     with _recording_beside(settings) as readings:
-        answer = (transport or LocalTransport()).measure(paths, settings, progress)
+        answer = (transport or LocalTransport()).measure(paths, settings)
         energies, problems = _estimate(answer, list(named), settings, readings)
     result = read_document(answer.document, list(named), target, energies)
     result = replace(result, warnings=(*result.warnings, *problems))

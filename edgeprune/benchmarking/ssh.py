@@ -18,7 +18,7 @@ from edgeprune.benchmarking.documents import Answer, Remarks, check_complete, fo
 from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.benchmarking.ssh_connection import Connection, LineLostError
 from edgeprune.errors import BenchmarkError
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.support.resources import find_folder
 
 SEPARATOR = b"\x1e"
@@ -77,9 +77,7 @@ class SshTransport:
     provision: bool = False
     patience: Patience = Patience()
 
-    def measure(
-        self, models: Sequence[Path], settings: Settings, progress: Progress = SILENT
-    ) -> Answer:
+    def measure(self, models: Sequence[Path], settings: Settings) -> Answer:
         """Run the harness over the models.
 
         Raises:
@@ -88,15 +86,15 @@ class SshTransport:
         """
         connection = Connection(self.host, self.config)
         try:
-            with progress.stage(f"connecting to {self.host}"):
+            with stage(f"connecting to {self.host}"):
                 board = find_board(
                     connection, self.python, self.architecture, provision=self.provision
                 )
             with self._prepared(connection) as folder:
-                with progress.stage("copying"):
+                with stage("copying"):
                     _copy(connection, folder, models, settings)
                 before = measure_clock_offset(connection, board, folder)
-                answer = self._run(connection, board, folder, models, settings, progress)
+                answer = self._run(connection, board, folder, models, settings)
                 after = measure_clock_offset(connection, board, folder)
             return Answer(
                 answer.document,
@@ -129,12 +127,11 @@ class SshTransport:
         folder: str,
         models: Sequence[Path],
         settings: Settings,
-        progress: Progress,
     ) -> Answer:
         batch = BATCH if settings.batch else None
         command = [board.python, "-E", "harness", *settings.arguments(batch)]
         command += [_place(number, model) for number, model in enumerate(models)]
-        with following(progress) as remarks:
+        with following() as remarks:
             try:
                 connection.run("start", folder, *command)
                 status = self._follow(connection, folder, remarks, self.patience.silent_seconds)

@@ -1,6 +1,7 @@
-"""The main job: a trained model and images in; a smaller, quantized, proven `.tflite` out."""
+"""The main job: a trained model and samples in; a smaller, quantized, proven `.tflite` out."""
 
-from edgeprune.building.material import Amounts
-from edgeprune.building.stages import Built, build
+from __future__ import annotations
 
-__all__ = ["Amounts", "Built", "build"]
+from edgeprune.building.job import DEFAULT_TARGET, Built, build
+
+__all__ = ["DEFAULT_TARGET", "Built", "build"]

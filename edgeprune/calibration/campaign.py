@@ -21,7 +21,7 @@ from edgeprune.errors import BenchmarkError, EdgepruneError
 from edgeprune.latency import Predictor
 from edgeprune.latency.prediction_tables import replace_tables, write_tables
 from edgeprune.support.files import replace_on_success
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 
 BATCH = 16
 TURNS = 2
@@ -56,7 +56,6 @@ def calibrate(
     out: str | os.PathLike[str] | None = None,
     measure: Measure | None = None,
     models: Sequence[MicroModel] | None = None,
-    progress: Progress = SILENT,
 ) -> Calibration:
     """Measure micro-models, fit the cost model to them and write a target file.
 
@@ -72,7 +71,6 @@ def calibrate(
             which from then on stands in for the shipped one.
         measure: measures named files; by default `bench` on this machine.
         models: in place of the usual micro-models.
-        progress: told about every batch.
 
     Returns:
         The target with its predictors.
@@ -99,7 +97,7 @@ def calibrate(
         for scheme in schemes
         for batch in _divide([m for m in chosen if records.turns(scheme, m.name) <= turn])
     ]
-    with progress.stage("calibrating", len(batches)) as advance:
+    with stage("calibrating", len(batches)) as advance:
         for scheme, batch in batches:
             _measure_batch(measure, scheme, batch, records)
             advance()

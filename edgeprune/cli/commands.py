@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Sequence
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from edgeprune.cli.benchmarking import bench
-from edgeprune.cli.calibration import calibrate
-from edgeprune.cli.checking import check
+from edgeprune.cli.building import EXAMPLE, build, demo, open_model, prune, sensitivity
+from edgeprune.cli.measuring import bench, calibrate
 from edgeprune.cli.options import (
     COUNT,
-    SEED,
-    TARGETS_OWN,
+    FORMATS,
+    HeadedCommand,
     InOrder,
-    budget_option,
-    classes_option,
-    data_option,
-    input_option,
-    labels_option,
     model_options,
+    option,
     output_options,
     preprocess_option,
+    quantization_options,
     read_labels,
-    tuning_options,
+    read_model,
+    read_quantization,
 )
-from edgeprune.cli.quantization_options import FORMATS, quantization_options, read_quantization
-from edgeprune.cli.sensitivity_command import sensitivity
-from edgeprune.cli.terminal import show, show_built, working
-from edgeprune.cli.training_options import fine_tune_option
+from edgeprune.cli.terminal import show, working
 
-EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
+DOES_NOT_FIT = 1
 
 
 @click.group(
@@ -55,206 +49,198 @@ def edgeprune(context: click.Context) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-@edgeprune.command(
-    short_help="Prune, prove, recover, quantize, verify and measure.",
-    epilog="\b\nExamples:\n"
-    f"  {EXAMPLE}\n"
-    "  edgeprune build net.h5 --data cifar10 --preprocess unit --budget params=40k --out small/",
-)
-@model_options
-@data_option
-@preprocess_option
-@classes_option
-@click.option("--target", metavar="NAME", default="x86-64", help="Board; see `edgeprune targets`.")
-@budget_option(show_default=TARGETS_OWN)
-@click.option(
-    "--quantize",
-    metavar="FORMAT",
-    show_default=TARGETS_OWN,
-    help=FORMATS,
-)
-@click.option(
-    "--io",
-    metavar="TYPE",
-    default="float32",
-    help="What goes in and out of an int8 model: float32, int8 or uint8.",
-)
-@input_option
-@quantization_options
-@click.option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
-@labels_option
-@tuning_options(
-    method={"default": None, "show_default": TARGETS_OWN}, step={"show_default": TARGETS_OWN}
-)
-@fine_tune_option
-@click.option(
-    "--test", type=COUNT, default=3000, help="Test samples of the kept classes, all together."
-)
-@click.option("--threads", type=COUNT, show_default=TARGETS_OWN, help="Threads of the measurement.")
-@click.option("--no-bench", is_flag=True, help="Do not measure latency.")
-@click.option(
-    "--measure",
-    is_flag=True,
-    help="Prune again until the latency that is measured meets the budget for it.",
-)
-@click.option(
-    "--host", metavar="USER@HOST", show_default="this machine", help="Where to measure, by SSH."
-)
-@output_options
-@click.pass_obj
-def build(
-    arguments: Sequence[str] | None, /, model: str, as_json: bool, quiet: bool, **options: Any
-) -> None:
-    """Make a smaller, quantized, proven .tflite of MODEL that knows the classes you need.
-
-    MODEL is a .keras or .h5 file, an architecture in JSON (with --weights) or a SavedModel folder.
-    The folder given by --out receives model.tflite, model.keras, labels.txt, plan.json, report.json
-    and measurement.json.
-    """
-    with working(quiet) as progress:
-        from edgeprune.building import Amounts
-        from edgeprune.building import build as run
-
-        amounts = Amounts(
-            options.pop("calibration"), options.pop("validation"), options.pop("test")
-        )
-        built = run(
-            model,
-            options.pop("data"),
-            labels=read_labels(options.pop("labels")),
-            recalibration=options.pop("recalibrate"),
-            measure=not options.pop("no_bench"),
-            meet_measured=options.pop("measure"),
-            amounts=amounts,
-            quantization=read_quantization(options),
-            command=_command(arguments, "build"),
-            progress=progress,
-            **options,
-        )
-    show_built(built, as_json, quiet)
-
-
-@edgeprune.command(
+@click.command(
+    cls=HeadedCommand,
     short_help="Show which channels can be removed, and which cannot.",
     epilog="\b\nExamples:\n"
     "  edgeprune inspect model.keras\n"
     "  edgeprune inspect model.keras --picture model.svg",
 )
 @model_options
-@click.option(
+@option(
     "--picture",
+    heading="Output",
     metavar="FILE",
     show_default="no picture",
     help="Draw the model, groups in colour: .svg, .png or .pdf (by Graphviz), or .dot.",
 )
 @output_options
-def inspect(
-    model: str, weights: str | None, picture: str | None, as_json: bool, quiet: bool
-) -> None:
+def inspect(picture: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Show the groups of MODEL: channels that go or stay together, what they cost, and for those
     that must stay the reason.
     """  # noqa: D205
-    with working(quiet) as progress:
-        from edgeprune.cli.inspection import inspect_file
+    with working(quiet):
+        from edgeprune.cost.cost_model import CostModel
+        from edgeprune.report.drawing import check_drawing, draw_groups
         from edgeprune.report.group_tables import describe_groups, list_groups
+        from edgeprune.support.progress import stage
+        from edgeprune.tracing.groups import find_groups
 
-        groups, costs = inspect_file(model, weights, picture, progress)
+        if picture is not None:
+            check_drawing(picture)
+        groups = find_groups(open_model(read_model(options)))
+        if picture is not None:
+            with stage("picture"):
+                draw_groups(groups, picture)
+        costs = CostModel(groups)
     show(lambda: list_groups(groups, costs), lambda: describe_groups(groups, costs), as_json, quiet)
 
 
-@edgeprune.command(
-    short_help="Prune and recover only: from Keras to Keras.",
-    epilog="\b\nExample:\n"
-    "  edgeprune prune model.keras --data photos/ --budget macs=30% --out small.keras",
+@click.command(
+    cls=HeadedCommand,
+    short_help="Say what keeps a model off a board, and what to change.",
+    epilog="\b\nExamples:\n"
+    "  edgeprune check model.keras --target coral-usb\n"
+    "  edgeprune check model.tflite --target coral-usb --json",
 )
 @model_options
-@data_option
-@preprocess_option
-@classes_option
-@budget_option(default=["macs=50%"])
-@click.option("--out", metavar="FILE", default="slim.keras", help="For the slim model.")
-@labels_option
-@tuning_options(method={"default": "auto"}, step={"default": 8})
-@fine_tune_option
+@option(
+    "--target",
+    heading="What to keep",
+    metavar="NAME",
+    required=True,
+    help="Board; see `edgeprune targets`.",
+)
 @output_options
-def prune(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""
-    with working(quiet) as progress:
-        from edgeprune.cli.pruning_command import prune_file
+def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Say which operators, shapes and types keep MODEL off a board, and what to change.
 
-        result = prune_file(model, out, progress, **options)
-    from edgeprune.report.tables import describe_values
+    MODEL is a .tflite, or whatever `build` takes: that is converted quickly, with made-up ranges,
+    and its real operators are looked at. Nothing is written. Exit code: 0 it fits, 1 it does not,
+    2 it cannot be checked.
+    """
+    file = read_model(options)
+    with working(quiet):
+        from edgeprune.boards import find_target
+        from edgeprune.support.progress import stage
+        from edgeprune.tflite.compatibility import check_file, check_model
 
-    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+        board = find_target(target)
+        if Path(file.path).suffix == ".tflite":
+            if file.weights is not None:
+                raise click.UsageError("--weights is for models of Keras, not for a .tflite.")
+            found = check_file(file.path, board)
+        else:
+            loaded = open_model(file)
+            with stage("converting, looking at operators"):
+                found = check_model(loaded, board, name=str(file.path))
+    from edgeprune.report.compatibility_report import describe_suitability
+
+    show(found.to_dict, lambda: describe_suitability(found), as_json, quiet)
+    if not found.fits:
+        sys.exit(DOES_NOT_FIT)
 
 
-edgeprune.add_command(check)
-edgeprune.add_command(sensitivity)
-
-
-@edgeprune.command(
+@click.command(
+    cls=HeadedCommand,
     short_help="Convert to .tflite without pruning.",
     epilog="\b\nExamples:\n"
     "  edgeprune convert model.keras --data photos/ --labels labels.txt\n"
     "  edgeprune convert model.keras --quantize dynamic",
 )
 @model_options
-@click.option("--quantize", metavar="FORMAT", default="int8", help=FORMATS)
-@click.option(
-    "--io",
-    metavar="TYPE",
-    default="float32",
-    help="What goes in and out of an int8 model: float32, int8 or uint8.",
-)
-@input_option
-@click.option(
-    "--data", metavar="SAMPLES", help="For the ranges of int8, needed there; as for `build`."
+@option(
+    "--data",
+    heading="Model and data",
+    metavar="SAMPLES",
+    help="For the ranges of int8, needed there; as for `build`.",
 )
 @preprocess_option
-@quantization_options
-@click.option("--samples", type=COUNT, default=200, help="How many samples serve for the ranges.")
-@click.option(
-    "--labels", metavar="FILE", help="Class names to put into the .tflite file, one per line."
+@option(
+    "--samples",
+    heading="Model and data",
+    type=COUNT,
+    default=200,
+    help="How many samples serve for the ranges.",
 )
-@click.option("--out", metavar="FILE", default="model.tflite", help="The file to write.")
+@option(
+    "--labels",
+    heading="Model and data",
+    metavar="FILE",
+    help="Class names to put into the .tflite file, one per line.",
+)
+@option("--quantize", heading="Format", metavar="FORMAT", default="int8", help=FORMATS)
+@quantization_options
+@option(
+    "--out", heading="Output", metavar="FILE", default="model.tflite", help="The file to write."
+)
 @output_options
-def convert(model: str, out: str, as_json: bool, quiet: bool, **options: Any) -> None:
+def convert(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert MODEL to .tflite as it is, without pruning."""
-    with working(quiet) as progress:
-        from edgeprune.cli.conversion import convert_file
-
-        result = convert_file(model, out, progress, **options)
+    with working(quiet):
+        result = _convert_file(out, options)
     from edgeprune.report.tables import describe_values
 
     show(lambda: result, lambda: describe_values(result), as_json, quiet)
 
 
-edgeprune.add_command(bench)
+def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Convert a model file, write the `.tflite` and return what is printed."""
+    from edgeprune.data import load_dataset, parse_preprocess, read_samples
+    from edgeprune.data.assignment import balance
+    from edgeprune.data.datasets import check_source
+    from edgeprune.errors import ConversionError
+    from edgeprune.support.files import check_output, replace_on_success
+    from edgeprune.support.progress import stage
+    from edgeprune.tflite import CALIBRATED, convert_in_detail
+    from edgeprune.tflite.conversion_checks import check_choices
+
+    scheme, io, source = options["quantize"], options["io"], options["data"]
+    check_choices(scheme, io)
+    check_output(out, suffix=".tflite")
+    scaling = parse_preprocess(options["preprocess"])
+    labels = read_labels(options["labels"])
+    quantization = read_quantization(options)
+    quantization.check(scheme)
+    if scheme in CALIBRATED and source is None:
+        raise ConversionError(
+            f"{scheme} needs samples for the ranges of its integers: give --data, or take "
+            "--quantize dynamic, which needs none."
+        )
+    check_source(source)
+    original = open_model(read_model(options))
+    calibration = targets = None
+    if scheme in CALIBRATED:
+        with stage("reading the data"):
+            dataset = load_dataset(source, input_shape=tuple(original.inputs[0].shape[1:]))
+            split = dataset.splits.get("train", next(iter(dataset.splits.values())))
+            samples = read_samples(dataset, balance(dataset, split, options["samples"]), scaling)
+            calibration = samples.inputs
+            shapes = [tuple(tensor.shape) for tensor in original.outputs]
+            targets = samples.targets if shapes == [(None, len(dataset.classes))] else None
+    with stage(f"converting to {scheme}"):
+        made = convert_in_detail(
+            original,
+            scheme=scheme,
+            calibration=calibration,
+            labels=labels,
+            io=io,
+            input=options["input"],
+            preprocess=scaling,
+            targets=targets,
+            quantization=quantization,
+        )
+    with replace_on_success(out) as temporary:
+        Path(temporary).write_bytes(made.content)
+    result = {
+        "file": out,
+        "quantize": scheme,
+        "input": options["input"] or io,
+        "io": io,
+        "size_bytes": len(made.content),
+    }
+    if made.loss is not None:
+        worst = sorted(made.layers, key=lambda layer: -layer.rounding)[:3]
+        result |= {
+            "loss_on_samples": f"{made.loss:.2%}",
+            "ranges": made.ranges,
+            "worst_layers": ", ".join(f"{x.layer} ({x.operator}) {x.rounding:.1%}" for x in worst),
+            "float_layers": ", ".join(made.float_layers) or "none",
+        }
+    return result
 
 
-edgeprune.add_command(calibrate)
-
-
-@edgeprune.command(
-    short_help="See it work, without a model or data of your own.",
-    epilog="\b\nExample:\n  edgeprune demo",
-)
-@click.option("--out", metavar="FOLDER", default="edgeprune-demo", help="For the files.")
-@click.option("--seed", type=SEED, default=0, help="Of everything that is drawn.")
-@output_options
-@click.pass_obj
-def demo(
-    arguments: Sequence[str] | None, /, out: str, seed: int, as_json: bool, quiet: bool
-) -> None:
-    """Train a small network on handwritten digits, then make a specialist for 3, 5 and 8 of it."""
-    with working(quiet) as progress:
-        from edgeprune.cli.demonstration import build_demonstration
-
-        built = build_demonstration(out, seed, _command(arguments, "demo"), progress)
-    show_built(built, as_json, quiet)
-
-
-@edgeprune.command(short_help="List methods, criteria, allocations and recoveries.")
+@click.command(cls=HeadedCommand, short_help="List methods, criteria, allocations and recoveries.")
 @output_options
 def methods(as_json: bool, quiet: bool) -> None:
     """List methods, criteria, allocations and recoveries: what they do, where they come from."""
@@ -264,7 +250,7 @@ def methods(as_json: bool, quiet: bool) -> None:
     show(lambda: found, lambda: describe_methods(found), as_json, quiet)
 
 
-@edgeprune.command(short_help="List the boards.")
+@click.command(cls=HeadedCommand, short_help="List the boards.")
 @output_options
 def targets(as_json: bool, quiet: bool) -> None:
     """List the boards that a model can be built for."""
@@ -278,6 +264,7 @@ def targets(as_json: bool, quiet: bool) -> None:
     show(lambda: values, lambda: describe_targets(found), as_json, quiet)
 
 
-def _command(arguments: Sequence[str] | None, name: str) -> str:
-    """Return the command line for the report."""
-    return shlex.join(["edgeprune", *(arguments or [name])])
+for command in (
+    build, inspect, prune, check, sensitivity, convert, bench, calibrate, demo, methods, targets,
+):  # fmt: skip
+    edgeprune.add_command(command)

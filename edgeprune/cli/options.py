@@ -1,16 +1,29 @@
-"""Options that several commands share."""
+"""Options that commands share, under headings, and the one place where they become objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.errors import DataError
+from edgeprune.errors import DataError, EdgepruneError
+
+if TYPE_CHECKING:
+    from edgeprune.benchmarking import Measurement
+    from edgeprune.data import Data
+    from edgeprune.distillation import Training
+    from edgeprune.loading import ModelFile
+    from edgeprune.pruning.pruning_settings import Pruning
+    from edgeprune.tflite import Quantization
+    from edgeprune.tflite.export_settings import Export
 
 Command = Callable[..., Any]
+TARGETS_OWN = "the target's"
+METHODS_OWN = "the method's"
+FORMATS = "float32, float16, dynamic, int8, int16x8 or int8-qat."
 
 
 class WholeNumber(click.ParamType):  # type: ignore[type-arg]
@@ -42,66 +55,136 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
+class Headed(click.Option):
+    """An option that stands under a heading of its command's help."""
+
+    def __init__(self, *names: Any, heading: str = "Output", **settings: Any) -> None:
+        """Remember the heading."""
+        super().__init__(*names, **settings)
+        self.heading = heading
+
+
+class HeadedCommand(click.Command):
+    """A command whose help groups its options under their headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list per heading, in the order in which headings first appear."""
+        lists: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None:
+                lists.setdefault(getattr(option, "heading", "Output"), []).append(record)
+        for heading, records in lists.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def option(*names: str, heading: str, **settings: Any) -> Callable[[Command], Command]:
+    """Return `click.option` under a heading."""
+    return click.option(*names, cls=Headed, heading=heading, **settings)
+
+
 def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """Return one decorator for several options, listed in `--help` in this order."""
 
     def decorate(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
+        for each in reversed(options):
+            command = each(command)
         return command
 
     return decorate
 
 
 output_options = combine(
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
-    click.option("--quiet", "-q", is_flag=True, help="No progress, no tables; errors only."),
+    option("--json", "as_json", heading="Output", is_flag=True, help="Print JSON on stdout."),
+    option(
+        "--quiet", "-q", heading="Output", is_flag=True, help="No progress, no tables; errors only."
+    ),
 )
 model_options = combine(
     click.argument("model"),
-    click.option(
+    option(
         "--weights",
+        heading="Model and data",
         metavar="FILE",
         help="Weights, if MODEL is an architecture in JSON or its weights are to be replaced.",
     ),
 )
-data_option = click.option(
-    "--data",
-    required=True,
-    metavar="SAMPLES",
-    help="Image folder (split/class/* or class/*), .npz with x and y, or digits, cifar10, "
-    "cifar100, mnist, fashion_mnist.",
-)
-preprocess_option = click.option(
+preprocess_option = option(
     "--preprocess",
+    heading="Model and data",
     default="raw",
     metavar="HOW",
     help="How stored samples become inputs, as in training: raw, unit (x/255), symmetric "
     "(x/127.5-1), 'standardize:mean=..;std=..' or module:function.",
 )
-input_option = click.option(
-    "--input",
-    metavar="TYPE",
-    default=None,
-    show_default="as --io says",
-    help="uint8 puts the scaling of --preprocess inside, so that the model takes the bytes of a "
-    "camera.",
-)
-labels_option = click.option(
-    "--labels",
-    metavar="FILE",
-    help="Names of the model's outputs, one per line, if the data does not name them all.",
-)
-classes_option = click.option(
+
+
+def data_options(*, test: bool = False) -> Callable[[Command], Command]:
+    """Return the options that make a `Data`.
+
+    Args:
+        test: whether the command tests on samples of their own.
+    """
+    heading = "Model and data"
+    tested = [
+        option(
+            "--test",
+            heading=heading,
+            type=COUNT,
+            default=3000,
+            help="Test samples of the kept classes, all together.",
+        )
+    ]
+    return combine(
+        option(
+            "--data",
+            heading=heading,
+            required=True,
+            metavar="SAMPLES",
+            help="Image folder (split/class/* or class/*), .npz with x and y, or digits, cifar10, "
+            "cifar100, mnist, fashion_mnist.",
+        ),
+        preprocess_option,
+        option(
+            "--labels",
+            heading=heading,
+            metavar="FILE",
+            help="Names of the model's outputs, one per line, if the data does not name them all.",
+        ),
+        option(
+            "--calibration",
+            heading=heading,
+            type=COUNT,
+            default=100,
+            help="Calibration samples per class.",
+        ),
+        option(
+            "--validation",
+            heading=heading,
+            type=COUNT,
+            default=200,
+            help="Validation samples per class.",
+        ),
+        *(tested if test else []),
+        option(
+            "--memory",
+            heading=heading,
+            metavar="SIZE",
+            callback=_read_size,
+            show_default="a quarter of what is free",
+            help="Most memory for samples, such as 4GB.",
+        ),
+    )
+
+
+classes_option = option(
     "--classes",
+    heading="What to keep",
     metavar="NAMES",
     show_default="all",
     help="Classes to keep, by name or index, in the order of the new outputs: cat,dog,fox.",
 )
-
-
-TARGETS_OWN = "the target's"
-METHODS_OWN = "the method's"
 
 
 def budget_option(**default: Any) -> Callable[[Command], Command]:
@@ -110,84 +193,238 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
     Args:
         default: `default`, or `show_default` where it is decided later.
     """
-    return click.option(
+    return option(
         "--budget",
+        heading="What to keep",
         metavar="QUANTITY=AMOUNT",
         multiple=True,
-        callback=lambda context, option, given: ",".join(given) or None,
+        callback=_join_budgets,
         help="The most it may cost: macs=50%, params=120k, size=500KB, memory=64KB, latency=20ms, "
         "energy=50mJ, fits=edgetpu. Several times, or with commas, for several at once.",
         **default,
     )
 
 
-def tuning_options(*, method: dict[str, Any], step: dict[str, Any]) -> Callable[[Command], Command]:
-    """Return the options that say how to prune.
+def pruning_options(**step: Any) -> Callable[[Command], Command]:
+    """Return the options that make a `Pruning` and a `Training`.
 
     Args:
-        method: `default`, or `show_default` where it is decided later.
-        step: likewise.
+        step: `default` of the step, or `show_default` where it is decided later.
     """
+    heading = "Accuracy"
     return combine(
-        click.option(
+        option(
             "--method",
+            heading=heading,
             metavar="NAME",
+            default="auto",
             help="Criterion, allocation and recovery by one name; see `edgeprune methods`.",
-            **method,
         ),
-        click.option(
+        option(
             "--criterion",
+            heading=heading,
             metavar="NAME",
-            default=None,
             show_default=METHODS_OWN,
             help="How channels are ranked.",
         ),
-        click.option(
+        option(
             "--allocation",
+            heading=heading,
             metavar="NAME",
-            default=None,
             show_default=METHODS_OWN,
             help="How the widths of layers are chosen.",
         ),
-        click.option(
+        option(
             "--recovery",
+            heading=heading,
             metavar="NAME",
-            default=None,
             show_default=METHODS_OWN,
             help="How accuracy is given back. auto: whichever is best on validation.",
         ),
-        click.option(
+        option(
             "--recalibrate",
+            heading=heading,
             type=click.Choice(["auto", "on", "off"]),
-            default=None,
             show_default=METHODS_OWN,
             help="BatchNorm recalibration after the recovery. auto: where it helps.",
         ),
-        click.option(
+        option(
             "--step",
+            heading=heading,
             type=COUNT,
             help="Layers get widths that are multiples of N; 1 allows any.",
             **step,
         ),
-        click.option(
+        option(
             "--time-limit",
+            heading=heading,
             type=float,
             metavar="S",
-            default=None,
-            show_default=METHODS_OWN,
-            help="Seconds after which a method that tries several tries no more.",
+            default=60.0,
+            help="Seconds after which a search for a blend of criteria tries nothing new.",
         ),
-        click.option(
-            "--gathers",
-            is_flag=True,
-            help="Also try readers of residual streams that read some channels; three times the "
-            "work.",
+        option(
+            "--fine-tune",
+            heading=heading,
+            metavar="TIME",
+            show_default="no training",
+            help="Train the pruned model towards the answers of the original, on the train split, "
+            "for at most this long: 5min, 90s, or 20epochs. Kept where validation gains.",
         ),
-        click.option(
-            "--calibration", type=COUNT, default=100, help="Calibration samples per class."
+        option(
+            "--seed", heading=heading, type=SEED, default=0, help="Of everything that is drawn."
         ),
-        click.option("--validation", type=COUNT, default=200, help="Validation samples per class."),
-        click.option("--seed", type=SEED, default=0, help="Of everything that is drawn."),
+    )
+
+
+quantization_options = combine(
+    option(
+        "--io",
+        heading="Format",
+        metavar="TYPE",
+        default="float32",
+        help="What goes in and out of an int8 model: float32, int8 or uint8.",
+    ),
+    option(
+        "--input",
+        heading="Format",
+        metavar="TYPE",
+        show_default="as --io says",
+        help="uint8 puts the scaling of --preprocess inside, so that the model takes the bytes of "
+        "a camera.",
+    ),
+    option(
+        "--fallback",
+        heading="Format",
+        metavar="SHARE",
+        show_default="every layer in integers",
+        help="Loss above which the worst layers of an int8 model stay in float: 1% of the accuracy "
+        "(without labels: of the answers).",
+    ),
+    option(
+        "--ranges",
+        heading="Format",
+        metavar="HOW",
+        default="auto",
+        help="How int8 finds the ranges of its integers: limits, percentile, least_squares. auto: "
+        "whichever brings the outputs closest to the float model's.",
+    ),
+    option(
+        "--qat-epochs",
+        heading="Format",
+        type=COUNT,
+        default=10,
+        help="Epochs of the training of int8-qat, at most.",
+    ),
+    option(
+        "--qat-minutes",
+        heading="Format",
+        type=float,
+        metavar="MINUTES",
+        default=10.0,
+        help="Time of the training of int8-qat, at most.",
+    ),
+)
+
+
+@contextmanager
+def _as_usage(context: click.Context, parameter: click.Parameter) -> Iterator[None]:
+    try:
+        yield
+    except EdgepruneError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
+
+
+def _join_budgets(context: click.Context, parameter: click.Parameter, given: Any) -> str:
+    if any(not part.strip() for text in given for part in text.split(",")):
+        raise click.BadParameter("it is empty: give one such as macs=50%.", context, parameter)
+    return ",".join(given)
+
+
+def _read_size(context: click.Context, parameter: click.Parameter, given: Any) -> float | None:
+    if given is None:
+        return None
+    from edgeprune.cost.budgets import Budget
+
+    with _as_usage(context, parameter):
+        return Budget.parse(f"size={given}").amount
+
+
+def read_model(options: dict[str, Any]) -> ModelFile:
+    """Take `MODEL` and `--weights`."""
+    from edgeprune.loading import ModelFile
+
+    return ModelFile(options.pop("model"), options.pop("weights"))
+
+
+def read_data(options: dict[str, Any]) -> Data:
+    """Take the options of `data_options`.
+
+    Raises:
+        DataError: the labels cannot be read, or the preprocessing does not exist.
+    """
+    from edgeprune.data import Data, parse_preprocess
+
+    return Data(
+        options.pop("data"),
+        parse_preprocess(options.pop("preprocess")),
+        read_labels(options.pop("labels")),
+        options.pop("calibration"),
+        options.pop("validation"),
+        options.pop("test", 1),
+        options.pop("memory"),
+    )
+
+
+def read_pruning(options: dict[str, Any]) -> tuple[Pruning, Training | None]:
+    """Take the options of `pruning_options`."""
+    from edgeprune.distillation import Training
+    from edgeprune.pruning.pruning_settings import Pruning
+
+    names = ("method", "criterion", "allocation", "recovery", "step", "seed")
+    pruning = Pruning(
+        recalibration=options.pop("recalibrate"),
+        search_seconds=options.pop("time_limit"),
+        **{name: options.pop(name) for name in names},
+    )
+    length = options.pop("fine_tune")
+    return pruning, None if length is None else Training.parse(length)
+
+
+def read_quantization(options: dict[str, Any]) -> Quantization:
+    """Take what says how integers are chosen.
+
+    Raises:
+        ConversionError: a value cannot be.
+    """
+    from edgeprune.tflite import Fallback, Quantization
+    from edgeprune.tflite.qat import QuantizedTraining
+
+    limit = options.pop("fallback")
+    return Quantization(
+        options.pop("ranges"),
+        None if limit is None else Fallback.parse(limit),
+        QuantizedTraining(epochs=options.pop("qat_epochs"), minutes=options.pop("qat_minutes")),
+    )
+
+
+def read_export(options: dict[str, Any]) -> Export:
+    """Take `--quantize` and the options of `quantization_options`."""
+    from edgeprune.tflite.export_settings import Export
+
+    scheme, io, input = (options.pop(name) for name in ("quantize", "io", "input"))
+    return Export(scheme, io, input, read_quantization(options))
+
+
+def read_measurement(options: dict[str, Any]) -> Measurement:
+    """Take the options of `build` that say how it measures."""
+    from edgeprune.benchmarking import Measurement
+
+    return Measurement(
+        latency=not options.pop("no_bench"),
+        until_met=options.pop("measure"),
+        host=options.pop("host"),
+        threads=options.pop("threads"),
     )
 
 

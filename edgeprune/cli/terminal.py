@@ -18,7 +18,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElaps
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from edgeprune.support.progress import SILENT, Advance, Progress
+from edgeprune.support.progress import Advance, showing
 from edgeprune.support.standard_error import captured_stderr
 
 if TYPE_CHECKING:
@@ -28,14 +28,11 @@ SHOWN_AFTER_SECONDS = 0.05
 
 
 @contextlib.contextmanager
-def working(quiet: bool) -> Iterator[Progress]:
+def working(quiet: bool) -> Iterator[None]:
     """Keep the remarks of frameworks off the terminal, and what anyone prints off stdout.
 
     Args:
         quiet: show no progress either.
-
-    Yields:
-        What is told about stages.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(captured_stderr())
@@ -47,7 +44,9 @@ def working(quiet: bool) -> Iterator[Progress]:
             warnings.simplefilter("ignore")
         elsewhere = stack.enter_context(open(os.devnull, "w")) if quiet else sys.stderr
         stack.enter_context(contextlib.redirect_stdout(elsewhere))
-        yield SILENT if quiet else TerminalProgress()
+        if not quiet:
+            stack.enter_context(showing(TerminalProgress()))
+        yield
 
 
 class TerminalProgress:

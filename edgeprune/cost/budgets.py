@@ -29,7 +29,7 @@ UNITS: Mapping[Quantity, Mapping[str, float]] = {
 }
 """Units that an amount may have, and how many of the quantity's own unit each is."""
 QUANTITIES: tuple[Quantity, ...] = tuple(UNITS)
-OWN_UNITS: Mapping[Quantity, str] = {
+OWN_UNITS: Mapping[str, str] = {
     "size": "B", "memory": "B", "latency": "ms", "energy": "mJ", "fits": "B",
 }  # fmt: skip
 

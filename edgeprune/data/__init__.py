@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from edgeprune.data.assignment import Assignment, assign_samples
 from edgeprune.data.classes import find_classes
+from edgeprune.data.data_settings import Data
 from edgeprune.data.dataset import Dataset, Samples, read_samples
 from edgeprune.data.datasets import load_dataset
 from edgeprune.data.plausibility import warn_better_scaling, warn_near_chance, warn_shared_samples
@@ -17,6 +18,7 @@ from edgeprune.data.preprocessing import Preprocess, parse_preprocess
 
 __all__ = [
     "Assignment",
+    "Data",
     "Dataset",
     "Preprocess",
     "Samples",

@@ -22,6 +22,23 @@ SOURCES = (
 )
 
 
+def check_source(data: Any) -> None:
+    """Refuse a path without data.
+
+    Raises:
+        DataError: nothing is there.
+    """
+    if not isinstance(data, (str, os.PathLike)):
+        return
+    path = Path(data).expanduser()
+    looks_like_path = path.suffix or len(path.parts) > 1 or str(data).endswith(os.sep)
+    if looks_like_path and not path.exists():
+        raise DataError(
+            f"There is no data at '{data}'. Expected a folder with one folder of images per class, "
+            "an .npz file with x and y, or the name of a built-in data set."
+        )
+
+
 def load_dataset(
     source: Any, *, input_shape: tuple[int | None, ...], classes: Sequence[str] | None = None
 ) -> Dataset:

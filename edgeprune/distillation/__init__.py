@@ -1,5 +1,5 @@
 """Giving accuracy back with gradients: a slim model learns from the original."""
 
-from edgeprune.distillation.training_settings import Augmentation, FineTuning
+from edgeprune.distillation.training_settings import Augmentation, Training
 
-__all__ = ["Augmentation", "FineTuning"]
+__all__ = ["Augmentation", "Training"]

@@ -24,13 +24,13 @@ from edgeprune.distillation.objectives import (
 )
 from edgeprune.distillation.schedule import CLOCK, Clock, Schedule
 from edgeprune.distillation.student import Student, Teacher
-from edgeprune.distillation.training import Evaluation, Training
+from edgeprune.distillation.training_loop import Evaluation, TrainingLoop
 from edgeprune.distillation.training_samples import ArraySource, Source
-from edgeprune.distillation.training_settings import Augmentation, FineTuning
+from edgeprune.distillation.training_settings import Augmentation, Training
 from edgeprune.errors import DataError, ModelError
 from edgeprune.evaluation.evaluator import Grade, Judge, hold_out
-from edgeprune.evaluation.preconditions import Data, check_model, make_samples
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.evaluation.preconditions import ArrayData, check_model, make_samples
+from edgeprune.support.progress import stage
 
 PROBES = 256
 TINY = float(np.finfo(np.float32).tiny)
@@ -68,13 +68,12 @@ class FineTuned:
 def fine_tune(
     model: keras.Model,
     original: keras.Model,
-    data: Data | Source,
+    data: ArrayData | Source,
     *,
-    settings: FineTuning | str = "5min",
+    settings: Training | str = "5min",
     classes: Sequence[int] | None = None,
-    validation: Data | None = None,
+    validation: ArrayData | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Progress = SILENT,
     clock: Clock = CLOCK,
 ) -> FineTuned:
     """Return a slim model trained to answer as the original does; labels help, but need not be.
@@ -96,7 +95,6 @@ def fine_tune(
         validation: samples that choose the best state; a quarter of `data` by default.
         checkpoint: an `.npz` file that is written at every evaluation, and from which a run with
             the same model, data and settings goes on; gone once the run has ended.
-        progress: told about every hundredth of the way.
         clock: gives seconds.
 
     Returns:
@@ -116,12 +114,12 @@ def fine_tune(
         >>> tuned.after >= tuned.before
         True
     """
-    settings = FineTuning.parse(settings) if isinstance(settings, str) else settings
+    settings = Training.parse(settings)
     _check_models(model, original, classes)
     chosen = None if classes is None else tuple(int(number) for number in classes)
     source, held_out = _divide(original, data, validation, chosen, settings.seed)
     schedule = Schedule(settings.seconds, clock=clock)
-    with progress.stage("fine-tuning", 100) as advance:
+    with stage("fine-tuning", 100) as advance:
         block_ends = find_block_ends(original, model) if settings.features else []
         batch_size = min(settings.batch_size, len(source))
         teacher = Teacher(original, block_ends, batch_size)
@@ -138,7 +136,9 @@ def fine_tune(
         lessons = Lessons(source, teacher, augmentation, settings, classes=chosen, labels=labels)
         if settings.epochs is not None:
             schedule.steps = max(1, round(settings.epochs * lessons.steps))
-        training = Training(student, lessons, schedule, settings, _grader(judge, kinds, held_out))
+        training = TrainingLoop(
+            student, lessons, schedule, settings, _grader(judge, kinds, held_out)
+        )
         if checkpoint is not None:
             fingerprint = _fingerprint(model, original, len(source), chosen, settings)
             training.keep(Path(checkpoint), fingerprint)
@@ -176,8 +176,8 @@ def _check_models(model: keras.Model, original: keras.Model, classes: Sequence[i
 
 def _divide(
     original: keras.Model,
-    data: Data | Source,
-    validation: Data | None,
+    data: ArrayData | Source,
+    validation: ArrayData | None,
     classes: tuple[int, ...] | None,
     seed: int,
 ) -> tuple[Source, Samples]:
@@ -231,7 +231,7 @@ def _make_losses(
     inputs: np.ndarray,
     kinds: list[Kind],
     labels: np.ndarray | None,
-    settings: FineTuning,
+    settings: Training,
 ) -> list[LossFunction]:
     answers = teacher.answer(inputs)
     maps = len(answers) - len(kinds)
@@ -271,7 +271,7 @@ def _fingerprint(
     original: keras.Model,
     count: int,
     classes: tuple[int, ...] | None,
-    settings: FineTuning,
+    settings: Training,
 ) -> str:
     """Return what a checkpoint must agree with.
 

@@ -10,7 +10,7 @@ import numpy as np
 from edgeprune.distillation.augmentation import Draw
 from edgeprune.distillation.student import Teacher
 from edgeprune.distillation.training_samples import Source
-from edgeprune.distillation.training_settings import Augmentation, FineTuning
+from edgeprune.distillation.training_settings import Augmentation, Training
 
 KEPT_BYTES = 2**30
 
@@ -25,7 +25,7 @@ class Lessons:
         source: Source,
         teacher: Teacher,
         augmentation: Augmentation,
-        settings: FineTuning,
+        settings: Training,
         *,
         classes: Sequence[int] | None,
         labels: np.ndarray | None,

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from edgeprune.distillation.objectives import LossFunction, make_comparable
-from edgeprune.distillation.training_settings import FineTuning
+from edgeprune.distillation.training_settings import Training
 from edgeprune.tracing.inference import COMPILES, answer
 from edgeprune.tracing.replica import copy_weights, operations_by_path, replicate
 
@@ -46,7 +46,7 @@ class Student:
         model: keras.Model,
         block_ends: list[str],
         losses: Sequence[LossFunction],
-        settings: FineTuning,
+        settings: Training,
     ) -> None:
         """Copy the model and make everything in the copy trainable.
 
@@ -117,7 +117,7 @@ class Student:
         return model
 
 
-def _make_optimizer(settings: FineTuning) -> keras.optimizers.Optimizer:
+def _make_optimizer(settings: Training) -> keras.optimizers.Optimizer:
     if settings.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(
             settings.learning_rate, weight_decay=settings.weight_decay

@@ -1,4 +1,4 @@
-"""How to fine-tune, as data: `FineTuning` and `Augmentation`."""
+"""How to fine-tune, as data: `Training` and `Augmentation`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class Training:
     """Settings of `fine_tune`; the defaults are common ones, compared with few others.
 
     Attributes:
@@ -113,21 +113,25 @@ class FineTuning:
                 raise EdgepruneError(f"Fine-tuning needs {name} between 0 and 1.")
 
     @classmethod
-    def parse(cls, text: str) -> FineTuning:
-        """Read how long to fine-tune, as after `--fine-tune`.
+    def parse(cls, given: Training | str) -> Training:
+        """Return settings as they are, or read how long to train, as after `--fine-tune`.
 
         Raises:
             EdgepruneError: the text has none of the forms.
 
         Example:
-            >>> FineTuning.parse("5min").seconds
+            >>> Training.parse("5min").seconds
             300.0
-            >>> FineTuning.parse("20epochs").epochs
+            >>> Training.parse("20epochs").epochs
             20.0
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|h|epochs?)?", text.strip().lower())
+        if isinstance(given, Training):
+            return given
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|h|epochs?)?", given.strip().lower())
         if match is None or float(match[1]) <= 0:
-            raise EdgepruneError(f"Cannot read '{text}' as an amount of fine-tuning. Give {FORMS}.")
+            raise EdgepruneError(
+                f"Cannot read '{given}' as an amount of fine-tuning. Give {FORMS}."
+            )
         amount, unit = float(match[1]), match[2] or "s"
         if unit.startswith("epoch"):
             return cls(seconds=None, epochs=amount)

@@ -21,7 +21,6 @@ from edgeprune.benchmarking.documents import following, read_answer
 from edgeprune.boards.target_files import find_target
 from edgeprune.boards.targets import Target
 from edgeprune.errors import BenchmarkError
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.support.resources import find_folder
 from edgeprune.tflite.runtime import check_file
 
@@ -95,7 +94,6 @@ def count_instructions(
     root: Path | None = None,
     repeats: int = 3,
     batch: Path | None = None,
-    progress: Progress = SILENT,
 ) -> CountResult:
     """Run models on an emulated board.
 
@@ -106,7 +104,6 @@ def count_instructions(
             `~/.cache/edgeprune/arm64`.
         repeats: inferences that are counted.
         batch: `.npz` with `inputs` and `labels`.
-        progress: told about every percent.
 
     Raises:
         BenchmarkError: no QEMU, no user space, a target that cannot be emulated, or the run failed.
@@ -130,7 +127,7 @@ def count_instructions(
         if batch is not None:
             command += ["--batch", str(batch.resolve())]
         command += [str(Path(path).resolve()) for path in models.values()]
-        document = _run(command, root, progress)
+        document = _run(command, root)
         lines = counts.read_text().splitlines() if counts.exists() else []
     tallies = [json.loads(line) for line in lines] or [{}] * len(models)
     software = document["software"]
@@ -207,14 +204,14 @@ def _make_prefix(prefix: Path, root: Path, cpu: str) -> Path:
     return prefix
 
 
-def _run(command: Sequence[str], root: Path, progress: Progress) -> dict[str, Any]:
+def _run(command: Sequence[str], root: Path) -> dict[str, Any]:
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONHASHSEED": "0",  # else every run takes other ways through Python's dictionaries
         "PYTHONHOME": str(root / "usr"),
         "PYTHONPATH": str(root / "opt" / "runtime"),
     }
-    with tempfile.TemporaryFile("w+") as output, following(progress) as remarks:
+    with tempfile.TemporaryFile("w+") as output, following() as remarks:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -134,25 +134,31 @@ def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = BATCH_S
 
 
 def measure_accuracy(
-    outputs: np.ndarray, targets: np.ndarray, classes: tuple[int, ...] | None = None
+    outputs: np.ndarray,
+    targets: np.ndarray,
+    classes: tuple[int, ...] | None = None,
+    *,
+    cut: bool = True,
 ) -> float:
     """Return the share of samples whose largest output is the right class.
 
     Args:
         outputs: `(n, num_classes)`.
         targets: `(n,)` class indices, in the numbering of the model's original outputs.
-        classes: the classes that may be answered, in the order of the outputs if these are already
-            cut to them, else used to mask the others; `None` allows all.
+        classes: the classes that may be answered, in the order of the new outputs; `None` allows
+            all.
+        cut: whether the outputs are those of `classes`, in that order; else they are the
+            original's, of which the others are masked.
 
     Example:
         >>> outputs = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
         >>> measure_accuracy(outputs, np.array([1, 2]))
         0.5
-        >>> measure_accuracy(outputs, np.array([1, 2]), classes=(1, 2))
+        >>> measure_accuracy(outputs, np.array([1, 2]), classes=(1, 2), cut=False)
         1.0
     """
     if classes is None:
         return float((outputs.argmax(-1) == targets).mean())
-    if outputs.shape[-1] != len(classes):
+    if not cut:
         outputs = outputs[:, list(classes)]
     return float((np.asarray(classes)[outputs.argmax(-1)] == targets).mean())

@@ -13,7 +13,7 @@ from edgeprune.evaluation.evaluator import select
 from edgeprune.tracing.groups import Groups, find_head
 from edgeprune.tracing.replica import operations_by_path
 
-Data = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
+ArrayData = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
 def check_model(model: keras.Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.loading.model_file import ModelFile
 from edgeprune.loading.models import load_model
 
-__all__ = ["load_model"]
+__all__ = ["ModelFile", "load_model"]

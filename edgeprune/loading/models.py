@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.errors import ModelError
+from edgeprune.loading.model_file import ModelFile
 from edgeprune.loading.references import LegacyProcess
 from edgeprune.loading.silence import quiet_frameworks
 from edgeprune.loading.sources import Source, read_source
@@ -30,7 +31,8 @@ def load_model(
 
     Args:
         path: a `.keras`, `.h5` or `.hdf5` file, the JSON of an architecture, or the folder of a
-            SavedModel. Also a model of Keras 3, which is returned as it is, or of tf_keras.
+            SavedModel. Also a `ModelFile`, or a model of Keras 3, which is returned as it is, or of
+            tf_keras.
         weights: the file with the weights, when `path` is an architecture or the weights are to be
             replaced: `.h5`, `.weights.h5`, `.keras`, or the prefix of a TensorFlow checkpoint.
         custom_objects: classes and functions of your own by the name they have in the file. A
@@ -51,6 +53,8 @@ def load_model(
         ...     load_model(f"{folder}/model.keras").layers[0].name
         'head'
     """
+    if isinstance(path, ModelFile):
+        path, weights, custom_objects = path.path, path.weights, path.custom_objects
     custom = dict(custom_objects or {})
     if not isinstance(path, str | os.PathLike):
         if weights is not None:

@@ -2,7 +2,7 @@
 
 Widths are fixed; a genome names for every group one criterion of each cluster and its weight.
 Differential evolution starts from the pure criteria, so the result is never below the best of them
-on the samples that judge. A random search of equal cost runs beside it.
+on the samples that judge.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from scipy.optimize import differential_evolution
 
 from edgeprune.evaluation.evaluator import Grade
-from edgeprune.scoring.blends import BLENDED, Opinions, gather_opinions
+from edgeprune.scoring.blends import BLENDED, gather_opinions
 from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.deadness import dead_last
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Group
 
@@ -36,8 +36,6 @@ class Blending:
         weights: group name -> name of a criterion -> weight.
         grade: of the plan.
         pure: grade of every criterion alone, at the same widths.
-        evolved: best grade of the evolution.
-        drawn: best grade of as many random blends.
         evaluations: how many plans were graded.
     """
 
@@ -45,8 +43,6 @@ class Blending:
     weights: Weights = field(repr=False)
     grade: Grade
     pure: Mapping[str, Grade]
-    evolved: Grade
-    drawn: Grade
     evaluations: int
 
 
@@ -57,7 +53,6 @@ def search_blends(
     *,
     time_limit: float = float("inf"),
     clock: Callable[[], float] = time.monotonic,
-    progress: Progress = SILENT,
 ) -> Blending:
     """Search criteria and weights for the groups that a plan shrinks, at the plan's widths.
 
@@ -67,7 +62,6 @@ def search_blends(
         grade: how good a plan is on validation samples.
         time_limit: in seconds; the pure criteria are graded whatever the time.
         clock: in seconds.
-        progress: told after every plan.
     """
     settings = evidence.settings
     search = _Search(evidence, plan, grade)
@@ -75,7 +69,7 @@ def search_blends(
     size = members + max(settings.population, 1)
     total = size * max(settings.generations, 1)
     end = clock() + time_limit
-    with progress.stage("blending criteria", 2 * total - members) as advance:
+    with stage("blending criteria", total) as advance:
 
         def judge(genome: np.ndarray) -> float:
             if clock() < end or search.evaluations < members:
@@ -98,18 +92,8 @@ def search_blends(
             updating="deferred",
             seed=generator,
         )
-        evolved = search.best
-        drawn = _Search(evidence, plan, grade, search.opinions)
-        for _ in range(total - members):
-            if clock() >= end and drawn.evaluations:
-                break
-            drawn.try_genome(generator.random((first.shape[1],)))
-            advance()
-    best = max(evolved, drawn.best, key=lambda found: found[0])
-    return Blending(
-        best[1], search.decode(best[2]), best[0], pure, evolved[0], drawn.best[0],
-        search.evaluations + drawn.evaluations,
-    )  # fmt: skip
+    found, best, genome = search.best
+    return Blending(best, search.decode(genome), found, pure, search.evaluations)
 
 
 class _Search:
@@ -120,15 +104,12 @@ class _Search:
         evidence: Evidence,
         plan: Plan,
         grade: Callable[[Plan], Grade],
-        opinions: Mapping[str, Opinions] | None = None,
     ) -> None:
         self.evidence = evidence
         self.plan = plan
         self.grade = grade
         self.groups = [evidence.groups[name] for name in plan.keep]
-        self.opinions = opinions or {
-            group.name: gather_opinions(evidence, group) for group in self.groups
-        }
+        self.opinions = {group.name: gather_opinions(evidence, group) for group in self.groups}
         self.grades: dict[Plan, Grade] = {}
         self.evaluations = 0
         self.best: tuple[Grade, Plan, np.ndarray] = (Grade(-1.0, -np.inf), plan, np.empty(0))

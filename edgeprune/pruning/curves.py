@@ -7,26 +7,26 @@ from collections.abc import Sequence
 
 import keras
 
-from edgeprune.allocation import DEFAULT_STEP, CostLimits, Problem, Sensitivity, measure_sensitivity
-from edgeprune.cost.budgets import Budget, Budgets
-from edgeprune.evaluation.preconditions import Data
-from edgeprune.pruning.methods import DEFAULT_METHOD, find_method
+from edgeprune.allocation import CostLimits, Problem, Sensitivity, measure_sensitivity
+from edgeprune.cost.budgets import Budgets
+from edgeprune.evaluation.preconditions import ArrayData
+from edgeprune.pruning.one_shot import open_search
 from edgeprune.pruning.planning import measure_widths, rank_groups
-from edgeprune.pruning.pruning import check_methods, open_contest
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.pruning.pruning_settings import Pruning
+from edgeprune.support.gradients import without_gradients
+from edgeprune.surgery.precision import full_float32
 
 
+@full_float32()
+@without_gradients
 def measure_curves(
     model: keras.Model,
-    data: Data,
+    data: ArrayData,
     *,
     classes: Sequence[int] | None = None,
-    validation: Data | None = None,
-    criterion: str | None = None,
-    step: int = DEFAULT_STEP,
+    validation: ArrayData | None = None,
+    pruning: Pruning | str | None = None,
     cache: str | os.PathLike[str] | None = None,
-    seed: int = 0,
-    progress: Progress = SILENT,
 ) -> Sensitivity:
     """Narrow one group at a time, fold, and measure the accuracy on validation samples.
 
@@ -37,11 +37,8 @@ def measure_curves(
         data: calibration samples, as for `prune`.
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that are graded; a quarter of `data` by default.
-        criterion: name in `CRITERIA` that says which channels go; by default that of `auto`.
-        step: widths are multiples of it (see `allowed_widths`).
+        pruning: its criterion says which channels go, its step which widths are measured.
         cache: file that is written after every group; what it has is not measured again.
-        seed: of everything that is drawn.
-        progress: told about stages.
 
     Returns:
         The accuracy per group and width; its `plot` draws it. Without class indices, minus the
@@ -59,17 +56,15 @@ def measure_curves(
         >>> sorted(measure_curves(model, inputs).grades["conv"])
         [4, 8, 12, 16]
     """
-    check_methods(DEFAULT_METHOD, criterion, None, None, None)
-    contest = open_contest(
-        model, data, Budgets.parse(Budget("macs", 1.0)),
-        classes=None if classes is None else tuple(int(number) for number in classes),
-        validation=validation, step=step, seed=seed, progress=progress,
-    )  # fmt: skip
-    evidence = contest.evidence
-    by = find_method(criterion=criterion).criterion
-    rankings = rank_groups(evidence, by, progress)
-    limits = CostLimits(contest.costs, *contest.budgets)
-    problem = Problem(evidence.groups, rankings, limits, step)
-    measure = measure_widths(contest.measure, evidence, rankings)
-    settings = f"classes {evidence.classes} criterion {by} step {step} seed {seed}"
-    return measure_sensitivity(problem, measure, cache=cache, settings=settings, progress=progress)
+    pruning = Pruning.parse(pruning)
+    criterion = pruning.find_method().criterion
+    chosen = None if classes is None else tuple(int(number) for number in classes)
+    budgets = Budgets.parse("macs=100%")
+    search = open_search(model, data, budgets, chosen, validation, pruning)
+    evidence = search.evidence
+    rankings = rank_groups(evidence, criterion)
+    limits = CostLimits(search.costs, *budgets)
+    problem = Problem(evidence.groups, rankings, limits, search.step)
+    measure = measure_widths(search.measure, evidence, rankings)
+    settings = f"classes {chosen} criterion {criterion} step {search.step} seed {pruning.seed}"
+    return measure_sensitivity(problem, measure, cache=cache, settings=settings)

@@ -6,15 +6,13 @@ is given beside a method replaces the method's own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from edgeprune.errors import EdgepruneError
-from edgeprune.scoring.settings import DEFAULT_SETTINGS, Settings
+from edgeprune.scoring.method_settings import DEFAULT_SETTINGS, Settings
 
 Recalibration = Literal["auto", "on", "off"]
 RECALIBRATIONS: tuple[Recalibration, ...] = ("auto", "on", "off")
-DEFAULT_METHOD = "auto"
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,6 @@ class Method:
         recovery: name in `RECOVERIES`, or `auto` for the best of `CONTENDERS` on validation.
         recalibration: of BatchNorm after the recovery; `auto` keeps it where validation gains.
         settings: numbers that criterion and allocation work with.
-        tries: other methods that are tried as well, in this order, while time is left; whichever
-            is best on validation is kept.
-        time_limit: seconds after which nothing new is tried.
     """
 
     summary: str
@@ -41,8 +36,6 @@ class Method:
     recovery: str = "auto"
     recalibration: Recalibration = "auto"
     settings: Settings = DEFAULT_SETTINGS
-    tries: tuple[str, ...] = ()
-    time_limit: float = 60.0
 
 
 METHODS: dict[str, Method] = {
@@ -97,39 +90,3 @@ METHODS: dict[str, Method] = {
         recalibration="off",
     ),
 }
-
-
-def find_method(
-    name: str = DEFAULT_METHOD,
-    *,
-    criterion: str | None = None,
-    allocation: str | None = None,
-    recovery: str | None = None,
-    recalibration: Recalibration | None = None,
-) -> Method:
-    """Return a method, with some of its parts replaced.
-
-    Args:
-        name: in `METHODS`.
-        criterion: in place of the method's own; likewise the others.
-        allocation: see `criterion`.
-        recovery: see `criterion`.
-        recalibration: see `criterion`.
-
-    Raises:
-        EdgepruneError: there is no such method; says which there are.
-
-    Example:
-        >>> find_method("chapr", recovery="refit").criterion
-        'pivoted_qr'
-    """
-    if name not in METHODS:
-        raise EdgepruneError(f"Unknown method '{name}'. Choose from: {', '.join(METHODS)}.")
-    method = METHODS[name]
-    return replace(
-        method,
-        criterion=criterion or method.criterion,
-        allocation=allocation or method.allocation,
-        recovery=recovery or method.recovery,
-        recalibration=recalibration or method.recalibration,
-    )

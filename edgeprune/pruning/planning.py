@@ -23,7 +23,7 @@ from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.norms import score_l1
 from edgeprune.scoring.subsets import follow_order
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Group
 
@@ -38,7 +38,6 @@ def make_plan(
     method: Method = METHODS["auto"],
     step: int = DEFAULT_STEP,
     measure: Callable[[Plan], float] | None = None,
-    progress: Progress = SILENT,
 ) -> Plan:
     """Rank the channels of every group, choose widths for the budget, and write down what stays.
 
@@ -52,7 +51,6 @@ def make_plan(
         method: its criterion, allocation and settings count.
         step: see `allowed_widths`.
         measure: how good the model is by a plan, for allocations that measure.
-        progress: told after every group.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -63,10 +61,10 @@ def make_plan(
     widths: dict[str, int] = {}
     for _ in range(max(method.settings.rounds, 1)):
         seen = replace(evidence, widths=widths, settings=method.settings)
-        rankings = rank_groups(seen, method.criterion, progress)
+        rankings = rank_groups(seen, method.criterion)
         before = widths
         graded = None if measure is None else measure_widths(measure, evidence, rankings)
-        widths = allocate(Problem(groups, rankings, limits, step, graded, progress))
+        widths = allocate(Problem(groups, rankings, limits, step, graded))
         if widths == before:
             break
     return write_plan(evidence, rankings, widths)
@@ -85,17 +83,16 @@ def measure_widths(
     return lambda widths: measure(write_plan(evidence, rankings, widths))
 
 
-def rank_groups(evidence: Evidence, criterion: str, progress: Progress) -> dict[str, Ranking]:
+def rank_groups(evidence: Evidence, criterion: str) -> dict[str, Ranking]:
     """Rank the channels of every removable group.
 
     Args:
         evidence: of the model.
         criterion: name in `CRITERIA`.
-        progress: told after every group.
     """
     removable = evidence.groups.removable
     rankings = {}
-    with progress.stage("ranking channels", len(removable)) as advance:
+    with stage("ranking channels", len(removable)) as advance:
         for group in removable:
             rankings[group.name] = rank(evidence, group, criterion)
             advance()

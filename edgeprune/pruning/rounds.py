@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import keras
 import numpy as np
@@ -12,17 +11,16 @@ import numpy as np
 from edgeprune.cost.budgets import Budget, Budgets
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.data import Samples
-from edgeprune.distillation import FineTuning
+from edgeprune.distillation import Training
 from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
 from edgeprune.distillation.training_samples import Source
 from edgeprune.evaluation.equivalence import check_equivalence
-from edgeprune.evaluation.evaluator import hold_out
-from edgeprune.evaluation.preconditions import Data, make_samples
-from edgeprune.latency import Deployment
-from edgeprune.pruning.pruning import Pruned, prune
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.evaluation.preconditions import ArrayData
+from edgeprune.pruning.one_shot import Pruned, divide_samples, prune
+from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.surgery.plan import Plan
+from edgeprune.surgery.precision import full_float32
 from edgeprune.tracing.groups import Groups, find_groups
 
 PROBES = 16
@@ -30,17 +28,16 @@ PROBES = 16
 
 def prune_in_rounds(
     model: keras.Model,
-    data: Data,
-    training: Data | Source | None = None,
+    data: ArrayData,
+    training_data: ArrayData | Source | None = None,
     *,
     budget: Budgets | Budget | str,
-    fine_tuning: FineTuning | str = "5min",
     classes: Sequence[int] | None = None,
-    validation: Data | None = None,
-    progress: Progress = SILENT,
-    **options: Any,
+    validation: ArrayData | None = None,
+    pruning: Pruning | str | None = None,
+    training: Training | str = "5min",
 ) -> tuple[Pruned, tuple[FineTuned, ...]]:
-    """Prune in several steps, with fine-tuning towards the original after each.
+    """Prune in several steps, with training towards the original after each.
 
     Channels are ranked anew on a model that has got used to the loss of the earlier ones (after
     Molchanov et al., 2017; the even steps on a logarithmic scale are ours). Time is shared out
@@ -49,13 +46,12 @@ def prune_in_rounds(
     Args:
         model: the original; it is not changed.
         data: calibration samples, as for `prune`.
-        training: samples for the training, as for `fine_tune`; `data` by default.
+        training_data: samples for the training, as for `fine_tune`; `data` by default.
         budget: what the last round meets.
-        fine_tuning: how to train, with the number of `rounds`.
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that choose; a quarter of `data` by default.
-        progress: told about stages.
-        options: further arguments of `prune`.
+        pruning: as for `prune`.
+        training: as for `prune`, with the number of `rounds`.
 
     Returns:
         The last round's model with a plan, a proof and costs that are those of all rounds together,
@@ -69,24 +65,19 @@ def prune_in_rounds(
         ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(16, 3, activation="relu"),
         ...     keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
         >>> inputs = np.random.default_rng(0).random((64, 8, 8, 1), dtype="float32")
-        >>> how = FineTuning(seconds=None, epochs=2, rounds=2)
-        >>> pruned, training = prune_in_rounds(
-        ...     model, inputs, budget="macs=40%", fine_tuning=how, method="chapr")
-        >>> pruned.after.macs <= 0.4 * pruned.before.macs, len(training)
+        >>> how = Training(seconds=None, epochs=2, rounds=2)
+        >>> pruned, trainings = prune_in_rounds(
+        ...     model, inputs, budget="macs=40%", pruning="chapr", training=how)
+        >>> pruned.after.macs <= 0.4 * pruned.before.macs, len(trainings)
         (True, 2)
     """
-    settings = FineTuning.parse(fine_tuning) if isinstance(fine_tuning, str) else fine_tuning
+    settings = Training.parse(training)
     chosen = None if classes is None else tuple(int(number) for number in classes)
-    samples = make_samples(model, data, chosen)
-    if validation is None:
-        samples, held_out = hold_out(samples, seed=settings.seed)
-    else:
-        held_out = make_samples(model, validation, chosen, name="validation data")
+    samples, held_out = divide_samples(model, data, validation, chosen, settings.seed)
     groups = find_groups(model)
-    steps = _divide_budgets(Budgets.parse(budget), groups, settings.rounds, options)
     current, plan = model, Plan({}, groups.fingerprint, chosen)
     trainings: list[FineTuned] = []
-    for number, step in enumerate(steps):
+    for number, step in enumerate(_divide_budgets(Budgets.parse(budget), groups, settings.rounds)):
         first = number == 0
         pruned = prune(
             current,
@@ -94,29 +85,31 @@ def prune_in_rounds(
             budget=step,
             classes=chosen if first else None,
             validation=held_out if first else renumber(held_out, chosen),
-            progress=progress,
-            **options,
+            pruning=pruning,
         )
         plan = compose(plan, pruned.plan, groups)
-        tuned = fine_tune(
+        trained = fine_tune(
             pruned.model,
             model,
-            samples if training is None else training,
+            samples if training_data is None else training_data,
             settings=_share(settings, number),
             classes=chosen,
             validation=held_out,
-            progress=progress,
         )
-        current = tuned.model
-        trainings.append(tuned)
-    smaller = slim(model, plan, groups=groups)
-    proof = check_equivalence(model, smaller, plan, groups, samples.inputs[:PROBES])
+        current = trained.model
+        trainings.append(trained)
+    return _prove_whole(model, replace(pruned, model=current, plan=plan), groups, samples), (
+        *trainings,
+    )
+
+
+@full_float32()
+def _prove_whole(model: keras.Model, pruned: Pruned, groups: Groups, samples: Samples) -> Pruned:
+    """Return what all rounds together made of the original, with one proof."""
+    smaller = slim(model, pruned.plan, groups=groups)
+    proof = check_equivalence(model, smaller, pruned.plan, groups, samples.inputs[:PROBES])
     before = CostModel(groups).full
-    whole = replace(
-        pruned, model=current, slim=smaller, plan=plan, groups=groups, before=before,
-        equivalence=proof,
-    )  # fmt: skip
-    return whole, tuple(trainings)
+    return replace(pruned, unrecovered=smaller, groups=groups, before=before, equivalence=proof)
 
 
 def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
@@ -134,11 +127,9 @@ def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
     return Plan(keep, groups.fingerprint, first.classes)
 
 
-def _divide_budgets(
-    budgets: Budgets, groups: Groups, rounds: int, options: Mapping[str, Any]
-) -> list[Budgets]:
+def _divide_budgets(budgets: Budgets, groups: Groups, rounds: int) -> list[Budgets]:
     """Return the budgets of each round, absolute, in even steps on a logarithmic scale."""
-    full = CostModel(groups, options.get("deployment", Deployment())).full
+    full = CostModel(groups).full
     budgets.require_counted("Rounds")
     limits = [(b.quantity, getattr(full, b.quantity)) for b in budgets]
     shares = [
@@ -156,7 +147,7 @@ def _divide_budgets(
     ]
 
 
-def _share(settings: FineTuning, number: int) -> FineTuning:
+def _share(settings: Training, number: int) -> Training:
     """Return the settings of a round: twice as much time and epochs for the last as for others."""
     part = (2.0 if number == settings.rounds - 1 else 1.0) / (settings.rounds + 1)
     return replace(

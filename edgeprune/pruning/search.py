@@ -1,9 +1,7 @@
-"""Several ways to prune one model, tried in turn while time is left: validation chooses."""
+"""One method on one model: choose what stays, prove it, try recoveries; validation chooses."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import keras
@@ -18,8 +16,7 @@ from edgeprune.pruning.methods import Method
 from edgeprune.pruning.planning import make_plan
 from edgeprune.recovery import CONTENDERS, RECOVERIES, REFITS, Loss, recalibrate
 from edgeprune.scoring.context import Evidence
-from edgeprune.support.progress import Progress
-from edgeprune.support.stopwatch import Stopwatch
+from edgeprune.support.progress import stage
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.surgery.plan import Plan
 
@@ -28,19 +25,19 @@ PROBES = 16
 
 @dataclass(frozen=True)
 class Candidate:
-    """One combination that was tried.
+    """One recovery that was tried.
 
     Attributes:
         recovery: name in `RECOVERIES`.
         recalibrated: whether BatchNorm was recalibrated after it.
         grade: on validation samples.
-        method: name in `METHODS` that it was tried for; what a search was compared with follows.
+        criterion: that chose the channels; of a blend, what it was compared with.
     """
 
     recovery: str
     recalibrated: bool
     grade: Grade
-    method: str = "auto"
+    criterion: str
 
     @property
     def name(self) -> str:
@@ -49,40 +46,27 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A method that takes part, with the parts that the user replaced.
+class Found:
+    """What a search found.
 
     Attributes:
-        name: in `METHODS`.
-        method: what is done.
-    """
-
-    name: str
-    method: Method
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model that takes part, and how it came about.
-
-    Attributes:
-        candidate: what it is called and its grade.
-        model: recovered.
-        slim: as cut.
+        model: the best on validation, recovered.
+        unrecovered: the same as surgery left it.
         plan: what was kept.
-        equivalence: of slim and cut.
+        equivalence: the proof.
+        candidates: all that were tried, best first, the model's own at the front.
     """
 
-    candidate: Candidate
     model: keras.Model = field(repr=False)
-    slim: keras.Model = field(repr=False)
+    unrecovered: keras.Model = field(repr=False)
     plan: Plan = field(repr=False)
     equivalence: Equivalence
+    candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What all who take part have in common.
+class Search:
+    """Everything that choosing works with.
 
     Attributes:
         model: the original.
@@ -92,8 +76,6 @@ class Contest:
         budgets: what must be met.
         judge: grades on validation samples.
         step: see `allowed_widths`.
-        stages: gets the seconds of each stage.
-        progress: told about stages.
     """
 
     model: keras.Model
@@ -103,108 +85,60 @@ class Contest:
     budgets: Budgets
     judge: Judge
     step: int
-    stages: Stopwatch
-    progress: Progress
 
-    def hold(
-        self,
-        entries: Iterable[Entry],
-        time_limit: float,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> tuple[Contestant, tuple[Candidate, ...]]:
-        """Try one entry after the other; nothing new is tried once the time is over.
+    def run(self, method: Method, search_seconds: float) -> Found:
+        """Prune by a method; of the recoveries that it leaves open the best on validation stays.
 
         Args:
-            entries: at least one; the first is tried whatever the time.
-            time_limit: in seconds.
-            clock: in seconds.
-
-        Returns:
-            The best on validation, and all that were tried, best first; among equals the earlier.
+            method: criterion, allocation and recovery.
+            search_seconds: for a search for blends.
 
         Raises:
             BudgetError: the budget cannot be met.
-            EquivalenceError: a slim model is not what its plan says.
+            EquivalenceError: the pruned model is not what its plan says.
         """
-        end = clock() + time_limit
-        tried: list[Contestant] = []
-        compared: list[Candidate] = []
-        for entry in entries:
-            if tried and clock() >= end:
-                break
-            with self.stages.time("plan"):
-                plan, others = self.plan(entry, end - clock())
-            compared += others
-            tried += self.enter(entry, plan)
-        tried.sort(key=lambda contestant: contestant.candidate.grade, reverse=True)
-        best = [contestant.candidate for contestant in tried]
-        rest = sorted([*best[1:], *compared], key=lambda found: found.grade, reverse=True)
-        return tried[0], (best[0], *rest)
+        with stage("choosing channels"):
+            plan, compared = self.plan(method, search_seconds)
+        with stage("surgery and proof"):
+            smaller = slim(self.model, plan, groups=self.evidence.groups)
+            probes = self.inputs[:PROBES]
+            proof = check_equivalence(self.model, smaller, plan, self.evidence.groups, probes)
+        tried = self._recover(method, plan, smaller)
+        tried.sort(key=lambda pair: pair[0].grade, reverse=True)  # among equals the earlier
+        (best, model), *others = tried
+        rest = [*(candidate for candidate, _ in others), *compared]
+        rest.sort(key=lambda candidate: candidate.grade, reverse=True)
+        return Found(model, smaller, plan, proof, (best, *rest))
 
-    def plan(self, entry: Entry, time_limit: float) -> tuple[Plan, list[Candidate]]:
-        """Decide what one method keeps.
+    def plan(self, method: Method, search_seconds: float) -> tuple[Plan, list[Candidate]]:
+        """Decide what stays.
 
         Args:
-            entry: which method.
-            time_limit: in seconds, for methods that search.
+            method: as for `run`.
+            search_seconds: likewise.
 
         Returns:
             The plan, and what a search compared it with.
         """
-        settings = entry.method.settings
         plan = make_plan(
             self.evidence, self.costs, self.budgets,
-            method=entry.method, step=self.step, measure=self.measure, progress=self.progress,
+            method=method, step=self.step, measure=self.measure,
         )  # fmt: skip
-        searches = entry.method.criterion == "blended" and settings.generations > 0
-        if not searches or not plan.keep:
+        if method.criterion != "blended" or not method.settings.generations or not plan.keep:
             return plan, []
-        recovery = "least_squares" if entry.method.recovery == "auto" else entry.method.recovery
-        recalibrated = entry.method.recalibration == "on"
+        recovery = "least_squares" if method.recovery == "auto" else method.recovery
+        recalibrated = method.recalibration == "on"
 
         def grade(found: Plan) -> Grade:
-            model = RECOVERIES[recovery](self._loss(found, self._slim(found)))
+            model = RECOVERIES[recovery](self._loss(found))
             return self.judge.grade(recalibrate(model, self.inputs) if recalibrated else model)
 
-        blending = search_blends(
-            replace(self.evidence, settings=settings), plan, grade,
-            time_limit=time_limit, progress=self.progress,
-        )  # fmt: skip
-        compared = {f"{name} alone": found for name, found in blending.pure.items()}
-        compared["random search"] = blending.drawn
+        context = replace(self.evidence, settings=method.settings)
+        blending = search_blends(context, plan, grade, time_limit=search_seconds)
         return blending.plan, [
-            Candidate(recovery, recalibrated, found, f"{entry.name}: {name}")
-            for name, found in compared.items()
+            Candidate(recovery, recalibrated, found, f"{name} alone")
+            for name, found in blending.pure.items()
         ]
-
-    def _slim(self, plan: Plan) -> keras.Model:
-        return slim(self.model, plan, groups=self.evidence.groups)
-
-    def _loss(self, plan: Plan, smaller: keras.Model) -> Loss:
-        evidence = self.evidence
-        return Loss(
-            smaller, evidence.groups, plan, evidence.statistics, self.inputs,
-            evidence.seed, self.progress,
-        )  # fmt: skip
-
-    def enter(self, entry: Entry, plan: Plan) -> list[Contestant]:
-        """Prune by one method; return a model for every recovery that it leaves open.
-
-        Args:
-            entry: which method.
-            plan: what it keeps.
-        """
-        with self.stages.time("surgery"):
-            smaller = self._slim(plan)
-        with self.stages.time("proof"):
-            probes = self.inputs[:PROBES]
-            equivalence = check_equivalence(self.model, smaller, plan, self.evidence.groups, probes)
-        with self.stages.time("recovery"):
-            return [
-                Contestant(candidate, model, smaller, plan, equivalence)
-                for candidate, model in self._recover(entry, plan, smaller)
-            ]
 
     def measure(self, plan: Plan) -> float:
         """Return the accuracy by a plan after the fold; without classes, how close outputs stay.
@@ -212,23 +146,29 @@ class Contest:
         Args:
             plan: what is kept.
         """
-        grade = self.judge.grade(self._loss(plan, self._slim(plan)).folded)
+        grade = self.judge.grade(self._loss(plan).folded)
         return grade.accuracy if self.judge.samples.targets.size else grade.closeness
 
+    def _loss(self, plan: Plan, smaller: keras.Model | None = None) -> Loss:
+        context = self.evidence
+        if smaller is None:
+            smaller = slim(self.model, plan, groups=context.groups)
+        return Loss(smaller, context.groups, plan, context.statistics, self.inputs, context.seed)
+
     def _recover(
-        self, entry: Entry, plan: Plan, smaller: keras.Model
+        self, method: Method, plan: Plan, smaller: keras.Model
     ) -> list[tuple[Candidate, keras.Model]]:
         """Try the recoveries that are asked for."""
-        method, loss = entry.method, self._loss(plan, smaller)
+        loss = self._loss(plan, smaller)
         names = list(CONTENDERS) if method.recovery == "auto" else [method.recovery]
         found: list[tuple[Candidate, keras.Model]] = []
-        with self.progress.stage("recovery", len(names)) as advance:
+        with stage("recovery", len(names)) as advance:
             for name in names:
                 recovered = RECOVERIES[name](loss)
                 for recalibrated in _list_recalibrations(method, name):
                     model = recalibrate(recovered, loss.inputs) if recalibrated else recovered
                     grade = self.judge.grade(model)
-                    found.append((Candidate(name, recalibrated, grade, entry.name), model))
+                    found.append((Candidate(name, recalibrated, grade, method.criterion), model))
                 advance()
         return found
 

@@ -15,7 +15,6 @@ from edgeprune.recovery.image_copies import augment, is_image
 from edgeprune.recovery.recalibration import recalibrate
 from edgeprune.recovery.refitting import refit
 from edgeprune.scoring.sums import Statistics
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Groups
 
@@ -37,7 +36,6 @@ class Loss:
         statistics: of the original on calibration data.
         inputs: `(n, ...)` preprocessed calibration samples.
         seed: of the choice of positions.
-        progress: for the longer ones.
     """
 
     smaller: keras.Model
@@ -46,7 +44,6 @@ class Loss:
     statistics: Statistics
     inputs: np.ndarray
     seed: int = 0
-    progress: Progress = SILENT
 
     @cached_property
     def folded(self) -> keras.Model:
@@ -66,9 +63,7 @@ class Loss:
         return self._refit(augment(self.inputs, COPIES, seed=self.seed))
 
     def _refit(self, inputs: np.ndarray) -> keras.Model:
-        return refit(
-            self.folded, self.groups, self.plan, inputs, seed=self.seed, progress=self.progress
-        )
+        return refit(self.folded, self.groups, self.plan, inputs, seed=self.seed)
 
 
 Recovery = Callable[[Loss], keras.Model]

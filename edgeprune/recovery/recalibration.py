@@ -9,14 +9,12 @@ import numpy as np
 from keras import ops
 
 from edgeprune.recovery.batches import execute, make_batches, release
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.replica import duplicate
 
 
-def recalibrate(
-    smaller: keras.Model, inputs: np.ndarray, *, progress: Progress = SILENT
-) -> keras.Model:
+def recalibrate(smaller: keras.Model, inputs: np.ndarray) -> keras.Model:
     """Return a copy whose BatchNorm layers normalise what they now see, front to back.
 
     Each layer's moving mean and variance become those of its input over all samples, the layers
@@ -26,7 +24,6 @@ def recalibrate(
         smaller: the model; not changed.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
             maps would take more than 512 MB.
-        progress: told after every layer.
 
     Returns:
         A new model of the same architecture.
@@ -36,7 +33,7 @@ def recalibrate(
     last = graph.last_uses()
     values = [{graph.inputs[0].number: batch} for batch in make_batches(graph, inputs)]
     done: set[str] = set()
-    with progress.stage("BatchNorm recalibration", len(graph.calls)) as advance:
+    with stage("BatchNorm recalibration", len(graph.calls)) as advance:
         for index, call in enumerate(graph.calls):
             layer = call.operation
             if type(layer) is keras.layers.BatchNormalization and call.path not in done:

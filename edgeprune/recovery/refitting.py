@@ -29,7 +29,7 @@ from edgeprune.scoring.consumer_kinds import (
 )
 from edgeprune.scoring.consumers import Reader, find_readers
 from edgeprune.scoring.landings import Landing
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, build_graph
@@ -53,7 +53,6 @@ def refit(
     *,
     ridge: float = RIDGE,
     seed: int = 0,
-    progress: Progress = SILENT,
 ) -> keras.Model:
     """Return the slim model with the kernels of its readers solved again, front to back.
 
@@ -70,7 +69,6 @@ def refit(
         ridge: pull towards the kernel as it is, as a fraction of the mean diagonal. At full width
             the kernel as it is fits exactly, so the refit returns the original.
         seed: of the choice of positions.
-        progress: told after every layer.
 
     Returns:
         A new model of the same size; a reader without bias and BatchNorm behind it has one more.
@@ -92,7 +90,7 @@ def refit(
     layers = _find_affected(groups, ranks)
     result = give_biases(smaller, layers)
     batches = make_batches(groups.graph, inputs, models=2)
-    with progress.stage("refit", len(groups.graph.calls)) as advance:
+    with stage("refit", len(groups.graph.calls)) as advance:
         lockstep = _Lockstep(groups, ranks, result, ridge, seed)
         lockstep.run({layer.path: layer for layer in layers}, batches, advance)
     return result

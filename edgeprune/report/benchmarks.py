@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.benchmarking import BenchResult, Energy, Measurement
+from edgeprune.benchmarking import BenchResult, Energy, MeasuredModel
 from edgeprune.emulation.counting import CountResult
 from edgeprune.report.tables import count_threads
 
@@ -60,7 +60,7 @@ def describe_counts(result: CountResult) -> Group:
     return Group(table, Text(how))
 
 
-def _describe_latency(measured: Sequence[Measurement]) -> Table:
+def _describe_latency(measured: Sequence[MeasuredModel]) -> Table:
     table = _table("Latency, ms per inference", ("p50", "min", "p90", "p99", "inferences"))
     for entry in measured:
         milliseconds = (entry.p50_ms, entry.min_ms, entry.p90_ms, entry.p99_ms)
@@ -68,7 +68,7 @@ def _describe_latency(measured: Sequence[Measurement]) -> Table:
     return table
 
 
-def _describe_start(measured: Sequence[Measurement]) -> Table:
+def _describe_start(measured: Sequence[MeasuredModel]) -> Table:
     names = ["load, ms", "first run, ms", "peak memory, MiB", "bytes"]
     tested = any(entry.accuracy is not None for entry in measured)
     table = _table("Start, memory and size", [*names, *(["accuracy"] if tested else [])])
@@ -84,7 +84,7 @@ def _describe_start(measured: Sequence[Measurement]) -> Table:
     return table
 
 
-def _describe_energy(measured: Sequence[Measurement]) -> Table:
+def _describe_energy(measured: Sequence[MeasuredModel]) -> Table:
     names = ("total", "95 % interval", "above idle", "W", "idle W", "windows", "what")
     table = _table("Energy, mJ per inference", names)
     for entry in measured:
@@ -107,7 +107,7 @@ def _describe_one_energy(energy: Energy | None) -> list[str]:
     ]
 
 
-def _compare(measured: Sequence[Measurement]) -> Table:
+def _compare(measured: Sequence[MeasuredModel]) -> Table:
     first = measured[0]
     names = ("p50", "p90", "energy", "peak memory", "bytes", "accuracy")
     table = _table(f"Relative to {first.model}", names)

@@ -69,8 +69,7 @@ def list_methods() -> dict[str, dict[str, str]]:
 def _describe(method: Method) -> str:
     parts = f"criterion {method.criterion}, allocation {method.allocation}, recovery "
     parts += method.recovery
-    tries = f"; tries {', '.join(method.tries)} as well" if method.tries else ""
-    return f"{method.summary} {method.source} ({parts}{tries})"
+    return f"{method.summary} {method.source} ({parts})"
 
 
 def describe_methods(found: Mapping[str, Mapping[str, str]]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,20 @@ class Outcome:
     Attributes:
         accuracy: on test samples, 0 to 1, measured: `original` on all classes; on the kept classes
             `original_subset` (the unpruned model with the others masked, the honest baseline),
-            `slim` (as cut), `recovered` (in closed form), `fine_tuned` where that
-            was asked for, and `tflite`.
+            `pruned` (as surgery left it), `recovered` (in closed form), `trained` where that was
+            asked for, and `tflite`.
         test_samples: how many samples each accuracy was measured on.
         macs: multiply-accumulates per inference, counted.
         params: numbers stored in the weights, counted.
         size_bytes: of the `.tflite` files, counted.
+        budgets: every budget held against what is delivered: `quantity`, `unit`, `limit`, `found`,
+            `how` that is known, `met`.
         latency_ms: median of the `.tflite` files; `None` where nothing was measured.
         latency_measured: where and with what the latency was measured.
         predictions: of latency and energy on the target: `quantity`, `unit`, `before`, `after`,
             `target`, `error` (relative); none where the target has no predictor.
-        rounds: of the closed loop: `budget` and `measured_ms` of each.
-        equivalence: `max_abs_error` and `scale` of slim against cut, on logits.
+        rounds: of the closed loop, if there were several: `budget` and what each file cost.
+        equivalence: `max_abs_error` and `scale` of the pruned against the masked model, on logits.
         agreement: of the `.tflite` with the Keras model: share of equal answers, on test samples.
         recovery: the recovery that validation chose.
         candidates: every recovery that was tried, with its validation accuracy.
@@ -64,7 +66,7 @@ class Outcome:
             types of `inputs` and `outputs`, `runtime`.
         edgetpu: `compilation` (command, log, operators, memory) and what was `expected` before it;
             `None` for targets without Edge TPU.
-        fine_tuning: `epochs`, `steps`, `seconds`, `samples_per_second`, validation accuracies and
+        training: `epochs`, `steps`, `seconds`, `samples_per_second`, validation accuracies and
             the augmentation; `None` where nothing was trained.
         files: names of what was written.
     """
@@ -74,6 +76,7 @@ class Outcome:
     macs: Change
     params: Change
     size_bytes: Change
+    budgets: tuple[Mapping[str, Any], ...]
     latency_ms: Change | None
     latency_measured: str | None
     equivalence: Mapping[str, float]
@@ -93,25 +96,12 @@ class Outcome:
     edgetpu: Mapping[str, Any] | None = None
     predictions: tuple[Mapping[str, Any], ...] = ()
     rounds: tuple[Mapping[str, Any], ...] = ()
-    fine_tuning: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
     files: tuple[str, ...] = field(default=())
-
-    @property
-    def efficiency_score(self) -> float:
-        """MACs saved, as a factor, times the share of accuracy that is left: ours.
-
-        (MACs before / after) x (accuracy of the `.tflite` / of the original on the kept classes).
-        It stands for the "Overall Score" of CHaPR (2020), whose formula was not available; read it
-        beside the two ratios, never alone.
-        """
-        original = self.accuracy["original_subset"]
-        kept = self.accuracy["tflite"] / original if original else 0.0
-        return kept / self.macs.ratio if self.macs.ratio else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON types."""
-        score = {"efficiency_score": self.efficiency_score}
-        return {"version": SCHEMA_VERSION, **asdict(self), **score}
+        return {"version": SCHEMA_VERSION, **asdict(self)}
 
     def to_json(self) -> str:
         """Return the text of `report.json`."""

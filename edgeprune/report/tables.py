@@ -12,15 +12,16 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.boards import Target
+from edgeprune.cost.budgets import OWN_UNITS
 from edgeprune.report.compilation import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
 
 ACCURACY_ROWS = (
     ("original", "original, all classes"),
     ("original_subset", "original, kept classes"),
-    ("slim", "slim, as cut"),
+    ("pruned", "pruned, not recovered"),
     ("recovered", "recovered"),
-    ("fine_tuned", "fine-tuned"),
+    ("trained", "trained"),
     ("tflite", "model.tflite"),
 )
 ACCURACY_ROWS_OF_ALL_CLASSES = (("original", "original"), *ACCURACY_ROWS[2:])
@@ -54,10 +55,10 @@ def describe_outcome(outcome: Outcome) -> Group:
         suffix = f" ({scheme})" if key == "tflite" else ""
         if key == "recovered":
             suffix = f" ({outcome.recovery})"
-        if key == "fine_tuned":
-            if outcome.fine_tuning is None:
+        if key == "trained":
+            if outcome.training is None:
                 continue
-            suffix = f" ({_describe_tuning(outcome.fine_tuning)})"
+            suffix = f" ({_describe_training(outcome.training)})"
         accuracy.add_row(
             label + suffix,
             f"{100 * outcome.accuracy[key]:.1f} %",
@@ -77,18 +78,18 @@ def describe_outcome(outcome: Outcome) -> Group:
         change = Change(row["before"], row["after"])
         how = f"predicted for {row['target']}, +-{100 * row['error']:.0f} %"
         cost.add_row(f"{row['quantity']}, {row['unit']}", *_numbers(change, ".3g"), how)
-    notes: list[RenderableType] = []
+    notes: list[RenderableType] = [_describe_budgets(outcome.budgets)]
     if outcome.rounds:
         notes.append(Text(_describe_rounds(outcome.rounds)))
     if outcome.latency_measured is not None:
         notes.append(Text(f"Latency: {outcome.latency_measured}."))
     error, scale = outcome.equivalence["max_abs_error"], outcome.equivalence["scale"]
-    tuned = outcome.fine_tuning is not None and outcome.fine_tuning["gained"]
-    state = "fine-tuned" if tuned else "recovered"
+    trained = outcome.training is not None and outcome.training["gained"]
+    state = "trained" if trained else "recovered"
     proof = Text(
-        "Proof: the original with the removed channels silenced gives the logits of the slim model;"
-        f" they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite answers as "
-        f"the {state} Keras model does on {100 * outcome.agreement:.1f} % of the samples"
+        "Proof: the original with the removed channels silenced gives the logits of the pruned "
+        f"model; they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite "
+        f"answers as the {state} Keras model does on {100 * outcome.agreement:.1f} % of the samples"
         f"{_describe_error(outcome)}."
     )
     if outcome.edgetpu is not None:
@@ -96,25 +97,45 @@ def describe_outcome(outcome: Outcome) -> Group:
     return Group(accuracy, cost, *notes, proof)
 
 
-def _describe_tuning(tuning: Mapping[str, Any]) -> str:
-    length = f"{tuning['epochs']:g} epochs, {tuning['seconds']:.0f} s"
-    return length if tuning["gained"] else f"{length}, without a gain on validation"
+def _describe_training(training: Mapping[str, Any]) -> str:
+    length = f"{training['epochs']:g} epochs, {training['seconds']:.0f} s"
+    return length if training["gained"] else f"{length}, without a gain on validation"
 
 
 def _describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
-    measured = ", ".join(f"{turn['measured_ms']:.3f}" for turn in rounds)
-    count = f"{len(rounds)} round{'' if len(rounds) == 1 else 's'}"
-    return f"Pruned towards the latency budget by measuring, {count}: {measured} ms."
+    """Say what the files of all rounds cost, one quantity after the other."""
+    found = {name: [turn[name] for turn in rounds] for name in rounds[0] if name != "budget"}
+    texts = [
+        f"{name} {', '.join(f'{value:.4g}' for value in values)} {OWN_UNITS.get(name, '')}".strip()
+        for name, values in found.items()
+    ]
+    return f"Pruned towards the budget in {len(rounds)} rounds: {'; '.join(texts)}."
+
+
+def _describe_budgets(budgets: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of budgets beside what is delivered."""
+    table = Table(title="Budgets", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("quantity", "limit", "found", "how"):
+        table.add_column(name, justify="left" if name in ("quantity", "how") else "right")
+    for check in budgets:
+        unit = f" {check['unit']}" if check["unit"] else ""
+        numbers = (
+            f"{value:,.0f}{unit}" if value >= 100 else f"{value:.4g}{unit}"
+            for value in (check["limit"], check["found"])
+        )
+        table.add_row(check["quantity"], *numbers, check["how"])
+    return table
 
 
 def _describe_error(outcome: Outcome) -> str:
     found = outcome.verification
     if not found:
         return ""
-    step = f", {found['max_abs_error'] / found['output_step']:.1f} steps of its integers"
+    step = found["output_step"]
+    steps = f", {found['max_abs_error'] / step:.1f} steps of its integers" if step else ""
     return (
         f"; its outputs are off by at most {found['max_abs_error']:.2g} at a scale of "
-        f"{found['scale']:.3g}{step if found['output_step'] else ''}"
+        f"{found['scale']:.3g}{steps}"
     )
 
 

@@ -81,15 +81,14 @@ def score_blended(evidence: Evidence, group: Group) -> np.ndarray:
     are normalised by their ranks in the group, and the data-driven criteria take part.
 
     Args:
-        evidence: `blends` holds the weights that a search found.
+        evidence: of the model.
         group: whose channels are scored.
 
     Returns:
         `(width,)`, higher = keep.
     """
     opinions = gather_opinions(evidence, group)
-    equal = dict.fromkeys(opinions.representatives, 1.0)
-    return opinions.blend(evidence.blends.get(group.name, equal))
+    return opinions.blend(dict.fromkeys(opinions.representatives, 1.0))
 
 
 def gather_opinions(evidence: Evidence, group: Group) -> Opinions:

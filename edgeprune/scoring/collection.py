@@ -15,7 +15,7 @@ from keras import ops
 from edgeprune.scoring.consumer_kinds import channels_last
 from edgeprune.scoring.consumers import Reader, find_readers, take_places
 from edgeprune.scoring.sums import Moments, Spread, Statistics
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.tracing.graph import Call, run
 from edgeprune.tracing.groups import Groups
 
@@ -40,7 +40,6 @@ def collect_statistics(
     positions: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
-    progress: Progress = SILENT,
 ) -> Statistics:
     """Run the calibration samples through the model once and sum what its readers see.
 
@@ -53,7 +52,6 @@ def collect_statistics(
             are few samples for the number of channels.
         batch_size: samples per forward pass.
         seed: of the choice of positions.
-        progress: told after every batch.
 
     Where there are many batches they are run by a compiled function, if the backend has that
     (TensorFlow, JAX); the first one, and a last one of another size, are run layer by layer.
@@ -80,7 +78,7 @@ def collect_statistics(
     collector = _Collector(groups, wanted, np.random.default_rng(seed))
     compiled = len(inputs) // batch_size >= COMPILED_FROM
     starts = range(0, len(inputs), batch_size)
-    with progress.stage("statistics", len(starts)) as advance:
+    with stage("statistics", len(starts)) as advance:
         for start in starts:
             one_hot = np.eye(num_classes, dtype=np.float32)[classes[start : start + batch_size]]
             batch = inputs[start : start + batch_size]

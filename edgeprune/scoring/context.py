@@ -13,8 +13,8 @@ from keras import ops
 from edgeprune.errors import ClassError, EdgepruneError
 from edgeprune.scoring.consumer_kinds import kernel_matrix
 from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.method_settings import DEFAULT_SETTINGS, Settings
 from edgeprune.scoring.observations import Observations
-from edgeprune.scoring.settings import DEFAULT_SETTINGS, Settings
 from edgeprune.scoring.sums import Moments, Statistics
 from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Group, Groups, find_head
@@ -52,7 +52,6 @@ class Evidence:
         present: class of each row of the statistics' sums per class; `None` where row i is class i.
         widths: that groups will probably have, by name.
         settings: of the method.
-        blends: group name -> name of a criterion -> weight, where a search found them.
     """
 
     groups: Groups
@@ -63,7 +62,6 @@ class Evidence:
     present: tuple[int, ...] | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     settings: Settings = DEFAULT_SETTINGS
-    blends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def observed(self) -> Observations:

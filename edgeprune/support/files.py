@@ -12,6 +12,32 @@ from pathlib import Path
 from edgeprune.errors import EdgepruneError
 
 
+def check_output(path: str | os.PathLike[str], *, suffix: str = "") -> None:
+    """Refuse a place to write to before there is anything to write.
+
+    Args:
+        path: of a folder, or, with a suffix, of a file. It and folders above it may be missing.
+        suffix: that the file must have, such as `.keras`.
+
+    Raises:
+        EdgepruneError: something else is there already, or nothing can be written there.
+    """
+    target = Path(path)
+    if suffix and target.suffix != suffix:
+        raise EdgepruneError(f"The output must be a file that ends in {suffix}. Got '{target}'.")
+    if suffix and target.is_dir():
+        raise EdgepruneError(f"The output '{target}' is a folder; expected the name of a file.")
+    if not suffix and target.exists() and not target.is_dir():
+        raise EdgepruneError(
+            f"The output '{target}' is a file; expected a folder, or a name that is free."
+        )
+    above = next(folder for folder in target.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise EdgepruneError(f"Cannot write to '{target}': '{above}' is a file, not a folder.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise EdgepruneError(f"Cannot write to '{target}': no permission to write in '{above}'.")
+
+
 @contextlib.contextmanager
 def replace_on_success(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path in the same folder; move it to `path` only if the block succeeds.

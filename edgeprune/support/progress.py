@@ -1,9 +1,15 @@
-"""What long work says while it runs: one seam, silent by default, bars on the command line."""
+"""What long work says while it runs: stages that are shown where someone looks, and timed.
+
+Progress is ambient, like logging: `stage` reports to whoever `showing` put in charge, and adds the
+seconds to every record that `timing` opened. Nothing is shown by default.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
 Advance = Callable[[], None]
@@ -28,3 +34,57 @@ class Silent:
 
 
 SILENT: Progress = Silent()
+_SHOWN: ContextVar[Progress] = ContextVar("shown", default=SILENT)
+_RECORDS: ContextVar[tuple[dict[str, float], ...]] = ContextVar("records", default=())
+
+
+@contextlib.contextmanager
+def showing(progress: Progress) -> Iterator[None]:
+    """Report the stages of the block, and of all that it calls, to `progress`."""
+    token = _SHOWN.set(progress)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
+@contextlib.contextmanager
+def timing() -> Iterator[dict[str, float]]:
+    """Record the wall seconds of the block's outermost stages, by name, in order.
+
+    Example:
+        >>> with timing() as seconds:
+        ...     with stage("nap"), stage("dream"):
+        ...         pass
+        >>> list(seconds)
+        ['nap']
+    """
+    seconds: dict[str, float] = {}
+    token = _RECORDS.set((*_RECORDS.get(), seconds))
+    try:
+        yield seconds
+    finally:
+        _RECORDS.reset(token)
+
+
+@contextlib.contextmanager
+def stage(name: str, total: int | None = None) -> Iterator[Advance]:
+    """Show and time a block; also a decorator.
+
+    Args:
+        name: of the stage, for people.
+        total: number of steps; `None` where they are not counted.
+
+    Yields:
+        What is called after every step.
+    """
+    records, begun = _RECORDS.get(), time.perf_counter()
+    token = _RECORDS.set(())
+    try:
+        with _SHOWN.get().stage(name, total) as advance:
+            yield advance
+    finally:
+        _RECORDS.reset(token)
+        for seconds in records:
+            elapsed = time.perf_counter() - begun
+            seconds[name] = round(seconds.get(name, 0.0) + elapsed, 3)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeprune.errors import EdgepruneError
 
-_LIBRARY = Path(__file__).resolve().parent
+_LIBRARY = Path(__file__).resolve().parents[1]
 
 
 def find_folder(name: str) -> Path:

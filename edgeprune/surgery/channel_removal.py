@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 from edgeprune.errors import PlanError
-from edgeprune.surgery.gathers import narrow_readers
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Axis, Groups, find_groups, find_head
 from edgeprune.tracing.replica import (
@@ -87,23 +86,7 @@ def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> ker
             if not np.array_equal(kept, np.arange(len(axis.group))):
                 weights[axis.weight] = np.take(weights[axis.weight], kept, axis=axis.axis)
         set_weights(made[path], weights)
-    return _gather(smaller, plan, groups, ranks) if plan.gathers else smaller
-
-
-def _gather(
-    smaller: keras.Model, plan: Plan, groups: Groups, ranks: list[np.ndarray]
-) -> keras.Model:
-    """Let the layers that the plan names read what it says of what is left."""
-    axes = {axis.layer: axis for axis in groups.axes if axis.role == "reads"}
-    narrowed = {}
-    for path, positions in plan.gathers.items():
-        if path not in axes:
-            raise PlanError(
-                f"The plan names layer '{path}', which reads no channels of this model."
-            )
-        kept = kept_positions(axes[path], ranks)
-        narrowed[path] = axes[path], np.nonzero(np.isin(kept, positions))[0]
-    return narrow_readers(smaller, narrowed)
+    return smaller
 
 
 def set_entry(config: dict[str, Any], entry: str, position: int | None, size: int) -> None:
@@ -140,7 +123,6 @@ def cut(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> kera
         if axis.role != "reads":
             continue
         kept = kept_positions(axis, ranks)
-        kept = np.intersect1d(kept, plan.gathers.get(axis.layer, kept))
         if len(kept) == len(axis.group):
             continue
         layer = operations[axis.layer]

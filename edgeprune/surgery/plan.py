@@ -22,9 +22,6 @@ class Plan:
         keep: group name -> kept channels, sorted. Groups that are not named stay whole.
         fingerprint: of the model the plan was made for (`Groups.fingerprint`).
         classes: kept classes in the order of the new outputs; `None` keeps all.
-        gathers: path of a layer -> positions of its input that it reads, sorted, although the
-            channels there stay for others (see `edgeprune.surgery.gathers`). Layers that are not
-            named read all that stays.
 
     Example:
         >>> plan = Plan({"conv": (0, 2)}, fingerprint="abc")
@@ -35,20 +32,17 @@ class Plan:
     keep: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     fingerprint: str = ""
     classes: tuple[int, ...] | None = None
-    gathers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Freeze and check the indices."""
-        for entry, what in (("keep", "group"), ("gathers", "layer")):
-            given = getattr(self, entry)
-            kept = {name: tuple(int(i) for i in channels) for name, channels in given.items()}
-            for name, channels in kept.items():
-                if not channels or list(channels) != sorted(set(channels)) or channels[0] < 0:
-                    raise PlanError(
-                        f"Plan for {what} '{name}' must name at least one channel, sorted, each "
-                        f"once. Got {list(channels)[:8]}."
-                    )
-            object.__setattr__(self, entry, MappingProxyType(kept))
+        kept = {name: tuple(int(i) for i in channels) for name, channels in self.keep.items()}
+        for name, channels in kept.items():
+            if not channels or list(channels) != sorted(set(channels)) or channels[0] < 0:
+                raise PlanError(
+                    f"Plan for group '{name}' must name at least one channel, sorted, each once. "
+                    f"Got {list(channels)[:8]}."
+                )
+        object.__setattr__(self, "keep", MappingProxyType(kept))
 
     def __eq__(self, other: object) -> bool:
         """Compare by value."""
@@ -65,7 +59,6 @@ class Plan:
             "fingerprint": self.fingerprint,
             "classes": None if self.classes is None else list(self.classes),
             "keep": {name: list(channels) for name, channels in self.keep.items()},
-            "gathers": {path: list(positions) for path, positions in self.gathers.items()},
         }
 
     def to_json(self) -> str:
@@ -87,11 +80,14 @@ class Plan:
         try:
             data = json.loads(text)
             classes = data["classes"]
+            if data.get("gathers"):
+                raise PlanError(
+                    "This plan has channel gathers, which edgeprune 0.1 knew. Make a new one."
+                )
             return cls(
                 {str(name): tuple(channels) for name, channels in data["keep"].items()},
                 str(data["fingerprint"]),
                 None if classes is None else tuple(int(c) for c in classes),
-                {str(path): tuple(read) for path, read in data.get("gathers", {}).items()},
             )
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, PlanError):

@@ -13,7 +13,6 @@ import numpy as np
 from edgeprune.data.preprocessing import Preprocess, parse_preprocess
 from edgeprune.errors import ConversionError
 from edgeprune.support.files import replace_on_success
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.tflite.attachments import describe_model
 from edgeprune.tflite.content import finish
 from edgeprune.tflite.conversion_checks import (
@@ -85,7 +84,6 @@ def convert(
     provenance: Mapping[str, Any] | None = None,
     quantization: Quantization = DEFAULT,
     path: str | os.PathLike[str] | None = None,
-    progress: Progress = SILENT,
 ) -> bytes:
     """Convert a Keras model for TensorFlow Lite with a fixed batch of one.
 
@@ -109,7 +107,6 @@ def convert(
         provenance: how the model came about, written into the file as JSON.
         quantization: how ranges are found, what may stay in float, how long to train.
         path: where to write the model as well; an existing file is replaced only by a complete one.
-        progress: told after every calibration sample and every step of a training.
 
     Returns:
         The content of the `.tflite` file.
@@ -135,7 +132,6 @@ def convert(
         preprocess=preprocess,
         provenance=provenance,
         quantization=quantization,
-        progress=progress,
     )
     if path is not None:
         with replace_on_success(path) as temporary:
@@ -155,7 +151,6 @@ def convert_in_detail(
     preprocess: str | Preprocess | None = None,
     provenance: Mapping[str, Any] | None = None,
     quantization: Quantization = DEFAULT,
-    progress: Progress = SILENT,
 ) -> Conversion:
     """Convert as `convert` does, and say what every layer lost.
 
@@ -170,7 +165,6 @@ def convert_in_detail(
         preprocess: how stored values become inputs.
         provenance: how the model came about.
         quantization: how ranges are found, what may stay in float, how long to train.
-        progress: told after every calibration sample and every step of a training.
 
     Returns:
         The content and the losses.
@@ -201,7 +195,7 @@ def convert_in_detail(
             from edgeprune.tflite.qat import train_for_int8
 
             settings = quantization.training
-            trained = train_for_int8(source, samples, targets, settings, progress)
+            trained = train_for_int8(source, samples, targets, settings)
             source = trained.model
         final = source
         raw = None if inside is None else take_bytes(source, inside, scheme, samples)
@@ -209,12 +203,12 @@ def convert_in_detail(
             final, samples = raw.model, raw.samples
         if scheme in INT8 and samples is not None and not is_recurrent(final):
             quantized = _float_model(final, names).quantize(
-                samples, quantization, io=types, targets=targets, progress=progress
+                samples, quantization, io=types, targets=targets
             )
             content = quantized.content
         else:
             plain = scheme.removesuffix("-qat")
-            content = to_tflite(final, names, plain, samples, io=types, progress=progress)
+            content = to_tflite(final, names, plain, samples, io=types)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
         wanted = scheme if quantization.fallback is None else None
         content = finish(content, model.name, list(names.values()), wanted, attachments, raw)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.support.progress import SILENT, Progress
 from edgeprune.tflite.content import check_integer
 from edgeprune.tflite.fallback import choose_float_layers, measure_loss
 from edgeprune.tflite.flatbuffer import parse_model
@@ -75,7 +74,6 @@ class FloatModel:
         *,
         io: tuple[str, str],
         targets: np.ndarray | None = None,
-        progress: Progress = SILENT,
     ) -> Quantized:
         """Quantize to int8.
 
@@ -84,7 +82,6 @@ class FloatModel:
             settings: how ranges are found, and what may stay in float.
             io: type of the inputs, and of the outputs.
             targets: true classes of the samples, for the loss.
-            progress: told after every sample.
 
         Raises:
             ConversionError: the limit cannot be met.
@@ -97,7 +94,6 @@ class FloatModel:
             self.parsed,
             _one_by_one(arrays),
             total=len(arrays[0]),
-            progress=progress,
         )
         way, chosen = self._choose(seen, settings.ranges, exact, arrays)
         quantized = to_int8(self.parsed, chosen)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from edgeprune.errors import ConversionError
 from edgeprune.tflite.conversion_checks import INT8
 from edgeprune.tflite.fallback import Fallback
-from edgeprune.tflite.qat.qat_settings import Training
+from edgeprune.tflite.qat.qat_settings import QuantizedTraining
 from edgeprune.tflite.ranges import RANGES
 
 
@@ -28,7 +28,7 @@ class Quantization:
 
     ranges: str = "auto"
     fallback: Fallback | None = None
-    training: Training = field(default_factory=Training)
+    training: QuantizedTraining = field(default_factory=QuantizedTraining)
 
     def __post_init__(self) -> None:
         """Refuse an unknown way."""

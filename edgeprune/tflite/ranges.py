@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.tflite.flatbuffer_edits import activations
 from edgeprune.tflite.runtime import find_runtime
 
@@ -82,7 +82,6 @@ def observe(
     *,
     total: int | None = None,
     seed: int = 0,
-    progress: Progress = SILENT,
 ) -> Activations:
     """Run samples through a float `.tflite` and remember what its tensors held.
 
@@ -92,14 +91,13 @@ def observe(
         samples: the inputs of each, in the order of the file, with a batch of one.
         total: how many there are, for the progress.
         seed: of the values that are kept.
-        progress: told after every sample.
     """
     watcher = Watcher(content)
     indices = list(activations(parsed))
     generator = np.random.default_rng(seed)
     kept: dict[int, list[np.ndarray]] = {index: [] for index in indices}
     limits: dict[int, Range] = {}
-    with progress.stage("calibration", total) as advance:
+    with stage("calibration", total) as advance:
         for sample in samples:
             watcher.run(sample)
             for index in indices:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import DataError, EdgepruneError, ModelError
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.support.standard_error import captured_stderr
 from edgeprune.tflite.metadata import read_labels, read_preprocessing
 
@@ -153,13 +153,12 @@ class TFLiteModel:
                     "of one. Convert the model again with edgeprune."
                 )
 
-    def predict(self, inputs: Samples, *, progress: Progress = SILENT) -> Any:
+    def predict(self, inputs: Samples) -> Any:
         """Run the samples one by one, in real numbers: integers are quantized and dequantized here.
 
         Args:
             inputs: `(n, ...)` in the scale of the Keras model, or as stored, 0 to 255, where
                 `takes_bytes`; with several inputs a sequence in their order, or a mapping by name.
-            progress: told after every sample.
 
         Returns:
             The output `(n, ...)`; with several outputs a dict by name.
@@ -170,7 +169,7 @@ class TFLiteModel:
         samples = self._samples(inputs)
         total = len(samples[0])
         results: list[list[np.ndarray]] = [[] for _ in self.outputs]
-        with progress.stage("running the .tflite", total) as advance:
+        with stage("running the .tflite", total) as advance:
             for index in range(total):
                 for tensor, array in zip(self.inputs, samples, strict=True):
                     one = array[index : index + 1]

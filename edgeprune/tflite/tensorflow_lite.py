@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.errors import ConversionError, EdgepruneError
-from edgeprune.support.progress import SILENT, Progress
+from edgeprune.support.progress import stage
 from edgeprune.support.standard_error import captured_stderr
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def to_tflite(
     samples: Mapping[str, np.ndarray] | None = None,
     *,
     io: tuple[str, str] = ("float32", "float32"),
-    progress: Progress = SILENT,
 ) -> bytes:
     """Convert with TensorFlow's own means, its calibration included.
 
@@ -36,7 +35,6 @@ def to_tflite(
         scheme: float32, float16, dynamic, int8 or int16x8.
         samples: for the ranges of the last two, by input name.
         io: what goes in and what comes out of an int8 model.
-        progress: told after every sample.
     """
     import tensorflow as tf
 
@@ -50,7 +48,7 @@ def to_tflite(
         return converter.convert()
     total = len(next(iter(samples.values())))
     types = {tensor.name: tensor.dtype for tensor in model.inputs}
-    with progress.stage("calibration", total) as advance:
+    with stage("calibration", total) as advance:
 
         def representative_dataset() -> Iterator[dict[str, np.ndarray]]:
             for index in range(total):

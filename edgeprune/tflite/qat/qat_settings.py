@@ -8,7 +8,7 @@ from edgeprune.errors import ConversionError
 
 
 @dataclass(frozen=True)
-class Training:
+class QuantizedTraining:
     """How long and how carefully to train.
 
     Attributes:

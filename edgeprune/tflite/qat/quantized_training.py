@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.errors import ConversionError
-from edgeprune.support.progress import Progress
+from edgeprune.support.progress import stage
 from edgeprune.tflite.qat.annotation import annotate, set_ranges
 from edgeprune.tflite.qat.bridge import bring_back, to_tf_keras
-from edgeprune.tflite.qat.qat_settings import Training
+from edgeprune.tflite.qat.qat_settings import QuantizedTraining
 
 if TYPE_CHECKING:
     import keras
@@ -55,8 +55,7 @@ def train_for_int8(
     model: keras.Model,
     samples: Mapping[str, np.ndarray],
     targets: np.ndarray | None,
-    training: Training,
-    progress: Progress,
+    training: QuantizedTraining,
 ) -> Trained:
     """Fine-tune a model so that 8-bit integers hurt it less.
 
@@ -65,7 +64,6 @@ def train_for_int8(
         samples: by input name in the model's order, each `(n, ...)`, preprocessed.
         targets: true classes `(n,)`; `None` learns from the float model alone.
         training: how long.
-        progress: told after every step.
 
     Returns:
         The model of the best epoch by held-out samples, which may be the one before training.
@@ -98,7 +96,7 @@ def train_for_int8(
         return _distance([answer[held_out] for answer in wanted], found)
 
     losses, chosen, best = [measure()], 0, student.get_weights()
-    with progress.stage("training for int8", training.epochs * steps) as advance:
+    with stage("training for int8", training.epochs * steps) as advance:
         for epoch in range(1, training.epochs + 1):
             shuffled = generator.permutation(learned)
             for start in range(0, len(shuffled), training.batch_size):
@@ -146,7 +144,9 @@ def _targets(
     ]
 
 
-def _compile(student: Any, answers: Sequence[np.ndarray], training: Training, steps: int) -> None:
+def _compile(
+    student: Any, answers: Sequence[np.ndarray], training: QuantizedTraining, steps: int
+) -> None:
     import tf_keras
 
     schedule = tf_keras.optimizers.schedules.CosineDecay(

@@ -1,4 +1,4 @@
-"""`edgeprune bench`: models side by side, here, on a board, or counted on an emulated one."""
+"""`edgeprune bench` and `calibrate`: models side by side, here, on a board, or emulated."""
 
 from __future__ import annotations
 
@@ -10,43 +10,56 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.cli.failures import INTERRUPTED
-from edgeprune.cli.options import COUNT, combine, output_options
+from edgeprune.cli.options import COUNT, HeadedCommand, combine, option, output_options
 from edgeprune.cli.terminal import show, working
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import BenchResult, SshTransport
-    from edgeprune.support.progress import Progress
 
 board_options = combine(
-    click.option(
+    option(
         "--host",
+        heading="Where",
         metavar="USER@HOST",
         show_default="this machine",
         help="Measure on this board, by SSH.",
     ),
-    click.option(
-        "--ssh-config", metavar="FILE", show_default="your own", help="Settings for ssh (ssh -F)."
+    option(
+        "--ssh-config",
+        heading="Where",
+        metavar="FILE",
+        show_default="your own",
+        help="Settings for ssh (ssh -F).",
     ),
-    click.option(
+    option(
         "--remote-python",
+        heading="Where",
         metavar="PATH",
         show_default="~/.edgeprune/bin/python, else python3",
         help="Python on the board, with NumPy and a TensorFlow Lite runtime.",
     ),
-    click.option(
+    option(
         "--remote-folder",
+        heading="Where",
         metavar="FOLDER",
         default="/tmp",
         help="On the board; the run has a folder of its own in it, removed at the end.",
     ),
-    click.option("--provision", is_flag=True, help="Install the runtime if the board has none."),
-    click.option(
+    option(
+        "--provision",
+        heading="Where",
+        is_flag=True,
+        help="Install the runtime if the board has none.",
+    ),
+    option(
         "--emulated",
+        heading="Where",
         is_flag=True,
         help="Count instructions on the target's emulated CPU; no milliseconds.",
     ),
-    click.option(
+    option(
         "--emulator-root",
+        heading="Where",
         metavar="FOLDER",
         show_default="~/.cache/edgeprune/arm64",
         help="Its user space, made by devices/emulator/make_root.sh.",
@@ -55,6 +68,7 @@ board_options = combine(
 
 
 @click.command(
+    cls=HeadedCommand,
     short_help="Measure .tflite models side by side, here or on a board.",
     epilog="\b\nExamples:\n"
     "  edgeprune bench before.tflite after/model.tflite --threads 4 --compare\n"
@@ -62,46 +76,70 @@ board_options = combine(
     "  edgeprune bench model.tflite --target rpi5 --emulated",
 )
 @click.argument("models", nargs=-1, required=True)
-@click.option(
+@option(
     "--target",
+    heading="Where",
     metavar="NAME",
     help="Board the models are for, or a TOML file: gives the number of threads.",
 )
 @board_options
-@click.option(
+@option(
     "--threads",
+    heading="What is measured",
     type=COUNT,
     show_default="the target's, or 4",
     help="Threads of the runtime; never more than this machine has, unless asked for.",
 )
-@click.option("--runs", type=COUNT, default=1000, help="Timed inferences per model, at most.")
-@click.option(
-    "--seconds", type=float, metavar="S", default=5.0, help="Timed seconds per model, at most."
+@option(
+    "--runs",
+    heading="What is measured",
+    type=COUNT,
+    default=1000,
+    help="Timed inferences per model, at most.",
 )
-@click.option(
+@option(
+    "--seconds",
+    heading="What is measured",
+    type=float,
+    metavar="S",
+    default=5.0,
+    help="Timed seconds per model, at most.",
+)
+@option(
     "--warmup",
+    heading="What is measured",
     type=float,
     metavar="S",
     default=2.0,
     help="Seconds until times are steady, at most.",
 )
-@click.option(
+@option(
     "--energy",
+    heading="What is measured",
     metavar="METER",
     default="none",
     help="pmic, hwmon, ina3221, rapl, battery (read by the board, or by this machine: hwmon@host); "
     "joulescope, ppk2, log:FILE (by this machine); auto: the target's.",
 )
-@click.option(
+@option(
     "--batch",
+    heading="What is measured",
     metavar="FILE",
     show_default="no accuracy",
     help=".npz with inputs and labels: accuracy on that machine.",
 )
-@click.option("--refuse-throttled", is_flag=True, help="Fail if the board slowed itself down.")
-@click.option("--compare", is_flag=True, help="Show everything relative to the first model.")
-@click.option(
+@option(
+    "--refuse-throttled",
+    heading="What is measured",
+    is_flag=True,
+    help="Fail if the board slowed itself down.",
+)
+@option(
+    "--compare", heading="Output", is_flag=True, help="Show everything relative to the first model."
+)
+@option(
     "--out",
+    heading="Output",
     metavar="FOLDER",
     show_default="nothing is written",
     help="For the figures as JSON and CSV, and a plot.",
@@ -127,8 +165,8 @@ def bench(
     if emulated:
         _count(models, out, as_json, quiet, options)
         return
-    with working(quiet) as progress:
-        result = _measure(models, progress, options)
+    with working(quiet):
+        result = _measure(models, options)
         files = _write(result, out)
     for warning in result.warnings:
         click.echo(f"Warning: {warning}", err=True)
@@ -141,7 +179,7 @@ def bench(
         raise SystemExit(INTERRUPTED)
 
 
-def _measure(models: Sequence[str], progress: Progress, options: dict[str, Any]) -> BenchResult:
+def _measure(models: Sequence[str], options: dict[str, Any]) -> BenchResult:
     from edgeprune.benchmarking import BenchInterrupted
     from edgeprune.benchmarking import bench as run
     from edgeprune.boards import find_target
@@ -155,7 +193,6 @@ def _measure(models: Sequence[str], progress: Progress, options: dict[str, Any])
             name_models(models),
             target=target,
             transport=transport,
-            progress=progress,
             **settings,
         )
     except BenchInterrupted as interruption:
@@ -192,7 +229,7 @@ def _choose_transport(options: dict[str, Any], architecture: str | None) -> SshT
 def _count(
     models: Sequence[str], out: str | None, as_json: bool, quiet: bool, options: dict[str, Any]
 ) -> None:
-    with working(quiet) as progress:
+    with working(quiet):
         from edgeprune.emulation.counting import count_instructions
 
         result = count_instructions(
@@ -200,7 +237,6 @@ def _count(
             target=options["target"],
             root=Path(options["emulator_root"]) if options["emulator_root"] else None,
             batch=Path(options["batch"]) if options["batch"] else None,
-            progress=progress,
         )
         if out is not None:
             from edgeprune.report.bench_files import write_counts
@@ -229,3 +265,81 @@ def _check_combination(emulated: bool, options: dict[str, Any]) -> None:
         for name in ("ssh_config", "remote_python", "provision"):
             if options[name]:
                 raise click.UsageError(f"--{name.replace('_', '-')} needs --host.")
+
+
+@click.command(
+    cls=HeadedCommand,
+    short_help="Measure a machine, so that latency can be predicted.",
+    epilog="\b\nExamples:\n  edgeprune calibrate\n"
+    "  edgeprune calibrate --target rpi4 --host pi@raspberrypi.local",
+)
+@option(
+    "--target", heading="Where", metavar="NAME", default="x86-64", help="Target that is measured."
+)
+@option(
+    "--host",
+    heading="Where",
+    metavar="USER@HOST",
+    show_default="this machine",
+    help="Where to measure, by SSH.",
+)
+@option(
+    "--format",
+    "schemes",
+    heading="What is measured",
+    type=click.Choice(["int8", "float32"]),
+    multiple=True,
+    show_default="both",
+    help="Number format to measure.",
+)
+@option(
+    "--threads",
+    heading="What is measured",
+    type=COUNT,
+    show_default="the target's",
+    help="Threads of the runtime.",
+)
+@option(
+    "--out",
+    heading="Output",
+    metavar="FILE",
+    show_default="~/.config/edgeprune/targets/NAME.toml",
+    help="Target file to write.",
+)
+@output_options
+def calibrate(as_json: bool, quiet: bool, host: str | None, **options: Any) -> None:
+    """Measure small networks on this machine or on a board (minutes), fit the predictor to them and
+    write a target file, which from then on stands in for the shipped one.
+
+    A calibration that was stopped goes on where it was.
+    """  # noqa: D205
+    with working(quiet):
+        from edgeprune.boards import find_target
+        from edgeprune.calibration import calibrate as run
+        from edgeprune.calibration import measure_through_bench
+
+        measure = None
+        if host is not None:
+            from edgeprune.benchmarking.ssh import SshTransport
+
+            target = find_target(options["target"])
+            measure = measure_through_bench(
+                target, options["threads"], SshTransport(host, target.architecture)
+            )
+        schemes = options.pop("schemes")
+        if schemes:
+            options["schemes"] = schemes
+        found = run(measure=measure, **options)
+    result = {
+        "file": str(found.path),
+        "machine": found.machine,
+        "threads": found.target.threads,
+        "channel_step": found.target.channel_step,
+        **{
+            f"{predictor.scheme} error": f"+-{100 * predictor.error:.0f} %"
+            for predictor in found.predictors
+        },
+    }
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: result, lambda: describe_values(result), as_json, quiet)

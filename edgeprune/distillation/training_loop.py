@@ -13,7 +13,7 @@ from edgeprune.distillation.checkpoints import Checkpoint
 from edgeprune.distillation.lessons import Lessons
 from edgeprune.distillation.schedule import Schedule, learning_rate
 from edgeprune.distillation.student import Student
-from edgeprune.distillation.training_settings import FineTuning
+from edgeprune.distillation.training_settings import Training
 from edgeprune.evaluation.evaluator import Grade
 from edgeprune.support.progress import Advance
 
@@ -40,7 +40,7 @@ class Evaluation:
     closeness: float
 
 
-class Training:
+class TrainingLoop:
     """Trains a student; afterwards its attributes say how it went.
 
     Attributes:
@@ -57,7 +57,7 @@ class Training:
         student: Student,
         lessons: Lessons,
         schedule: Schedule,
-        settings: FineTuning,
+        settings: Training,
         grade: Callable[[Student], Grade],
     ) -> None:
         """Grade the student as it comes.

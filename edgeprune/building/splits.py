@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,33 +21,20 @@ from edgeprune.data import (
     warn_near_chance,
     warn_shared_samples,
 )
-from edgeprune.errors import ClassError, ModelError
+from edgeprune.data.data_settings import Data
+from edgeprune.errors import ClassError, DataError, ModelError
 
 if TYPE_CHECKING:
     import keras
 
-OTHER_SAMPLES = 7000
+MOST_OTHER_SAMPLES = 7000
 SCALING_SAMPLES = 200
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How many samples serve for what.
-
-    Attributes:
-        calibration_per_class: for statistics and quantization ranges.
-        validation_per_class: for the choice among recoveries.
-        test: for the accuracies of the kept classes, in all.
-    """
-
-    calibration_per_class: int = 100
-    validation_per_class: int = 200
-    test: int = 3000
+FALLBACK_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """Samples of one data set, read and preprocessed; no sample is in two parts.
+class DataSplits:
+    """Samples of one data set, read and preprocessed; no sample is in two splits.
 
     Attributes:
         dataset: where they come from.
@@ -54,9 +42,11 @@ class Material:
         classes: kept outputs in the user's order; `None` keeps all.
         names: of the kept outputs, in that order.
         calibration: for statistics and quantization ranges.
-        validation: for the choice among recoveries.
+        validation: for the choice among candidates.
         test: of the kept classes, for the reported accuracies.
         other: test samples of the other classes, for the accuracy of the original on everything.
+        taken: how many samples each class gave and may be tested with, after the limit of memory.
+        notes: what the user should know of the choice.
     """
 
     dataset: Dataset
@@ -67,6 +57,13 @@ class Material:
     validation: Samples
     test: Samples
     other: Samples | None
+    taken: Data
+    notes: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Numbers of the kept outputs in the original, in their new order."""
+        return self.classes or tuple(range(len(self.dataset.classes)))
 
     def count_tests(self) -> dict[str, int]:
         """Return how many test samples there are of the kept classes, and of all."""
@@ -74,34 +71,25 @@ class Material:
         return {"kept": kept, "all": kept + (0 if self.other is None else len(self.other.targets))}
 
 
-def read_material(
-    model: keras.Model,
-    data: Any,
-    *,
-    classes: str | Sequence[str | int] | None,
-    labels: Sequence[str] | None,
-    preprocess: Preprocess,
-    amounts: Amounts,
-    seed: int,
-) -> Material:
+def read_splits(
+    model: keras.Model, data: Data, classes: str | Sequence[str | int] | None, seed: int
+) -> DataSplits:
     """Find the classes, divide the samples, read them.
 
     Args:
         model: whose inputs and outputs the data must fit.
-        data: whatever `load_dataset` takes.
+        data: where samples are, and how many are wanted.
         classes: to keep, in order; `None` keeps all.
-        labels: names of the model's outputs, if not those of the data.
-        preprocess: how stored samples become inputs.
-        amounts: how many samples to use.
         seed: of the division.
 
     Raises:
         ClassError: a class is unknown, or the data does not name the model's outputs.
-        DataError: the data cannot be read or does not fit.
+        DataError: the data cannot be read or does not fit, also not into memory.
         ModelError: the model is not a classifier with one input and one output.
     """
     num_outputs = _count_classes(model)
-    dataset = load_dataset(data, input_shape=tuple(model.inputs[0].shape[1:]), classes=labels)
+    shape = tuple(model.inputs[0].shape[1:])
+    dataset = load_dataset(data.source, input_shape=shape, classes=data.labels)
     if len(dataset.classes) != num_outputs:
         raise ClassError(
             f"The model has {num_outputs} outputs, the data names {len(dataset.classes)} classes "
@@ -110,17 +98,19 @@ def read_material(
         )
     chosen = None if classes is None else find_classes(classes, dataset.classes)
     wanted = tuple(range(num_outputs)) if chosen is None else chosen
+    preprocess = data.scaling
+    taken, others, notes = _limit_memory(data, dataset, len(wanted), preprocess)
     parts = assign_samples(
         dataset,
         wanted,
-        calibration_per_class=amounts.calibration_per_class,
-        validation_per_class=amounts.validation_per_class,
-        test_limit=amounts.test,
+        calibration_per_class=taken.calibration,
+        validation_per_class=taken.validation,
+        test_limit=taken.test,
         seed=seed,
     )
-    others = parts.other_test[:OTHER_SAMPLES]
-    dataset.check(np.concatenate([parts.calibration, parts.validation, parts.test, others]))
-    return Material(
+    other = parts.other_test[:others]
+    dataset.check(np.concatenate([parts.calibration, parts.validation, parts.test, other]))
+    return DataSplits(
         dataset,
         preprocess,
         chosen,
@@ -128,8 +118,63 @@ def read_material(
         calibration=read_samples(dataset, parts.calibration, preprocess),
         validation=read_samples(dataset, parts.validation, preprocess),
         test=read_samples(dataset, parts.test, preprocess),
-        other=read_samples(dataset, others, preprocess) if len(others) else None,
+        other=read_samples(dataset, other, preprocess) if len(other) else None,
+        taken=taken,
+        notes=notes,
     )
+
+
+def _limit_memory(
+    data: Data, dataset: Dataset, num_classes: int, preprocess: Preprocess
+) -> tuple[Data, int, tuple[str, ...]]:
+    """Return how many samples fit into memory, how many of other classes, and what to say.
+
+    Raises:
+        DataError: not even one per class and purpose does.
+    """
+    first = next(indices for indices in dataset.splits.values() if len(indices))[:1]
+    sample = read_samples(dataset, first, preprocess).inputs.nbytes
+    limit = data.memory or _free_memory() / 4
+    room = int(limit // max(sample, 1))
+    available = len(dataset.targets)
+    wanted = min((data.calibration + data.validation) * num_classes + data.test, available)
+    others = min(MOST_OTHER_SAMPLES, available)
+    if wanted + others <= room:
+        return data, others, ()
+    if wanted <= room:
+        return data, room - wanted, ()
+    share = room / wanted
+    numbers = {
+        name: int(getattr(data, name) * share) for name in ("calibration", "validation", "test")
+    }
+    if min(numbers.values()) < 1 or numbers["test"] < num_classes:
+        raise DataError(
+            f"Samples of {sample:,} bytes each, {num_classes} classes: one per class and purpose "
+            f"does not fit into {limit / 2**20:,.0f} MB. Keep fewer classes with --classes, or "
+            "allow more with --memory."
+        )
+    return (
+        replace(
+            data,
+            calibration=numbers["calibration"],
+            validation=numbers["validation"],
+            test=numbers["test"],
+        ),
+        0,
+        (
+            f"Of the samples asked for, {room:,} fit into {limit / 2**30:.1f} GB: "
+            f"{numbers['calibration']} per class for calibration, {numbers['validation']} for "
+            f"validation and {numbers['test']} for the test were taken. --memory allows more.",
+        ),
+    )
+
+
+def _free_memory() -> float:
+    """Return the bytes that this machine says are free, or a cautious guess."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return 4.0 * FALLBACK_MEMORY
 
 
 def _count_classes(model: keras.Model) -> int:
@@ -153,7 +198,7 @@ def _count(things: Sequence[Any], noun: str) -> str:
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def test_original(model: keras.Model, material: Material) -> tuple[dict[str, float], list[str]]:
+def test_original(model: keras.Model, splits: DataSplits) -> tuple[dict[str, float], list[str]]:
     """Measure the original on all classes and on the kept ones, and look for mistakes in the data.
 
     Returns:
@@ -161,12 +206,12 @@ def test_original(model: keras.Model, material: Material) -> tuple[dict[str, flo
     """
     from edgeprune.evaluation.equivalence import measure_accuracy, predict
 
-    outputs = predict(model, material.test.inputs)
-    targets = material.test.targets
-    accuracy = {"original_subset": measure_accuracy(outputs, targets, material.classes)}
-    if material.other is not None:
-        outputs = np.concatenate([outputs, predict(model, material.other.inputs)])
-        targets = np.concatenate([targets, material.other.targets])
+    outputs = predict(model, splits.test.inputs)
+    targets = splits.test.targets
+    accuracy = {"original_subset": measure_accuracy(outputs, targets, splits.classes, cut=False)}
+    if splits.other is not None:
+        outputs = np.concatenate([outputs, predict(model, splits.other.inputs)])
+        targets = np.concatenate([targets, splits.other.targets])
     accuracy["original"] = measure_accuracy(outputs, targets)
     counts = np.bincount(targets)
     found = [
@@ -178,27 +223,26 @@ def test_original(model: keras.Model, material: Material) -> tuple[dict[str, flo
         ),
         warn_better_scaling(
             lambda inputs: predict(model, inputs).argmax(axis=1),
-            material.dataset,
-            _some_indices(material),
-            material.preprocess,
+            splits.dataset,
+            _some_indices(splits),
+            splits.preprocess,
         ),
         warn_shared_samples(
             {
-                "calibration": material.calibration,
-                "validation": material.validation,
-                "test": material.test,
+                "calibration": splits.calibration,
+                "validation": splits.validation,
+                "test": splits.test,
             }
         ),
     ]
-    return accuracy, [text for text in found if text]
+    return accuracy, [*splits.notes, *(text for text in found if text)]
 
 
-def _some_indices(material: Material) -> np.ndarray:
+def _some_indices(splits: DataSplits) -> np.ndarray:
     """Return a few samples of the kept classes for trying other scalings on."""
-    classes = range(len(material.dataset.classes)) if material.classes is None else material.classes
     parts = assign_samples(
-        material.dataset,
-        tuple(classes),
+        splits.dataset,
+        splits.outputs,
         calibration_per_class=1,
         validation_per_class=SCALING_SAMPLES,
     )

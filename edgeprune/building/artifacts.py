@@ -1,0 +1,224 @@
+"""The files of a build: models in the delivered format, what travels with them, the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgeprune.benchmarking import BenchResult, Measurement, SshTransport, bench
+from edgeprune.boards import Target
+from edgeprune.building.splits import DataSplits
+from edgeprune.report import Change, Outcome
+from edgeprune.report.tables import count_threads
+from edgeprune.support.progress import stage
+from edgeprune.support.resources import find_folder
+from edgeprune.tflite import Conversion, Quantization, convert_in_detail
+from edgeprune.tflite.edgetpu import compile_model, examine, is_edgetpu
+from edgeprune.tflite.export_settings import Export
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgeprune.pruning.one_shot import Pruned
+
+MODEL = "model.tflite"
+MEASUREMENT = "measurement.json"
+PROGRAM = "classify.py"
+OPTIONAL_FILES = {MEASUREMENT, "model_edgetpu.tflite"}
+CALIBRATION_SAMPLES = 200
+ORIGIN_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Exporter:
+    """Converts models of one build, all in the same way.
+
+    Attributes:
+        splits: samples for ranges and training, and class names.
+        export: number format, and what goes in and out.
+        settings: what was asked for; travels inside the delivered file.
+    """
+
+    splits: DataSplits
+    export: Export
+    settings: Mapping[str, Any]
+
+    @property
+    def scheme(self) -> str:
+        """The number format, which is settled by now."""
+        return self.export.scheme or "int8"
+
+    def export_pruned(self, pruned: Pruned, *, trial: bool = False) -> Conversion:
+        """Convert a pruned model as it is delivered.
+
+        Args:
+            pruned: the model, and how it was made.
+            trial: to be measured only: int8 in place of int8-qat, which has the same operators.
+
+        Raises:
+            ConversionError: it cannot be converted.
+        """
+        scheme = self.scheme.removesuffix("-qat") if trial else self.scheme
+        origin = self._describe_origin(pruned)
+        return self._convert(pruned.model, scheme, self.splits.classes, origin)
+
+    def export_original(self, model: keras.Model, scheme: str | None = None) -> Conversion:
+        """Convert the original in the format of the delivered model, or in another.
+
+        Args:
+            model: the original.
+            scheme: number format; by default the delivered model's, untrained.
+        """
+        return self._convert(model, scheme or self.scheme.removesuffix("-qat"), None, None)
+
+    def _convert(
+        self,
+        model: keras.Model,
+        scheme: str,
+        classes: tuple[int, ...] | None,
+        origin: Mapping[str, Any] | None,
+    ) -> Conversion:
+        samples, which = self.splits.calibration, "original " if origin is None else ""
+        count = None if scheme == "int8-qat" else CALIBRATION_SAMPLES
+        targets = samples.targets[:count]
+        if classes is not None:  # numbers of the outputs, which are fewer after pruning
+            targets = np.array([classes.index(target) for target in targets.tolist()])
+        io, input = self.export.types(scheme)
+        with stage(f"converting {which}to {scheme}"):
+            return convert_in_detail(
+                model,
+                scheme=scheme,
+                calibration=samples.inputs[:count],
+                targets=targets,
+                quantization=Quantization() if origin is None else self.export.quantization,
+                labels=self.splits.dataset.classes if origin is None else self.splits.names,
+                io=io,
+                input=input,
+                preprocess=self.splits.preprocess,
+                provenance=origin,
+            )
+
+    def _describe_origin(self, pruned: Pruned) -> dict[str, Any]:
+        """Return what the file says about how it was made, as JSON types."""
+        plan = pruned.plan
+        return {
+            "version": ORIGIN_VERSION,
+            "model_fingerprint": plan.fingerprint,
+            "plan_sha256": hashlib.sha256(plan.to_json().encode()).hexdigest(),
+            "classes": {
+                "names": list(self.splits.names),
+                "outputs_of_the_original": list(self.splits.outputs),
+                "of": len(self.splits.dataset.classes),
+            },
+            **self.settings,
+        }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A machine to measure on.
+
+    Attributes:
+        target: gives the number of threads.
+        measurement: where, and with how many threads in place of the target's.
+    """
+
+    target: Target
+    measurement: Measurement
+
+    def measure(self, models: Mapping[str, Path], seconds: float) -> BenchResult:
+        """Measure named `.tflite` files, interleaved in one run."""
+        host = self.measurement.host
+        return bench(
+            models,
+            target=self.target,
+            threads=self.measurement.threads,
+            seconds=seconds,
+            transport=None if host is None else SshTransport(host, self.target.architecture),
+        )
+
+
+class Artifacts:
+    """The files of one build, made in a workspace that is moved into place when all is well."""
+
+    def __init__(self, workspace: Path) -> None:
+        """Remember where to write.
+
+        Args:
+            workspace: an empty folder.
+        """
+        self.workspace = workspace
+        self.model = workspace / MODEL
+        scratch = workspace / ".scratch"
+        scratch.mkdir()
+        self.before = scratch / "before.tflite"
+        self.before_float = scratch / "before_float32.tflite"
+
+    def write(self, pruned: Pruned, made: Conversion, names: tuple[str, ...]) -> None:
+        """Write the new model as `.keras` and as `.tflite`, its labels, its plan and its program.
+
+        Args:
+            pruned: the new model.
+            made: converted.
+            names: of its outputs.
+        """
+        self.model.write_bytes(made.content)
+        made.model.save(self.workspace / "model.keras")
+        shutil.copyfile(find_folder("devices") / PROGRAM, self.workspace / PROGRAM)
+        labels = "".join(f"{name}\n" for name in names)
+        (self.workspace / "labels.txt").write_text(labels, encoding="utf-8")
+        (self.workspace / "plan.json").write_text(pruned.plan.to_json(), encoding="utf-8")
+
+    def write_originals(self, original: bytes, in_float: bytes | None) -> None:
+        """Write the original for comparison, also in floats where that is given."""
+        self.before.write_bytes(original)
+        if in_float is not None:
+            self.before_float.write_bytes(in_float)
+
+    def compile(self, target: Target, delivered: Path) -> dict[str, Any] | None:
+        """Compile the `.tflite` where the target is an Edge TPU; `None` for other targets.
+
+        Args:
+            target: the target.
+            delivered: folder in which the files will be, for the command to run by hand.
+        """
+        if not is_edgetpu(target.delegate):
+            return None
+        with stage("compiling for the Edge TPU"):
+            compilation = compile_model(self.model, self.workspace, delivered=delivered)
+        expected = examine(self.model.read_bytes())
+        return {"compilation": compilation.to_dict(), "expected": expected.to_dict()}
+
+    def measure(self, place: Bench, seconds: float) -> BenchResult:
+        """Measure latency before and after, interleaved in one run."""
+        models = {"after": self.model, "before": self.before}
+        if self.before_float.exists():
+            models["before_float32"] = self.before_float
+        result = place.measure(models, seconds)
+        text = json.dumps(result.to_dict(), indent=1)
+        (self.workspace / MEASUREMENT).write_text(text, encoding="utf-8")
+        return result
+
+    def finish(self, outcome: Outcome) -> Outcome:
+        """Write the report, which names all files, and clear away what is not delivered."""
+        shutil.rmtree(self.before.parent)
+        names = {path.name for path in self.workspace.iterdir()} | {"report.json"}
+        complete = replace(outcome, files=tuple(sorted(names)))
+        (self.workspace / "report.json").write_text(complete.to_json(), encoding="utf-8")
+        return complete
+
+
+def latency(measured: BenchResult | None) -> tuple[Change | None, str | None]:
+    """Return the medians before and after, and where they were measured."""
+    if measured is None:
+        return None, None
+    before, after = measured["before"], measured["after"]
+    where = f"{after.where}, {after.runtime}, {count_threads(after.threads)}"
+    return Change(before.p50_ms, after.p50_ms), where

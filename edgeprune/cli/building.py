@@ -1,0 +1,286 @@
+"""`edgeprune build`, `prune`, `sensitivity` and `demo`: from a model file to a smaller model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgeprune.cli.options import (
+    COUNT,
+    FORMATS,
+    SEED,
+    TARGETS_OWN,
+    HeadedCommand,
+    budget_option,
+    classes_option,
+    data_options,
+    model_options,
+    option,
+    output_options,
+    pruning_options,
+    quantization_options,
+    read_data,
+    read_export,
+    read_measurement,
+    read_model,
+    read_pruning,
+)
+from edgeprune.cli.terminal import show, show_built, working
+
+EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
+
+
+@click.command(
+    cls=HeadedCommand,
+    short_help="Prune, prove, recover, quantize, verify and measure.",
+    epilog="\b\nExamples:\n"
+    f"  {EXAMPLE}\n"
+    "  edgeprune build net.h5 --data cifar10 --preprocess unit --budget params=40k --out small/",
+)
+@model_options
+@data_options(test=True)
+@classes_option
+@option(
+    "--target",
+    heading="What to keep",
+    metavar="NAME",
+    default="x86-64",
+    help="Board; see `edgeprune targets`.",
+)
+@budget_option(default=["macs=50%"])
+@pruning_options(show_default=TARGETS_OWN)
+@option("--quantize", heading="Format", metavar="FORMAT", show_default=TARGETS_OWN, help=FORMATS)
+@quantization_options
+@option("--no-bench", heading="Measuring", is_flag=True, help="Do not measure latency.")
+@option(
+    "--measure",
+    heading="Measuring",
+    is_flag=True,
+    help="Prune again until the latency that is measured meets the budget for it.",
+)
+@option(
+    "--threads",
+    heading="Measuring",
+    type=COUNT,
+    show_default=TARGETS_OWN,
+    help="Threads of the runtime.",
+)
+@option(
+    "--host",
+    heading="Measuring",
+    metavar="USER@HOST",
+    show_default="this machine",
+    help="Where to measure, by SSH.",
+)
+@option(
+    "--out", heading="Output", metavar="FOLDER", default="edgeprune-output", help="For the files."
+)
+@output_options
+def build(as_json: bool, quiet: bool, **options: Any) -> None:
+    """Make a smaller, quantized, proven .tflite of MODEL that knows the classes you need.
+
+    MODEL is a .keras or .h5 file, an architecture in JSON (with --weights) or a SavedModel folder.
+    The folder given by --out receives model.tflite, model.keras, labels.txt, plan.json, report.json
+    and measurement.json.
+    """
+    with working(quiet):
+        from edgeprune.building import build as run
+
+        pruning, training = read_pruning(options)
+        built = run(
+            read_model(options),
+            read_data(options),
+            pruning=pruning,
+            training=training,
+            export=read_export(options),
+            measurement=read_measurement(options),
+            **options,
+        )
+    show_built(built, as_json, quiet)
+
+
+@click.command(
+    cls=HeadedCommand,
+    short_help="Prune and recover only: from Keras to Keras.",
+    epilog="\b\nExample:\n"
+    "  edgeprune prune model.keras --data photos/ --budget macs=30% --out small.keras",
+)
+@model_options
+@data_options()
+@classes_option
+@budget_option(default=["macs=50%"])
+@pruning_options(default=8)
+@option(
+    "--out", heading="Output", metavar="FILE", default="slim.keras", help="For the pruned model."
+)
+@output_options
+def prune(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""
+    with working(quiet):
+        result = _prune_file(out, options)
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+
+
+def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Prune a model file, write the result and return what is printed."""
+    from edgeprune.building.splits import read_splits
+    from edgeprune.building.training import describe_training, train_pruned
+    from edgeprune.cost.budgets import Budgets
+    from edgeprune.data.datasets import check_source
+    from edgeprune.support.files import check_output, replace_on_success
+    from edgeprune.support.progress import stage
+
+    check_output(out, suffix=".keras")
+    data, (pruning, training), file = read_data(options), read_pruning(options), read_model(options)
+    budgets = Budgets.parse(options["budget"])
+    check_source(data.source)
+    original = open_model(file)
+    pruning.find_method()
+    with stage("reading the data"):
+        splits = read_splits(original, data, options["classes"], pruning.seed)
+    from edgeprune.pruning.one_shot import prune as run
+
+    pruned = run(
+        original,
+        splits.calibration,
+        budget=budgets,
+        classes=splits.classes,
+        validation=splits.validation,
+        pruning=pruning,
+    )
+    pruned = train_pruned(original, pruned, splits, training, out, pruning.seed)
+    plan = Path(out).with_suffix(".plan.json")
+    with replace_on_success(out) as temporary:  # which is moved last: no model without its plan
+        pruned.model.save(temporary)
+        pruned.plan.save(plan)
+    trained = describe_training(pruned.training)
+    return {
+        "model": out,
+        "plan": str(plan),
+        "classes": list(splits.names),
+        "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
+        "params": {"before": pruned.before.params, "after": pruned.after.params},
+        "method": pruning.method,
+        "recovery": pruned.chosen.name,
+        "validation_accuracy": pruned.chosen.grade.accuracy,
+        **({} if trained is None else {"training": trained}),
+        "equivalence": {
+            "max_abs_error": pruned.equivalence.max_abs_error,
+            "scale": pruned.equivalence.scale,
+        },
+    }
+
+
+def open_model(file: Any) -> Any:
+    """Load a model as a stage of its own: TensorFlow takes seconds to start.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    from edgeprune.support.progress import stage
+
+    with stage("starting TensorFlow, loading model"):
+        from edgeprune.loading import load_model
+
+        return load_model(file)
+
+
+@click.command(
+    cls=HeadedCommand,
+    short_help="Measure what each group of channels is worth.",
+    epilog="\b\nExample:\n"
+    "  edgeprune sensitivity model.keras --data photos/ --out curves.json --plot curves.png",
+)
+@model_options
+@data_options()
+@classes_option
+@option(
+    "--criterion",
+    heading="Accuracy",
+    metavar="NAME",
+    show_default="that of auto",
+    help="How channels are ranked.",
+)
+@option("--step", heading="Accuracy", type=COUNT, default=8, help="Widths are multiples of N.")
+@option("--seed", heading="Accuracy", type=SEED, default=0, help="Of everything that is drawn.")
+@option(
+    "--out",
+    heading="Output",
+    metavar="FILE",
+    default="sensitivity.json",
+    help="Written after every group; resumed.",
+)
+@option(
+    "--plot",
+    heading="Output",
+    metavar="FILE",
+    show_default="no plot",
+    help="A .png, .svg or .pdf with the curves.",
+)
+@output_options
+def sensitivity(as_json: bool, quiet: bool, **options: Any) -> None:
+    """Narrow one group of MODEL at a time, the others whole, and measure the accuracy.
+
+    Removed channels are folded into the others first. An interrupted measurement goes on where it
+    stopped when the same file is given.
+    """
+    with working(quiet):
+        result = _measure_sensitivity(options)
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+
+
+def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
+    """Measure the sensitivity of a model file, write it and return what is printed."""
+    from edgeprune.building.splits import read_splits
+    from edgeprune.errors import EdgepruneError
+    from edgeprune.pruning.pruning_settings import Pruning
+
+    out, plot = options["out"], options["plot"]
+    if plot is not None and Path(plot).suffix not in {".png", ".svg", ".pdf"}:
+        raise EdgepruneError(f"Cannot draw '{plot}'. Expected a name in .png, .svg or .pdf.")
+    data = read_data(options)
+    pruning = Pruning(criterion=options["criterion"], step=options["step"], seed=options["seed"])
+    original = open_model(read_model(options))
+    splits = read_splits(original, data, options["classes"], pruning.seed)
+    from edgeprune.pruning.curves import measure_curves
+
+    found = measure_curves(
+        original,
+        splits.calibration,
+        classes=splits.classes,
+        validation=splits.validation,
+        pruning=pruning,
+        cache=out,
+    )
+    if plot is not None:
+        found.plot(plot)
+    grades = {
+        name: {str(width): grade for width, grade in sorted(by_width.items())}
+        for name, by_width in found.grades.items()
+    }
+    return {"file": out, "plot": plot, "full": found.full, **grades}
+
+
+@click.command(
+    cls=HeadedCommand,
+    short_help="See it work, without a model or data of your own.",
+    epilog="\b\nExample:\n  edgeprune demo",
+)
+@option("--seed", heading="Accuracy", type=SEED, default=0, help="Of everything that is drawn.")
+@option(
+    "--out", heading="Output", metavar="FOLDER", default="edgeprune-demo", help="For the files."
+)
+@output_options
+def demo(out: str, seed: int, as_json: bool, quiet: bool) -> None:
+    """Train a small network on handwritten digits, then make a specialist for 3, 5 and 8 of it."""
+    with working(quiet):
+        from edgeprune.cli.demonstration import build_demonstration
+
+        built = build_demonstration(out, seed)
+    show_built(built, as_json, quiet)
