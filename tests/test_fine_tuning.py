@@ -329,7 +329,7 @@ def test_every_backend_fine_tunes(backend: str):
         cwd=Path(__file__).resolve().parent.parent,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["True", "48"]
