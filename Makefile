@@ -11,13 +11,17 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean
+KERNELS := $(wildcard $(addprefix tests/test_,$(addsuffix .py,criteria fine_tuning loading_data_formats \
+	model_forms quantization_training readers recovery_refitting)))
+
+.PHONY: help demo test test-plain-cpu test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      build, prove and bench a small specialist from handwritten digits"
 	@echo "make test      the tests with branch coverage (minutes)"
+	@echo "make test-plain-cpu  those that kernels matter to, as on a CPU without AVX-512 (minutes)"
 	@echo "make test-all  the same and the slow ones"
 	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
 	@echo "make model-files-table  open, prune and convert real files (../shared/data)"
@@ -38,6 +42,9 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-for-development
 	$(PYTEST)
+
+test-plain-cpu: $(VENV)/.ready-for-development
+	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) --no-cov $(KERNELS)
 
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""

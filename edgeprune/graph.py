@@ -99,6 +99,26 @@ def nodes_in_order(model: Functional) -> Iterator[Node]:
                 yield node
 
 
+def layer_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """Return the first tensor that each layer makes in a model's own graph, by the layer's name.
+
+    `layer.output` may belong to another call: of a nested model it is the tensor inside.
+    """
+    found: dict[str, keras.KerasTensor] = {}
+    for node in nodes_in_order(functional_form(model)):
+        found.setdefault(node.operation.name, node.outputs[0])
+    return found
+
+
+def output_operations(model: keras.Model) -> list[keras.Operation]:
+    """Return what makes each output of a model: of a nested model, the layer inside it."""
+    found = []
+    for tensor in functional_form(model).outputs:
+        operation, _, index = tensor._keras_history
+        found.append(output_operations(operation)[index] if is_model(operation) else operation)
+    return found
+
+
 def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
     """Apply a function to the leaves of nested lists, tuples and dicts."""
     return keras.tree.map_structure(function, structure)

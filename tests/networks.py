@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from edgeprune.graph import output_operations
 from edgeprune.groups import Groups, find_groups
 from edgeprune.opening import functional_form
 from edgeprune.plan import Plan
@@ -81,9 +82,8 @@ def difference(first: keras.Model, second: keras.Model, inputs: list) -> float:
 
 def logits(model: keras.Model) -> keras.Model:
     """The model itself, unless it ends in a softmax or sigmoid."""
-    ends = [tensor._keras_history.operation for tensor in functional_form(model).outputs]
     squashed = (keras.activations.softmax, keras.activations.sigmoid)
-    if any(getattr(end, "activation", None) in squashed for end in ends):
+    if any(getattr(end, "activation", None) in squashed for end in output_operations(model)):
         return replace_softmax(model)
     return model
 

@@ -22,7 +22,7 @@ HARNESS_MAY_IMPORT = {"numpy", "ai_edge_litert", "tflite_runtime"}
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=600
     )
 
 
@@ -78,7 +78,10 @@ def test_the_light_install_says_which_extra_opens_models(tmp_path: Path):
 
 def test_python_dash_m_is_the_command():
     result = subprocess.run(
-        [sys.executable, "-m", "edgeprune", "--version"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "edgeprune", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     assert edgeprune.__version__ in result.stdout

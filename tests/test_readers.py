@@ -16,6 +16,7 @@ from edgeprune.readers import (
     tap_coverage,
 )
 
+pytestmark = pytest.mark.usefixtures("channels_first")
 LAYERS = [
     (layers.Conv2D(4, 3), (8, 7, 6)),
     (layers.Conv2D(4, 3, padding="same"), (8, 7, 6)),
