@@ -11,13 +11,12 @@ import networks
 import numpy as np
 import pytest
 from keras import layers, ops
-from keras.src.applications.convnext import LayerScale, StochasticDepth
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from networks import around, pool
 
 from edgeprune.cost import CostModel
 from edgeprune.errors import ModelError
 from edgeprune.groups import find_groups
+from edgeprune.keras_internals import CustomScaleLayer, LayerScale, StochasticDepth
 from edgeprune.rules import RULES, Tracing, rule
 from edgeprune.surgery import slim
 
