@@ -11,7 +11,7 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean
+.PHONY: help demo test test-all test-versions test-oldest test-newest harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -19,6 +19,7 @@ help:
 	@echo "make demo      build, prove and bench a small specialist from handwritten digits"
 	@echo "make test      the tests with branch coverage (minutes)"
 	@echo "make test-all  the same and the slow ones"
+	@echo "make test-versions  what a user types, on the oldest and the newest TensorFlow and Keras"
 	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
 	@echo "make model-files-table  open, prune and convert real files (../shared/data)"
 	@echo "make statistics-table   what statistics cost beside a forward pass (minutes)"
@@ -41,6 +42,16 @@ test: $(VENV)/.ready-for-development
 
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""
+
+# Each pair of versions has an environment of its own, made with the constraints of its name.
+SMOKE := $(foreach name,smoke imports rules models loading conversion,tests/test_$(name).py)
+test-versions: test-oldest test-newest
+test-newest: PYTHON := python3.13 python3.12 python3.11 python3
+.venv-oldest/.ready: tests/versions/oldest.txt
+.venv-newest/.ready: tests/versions/newest.txt
+test-oldest test-newest: test-%:
+	PIP_CONSTRAINT=tests/versions/$*.txt $(MAKE) VENV=.venv-$* PYTHON="$(PYTHON)" .venv-$*/.ready-for-development
+	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet $(SMOKE)
 
 harness-agreement: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/harness_agreement.py $(MODELS)
@@ -82,7 +93,7 @@ format: $(VENV)/.ready-for-development
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .hypothesis .import_linter_cache \
+	rm -rf $(VENV) .venv-oldest .venv-newest demo-output build dist *.egg-info .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
