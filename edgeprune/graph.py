@@ -1,8 +1,6 @@
 """One flat list of calls for any Keras model: what tracing, costs and statistics walk over.
 
-Nested models are inlined, a layer called twice appears twice. Keras offers no public way to walk a
-functional graph, so this module, `edgeprune.opening` and `edgeprune.replica` are the only ones that
-touch Keras' node structures.
+Nested models are inlined, a layer called twice appears twice.
 """
 
 from __future__ import annotations
@@ -12,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
-from keras.src.ops.node import Node
 
+from edgeprune.keras_internals import Functional, Node
 from edgeprune.opening import functional_form, is_model
 
 Shape = tuple[int | None, ...]

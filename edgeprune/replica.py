@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
 
 from edgeprune.errors import ModelError
 from edgeprune.graph import arrange_inputs, map_structure, nodes_in_order, output_operations
+from edgeprune.keras_internals import Functional
 from edgeprune.opening import functional_form, is_model
 
 Make = Callable[[str, keras.Operation], keras.Operation]

@@ -47,6 +47,29 @@ def test_help_loads_neither_keras_nor_tensorflow():
     assert heavy_modules_after("from edgeprune.cli import main\nmain()", "--help") == []
 
 
+def test_one_module_names_what_keras_does_not_publish():
+    private = "keras" + ".src"
+    sources = [ROOT / "conftest.py", ROOT / "setup.py"]
+    for folder in ("edgeprune", "tests", "benchmarks", "devices"):
+        sources += (ROOT / folder).rglob("*.py")
+    naming = {source.name for source in sources if private in source.read_text(encoding="utf-8")}
+    assert naming == {"keras_internals.py"}
+
+
+def test_rules_do_without_what_an_older_keras_does_not_have():
+    code = """
+import keras
+from edgeprune.keras_internals import array_operations
+lacking = {"Dstack", "AdaptiveMaxPooling2D", "RMSNormalization"}
+for name in lacking:
+    vars(array_operations).pop(name, None), vars(keras.layers).pop(name, None)
+from edgeprune.rules import RULES
+print(lacking & {known.__name__ for known in RULES})
+"""
+    result = run_python(code)
+    assert result.stdout == "set()\n", result.stderr
+
+
 @pytest.mark.parametrize("module", LIGHT_MODULES)
 def test_light_modules_load_neither_keras_nor_tensorflow(module: str):
     assert heavy_modules_after(f"import edgeprune.{module}") == []

@@ -13,6 +13,7 @@ from grammar import LISTED, draw_model
 from hypothesis import HealthCheck, Phase, assume, given, reject, settings
 from hypothesis import strategies as st
 
+from edgeprune import keras_internals
 from edgeprune.cost import CostModel
 from edgeprune.groups import Groups
 from edgeprune.opening import functional_form
@@ -67,9 +68,9 @@ def test_slim_equals_cut_on_random_graphs(random: Random) -> None:
 def test_every_listed_type_exists() -> None:
     modules = (
         keras.layers,
-        keras.src.ops.numpy,
-        keras.src.ops.core,
-        keras.src.applications.convnext,
+        keras_internals.array_operations,
+        keras_internals.core_operations,
+        keras_internals,
     )
     known = {
         found.__name__

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from edgeprune.errors import ModelError
+from edgeprune.keras_internals import ObjectSharingScope
 from edgeprune.loading import safety
 from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.repairs import without_training

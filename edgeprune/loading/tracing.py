@@ -7,9 +7,9 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
 
 from edgeprune.errors import ModelError
+from edgeprune.keras_internals import Functional
 
 _TOLERANCE = 1e-5
 _UNKNOWN_SIZE = 64

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.applications.convnext import StochasticDepth
 
+from edgeprune.keras_internals import StochasticDepth
 from edgeprune.labels import Keep
 from edgeprune.rules.tracing import (
     NORMALIZED,

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras.src.ops import core
-from keras.src.ops import numpy as operations
 
+from edgeprune.keras_internals import array_operations as operations
+from edgeprune.keras_internals import core_operations as core
 from edgeprune.labels import CallChange, Keep
 from edgeprune.rules.movement import UNKNOWN_SIZE, execute_on_labels, move
 from edgeprune.rules.tracing import Labels, Tracing, place, rule, varying_axes
