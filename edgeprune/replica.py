@@ -159,6 +159,14 @@ def _collect_operations(
             found[prefix + operation.name] = operation
 
 
+def renew_input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras.KerasTensor:
+    """Return a new input like another one, of a shape of its own with the batch axis."""
+    layer = tensor._keras_history.operation
+    made = type(layer).from_config(layer.get_config() | {"batch_shape": tuple(shape)}).output
+    made.name = tensor.name
+    return made
+
+
 class _Replica:
     def __init__(self, make: Make, adapt: Adapt | None) -> None:
         self.make = make
@@ -171,7 +179,13 @@ class _Replica:
     def build(self, model: keras.Model, prefix: str, shapes: Sequence[Any]) -> keras.Model:
         form = functional_form(model)
         inputs = [
-            self._new_input(tensor, shape)
+            renew_input(
+                tensor,
+                [
+                    None if old is None else new
+                    for old, new in zip(tensor.shape, shape, strict=True)
+                ],
+            )
             for tensor, shape in zip(form.inputs, shapes, strict=True)
         ]
         if isinstance(model, keras.Sequential):
@@ -189,16 +203,6 @@ class _Replica:
         )
         new_model.trainable = model.trainable
         return new_model
-
-    @staticmethod
-    def _new_input(tensor: keras.KerasTensor, shape: Any) -> keras.KerasTensor:
-        layer = tensor._keras_history.operation
-        config = layer.get_config()
-        sizes = zip(tensor.shape, shape, strict=True)
-        config["batch_shape"] = tuple(None if old is None else new for old, new in sizes)
-        made = type(layer).from_config(config).output
-        made.name = tensor.name
-        return made
 
     def _build_sequential(
         self, model: keras.Sequential, prefix: str, tensor: keras.KerasTensor

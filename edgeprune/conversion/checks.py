@@ -84,6 +84,8 @@ def check_model(model: Any) -> None:
     """Refuse what is not a Keras model on TensorFlow with inputs of fixed size."""
     import keras
 
+    from edgeprune.layouts import channels_first_problem
+
     if not isinstance(model, keras.Model):
         raise ConversionError(
             f"convert takes a Keras 3 model, got {type(model).__name__}. "
@@ -103,6 +105,8 @@ def check_model(model: Any) -> None:
             f"Model '{model.name}' ({type(model).__name__}) has no fixed inputs. Call it on a "
             "keras.Input and wrap it: keras.Model(inputs, model(inputs))."
         )
+    if problem := channels_first_problem(model):
+        raise ConversionError(problem)
     for tensor in inputs:
         if None in tensor.shape[1:] or tensor.shape[0] not in (None, 1):
             raise ConversionError(
