@@ -1,11 +1,11 @@
 """Whether a change of the code changes what comes out: plans and weights of twelve networks.
 
-    python benchmarks/process_replay.py record before/     # at the old commit
-    python benchmarks/process_replay.py record after/      # at the new one, on the same machine
+    python benchmarks/process_replay.py record before/    # at the old commit
+    python benchmarks/process_replay.py record after/     # at the new one, on the same machine
     python benchmarks/process_replay.py compare before/ after/
 
-Four networks are real and need `../shared/data`; eight are made here with seeded weights. A plan and
-the digest of every weight are compared: equal means equal to the bit.
+Four networks are real and need `../shared/data`; eight are made here with seeded weights. A plan
+and the digest of every weight are compared: equal means equal to the bit.
 """
 
 from __future__ import annotations

@@ -173,6 +173,14 @@ def _collect_operations(
             found[prefix + operation.name] = operation
 
 
+def renew_input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras.KerasTensor:
+    """Return a new input like another one, of a shape of its own with the batch axis."""
+    layer = tensor._keras_history.operation
+    made = type(layer).from_config(layer.get_config() | {"batch_shape": tuple(shape)}).output
+    made.name = tensor.name
+    return made
+
+
 class _Replica:
     def __init__(self, make: Make, adapt: Adapt | None) -> None:
         self.make = make
@@ -187,7 +195,13 @@ class _Replica:
         if _has_needless_batch(model):
             shapes = [(None, *shape[1:]) for shape in shapes]
         inputs = [
-            self._new_input(tensor, shape)
+            renew_input(
+                tensor,
+                [
+                    None if old is None else new
+                    for old, new in zip(tensor.shape, shape, strict=True)
+                ],
+            )
             for tensor, shape in zip(form.inputs, shapes, strict=True)
         ]
         if isinstance(model, keras.Sequential):
@@ -205,16 +219,6 @@ class _Replica:
         )
         new_model.trainable = model.trainable
         return new_model
-
-    @staticmethod
-    def _new_input(tensor: keras.KerasTensor, shape: Any) -> keras.KerasTensor:
-        layer = tensor._keras_history.operation
-        config = layer.get_config()
-        sizes = zip(tensor.shape, shape, strict=True)
-        config["batch_shape"] = tuple(None if old is None else new for old, new in sizes)
-        made = type(layer).from_config(config).output
-        made.name = tensor.name
-        return made
 
     def _build_sequential(
         self, model: keras.Sequential, prefix: str, tensor: keras.KerasTensor

@@ -84,6 +84,7 @@ def accept_model(model: Any) -> keras.Model:
     """Return a model, for any batch; refuse what is no Keras model on TensorFlow of fixed size."""
     import keras
 
+    from edgeprune.layouts import channels_first_problem
     from edgeprune.replica import with_any_batch
 
     if not isinstance(model, keras.Model):
@@ -105,6 +106,8 @@ def accept_model(model: Any) -> keras.Model:
             f"Model '{model.name}' ({type(model).__name__}) has no fixed inputs. Call it on a "
             "keras.Input and wrap it: keras.Model(inputs, model(inputs))."
         )
+    if problem := channels_first_problem(model):
+        raise ConversionError(problem)
     model = with_any_batch(model)
     for tensor in model.inputs:
         if None in tensor.shape[1:] or tensor.shape[0] not in (None, 1):
