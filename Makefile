@@ -11,14 +11,19 @@ SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_in
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
 
-.PHONY: help demo test test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean
+KERNELS := $(wildcard $(addprefix tests/test_,$(addsuffix .py,criteria fine_tuning loading_data_formats \
+	model_forms quantization_training readers recovery_refitting)))
+
+.PHONY: help demo test test-plain-cpu test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean test-versions test-oldest test-newest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      build, prove and bench a small specialist from handwritten digits"
 	@echo "make test      the tests with branch coverage (minutes)"
+	@echo "make test-plain-cpu  those that kernels matter to, as on a CPU without AVX-512 (minutes)"
 	@echo "make test-all  the same and the slow ones"
+	@echo "make test-versions  what a user types, on the oldest and the newest TensorFlow and Keras"
 	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
 	@echo "make model-files-table  open, prune and convert real files (../shared/data)"
 	@echo "make statistics-table   what statistics cost beside a forward pass (minutes)"
@@ -39,8 +44,21 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready-for-development
 	$(PYTEST)
 
+test-plain-cpu: $(VENV)/.ready-for-development
+	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) --no-cov $(KERNELS)
+
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""
+
+# Each pair of versions has an environment of its own, made with the constraints of its name.
+SMOKE := $(foreach name,smoke imports rules models loading conversion,tests/test_$(name).py)
+test-versions: test-oldest test-newest
+test-newest: PYTHON := python3.13 python3.12 python3.11 python3
+.venv-oldest/.ready: tests/versions/oldest.txt
+.venv-newest/.ready: tests/versions/newest.txt
+test-oldest test-newest: test-%:
+	PIP_CONSTRAINT=tests/versions/$*.txt $(MAKE) VENV=.venv-$* PYTHON="$(PYTHON)" .venv-$*/.ready-for-development
+	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet $(SMOKE)
 
 harness-agreement: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/harness_agreement.py $(MODELS)
@@ -82,7 +100,7 @@ format: $(VENV)/.ready-for-development
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo-output build dist *.egg-info .coverage* .hypothesis .import_linter_cache \
+	rm -rf $(VENV) .venv-oldest .venv-newest demo-output build dist *.egg-info .coverage* .hypothesis .import_linter_cache \
 		.mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -15,24 +15,27 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 FOLDERS = {"edgeprune.devices": "devices", "edgeprune.pipelines": "pipelines"}
 
+# Ranges are what `make test-versions` runs at both ends: tests/versions/oldest.txt and newest.txt.
+LITERT = "ai-edge-litert>=2.0.2,<3"
+
 # ai-edge-litert has no wheel for 32-bit Arm; its predecessor does, built for NumPy 1.
 DEVICE = [
-    "ai-edge-litert>=2.0; platform_machine != 'armv7l'",
+    f"{LITERT}; platform_machine != 'armv7l'",
     "tflite-runtime==2.14.*; platform_machine == 'armv7l'",
     "numpy<2; platform_machine == 'armv7l'",
 ]
 TENSORFLOW = [
-    "tensorflow==2.21.*",
-    "keras==3.15.*",
-    "tf_keras==2.21.*",
-    "ai-edge-litert>=2.0",
-    "h5py>=3.11",
-    "pillow>=10.0",
-    "scikit-learn>=1.4",
-    "scipy>=1.12",
+    "tensorflow>=2.18,<2.22",
+    "keras>=3.8,<3.16",
+    "tf_keras>=2.18,<2.22",  # each release asks for the TensorFlow of its own number
+    LITERT,
+    "h5py>=3.11,<4",
+    "pillow>=10.0,<14",
+    "scikit-learn>=1.4,<2",
+    "scipy>=1.12,<2",
 ]
 QUANTIZATION = ["tensorflow-model-optimization==0.8.*"]
-DRAWING = ["matplotlib>=3.9", "pydot>=3.0"]
+DRAWING = ["matplotlib>=3.9,<4", "pydot>=3.0,<5"]
 DEVELOPMENT = [
     *DRAWING,
     *QUANTIZATION,
@@ -80,7 +83,7 @@ setup(
         **{folder: ["**/*"] for folder in FOLDERS},
     },
     exclude_package_data={folder: ["**/__pycache__/*", "**/*.pyc"] for folder in FOLDERS},
-    install_requires=["click>=8.1", "numpy>=1.26", "rich>=13.0"],
+    install_requires=["click>=8.1,<9", "numpy>=1.26,<3", "rich>=13.0,<16"],
     extras_require={
         "tensorflow": TENSORFLOW,
         "device": DEVICE,

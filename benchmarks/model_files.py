@@ -45,10 +45,10 @@ def weights_of(path: Path) -> Path | None:
 def examine(name: str, data: Path = DATA) -> dict[str, Any]:
     """Open a file, prune it to half its MACs and convert it, with the errors of each step."""
     import numpy as np
+    from edgeprune.pruning.one_shot.pruning import prune
 
     from edgeprune.errors import BudgetError
     from edgeprune.loading import load_model
-    from edgeprune.pruning.pruning import prune
     from edgeprune.tflite import convert
     from edgeprune.tflite.runtime import TFLiteModel
 

@@ -93,10 +93,10 @@ def judge_float(model: str, variant: str, parts: Any, limit: int) -> float:
 def open_variant(subject: Any, variant: str, number: int, part: Any) -> Any:
     """Open the model, pruned with the samples of this part; a pruned one is kept."""
     import keras
+    from edgeprune.pruning.one_shot.pruning import prune
     from quantization_subjects import DATA
 
     from edgeprune.loading import load_model
-    from edgeprune.pruning.pruning import prune
 
     if variant == "original":
         return load_model(DATA / subject.file)

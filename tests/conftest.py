@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import inspect
 import os
+import signal
+from collections.abc import Iterator
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 # Read once, when NumPy and TensorFlow are imported, here and in every process a test starts.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -15,6 +20,11 @@ import pytest
 from hypothesis import settings
 from places import ROOT
 
+# A shell starts what runs in the background with Ctrl-C ignored, and every process it starts
+# inherits that: the tests that send it would wait in vain.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The first example of a property test pays for TensorFlow's import.
 settings.register_profile("edgeprune", deadline=None, print_blob=True)
 settings.load_profile("edgeprune")
@@ -27,3 +37,36 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real models and images at '{folder}'")
     return folder
+
+
+@pytest.fixture(scope="module")
+def channels_first() -> Iterator[None]:
+    """Run channels_first convolutions where TensorFlow has no kernels for them, by turning maps.
+
+    Its own are those of oneDNN, which it does not use on every CPU.
+    """
+    import keras
+    from keras.src import backend
+
+    def turning(convolve: Any) -> Any:
+        signature = inspect.signature(convolve)
+
+        @wraps(convolve)
+        def turned(*args: Any, **kwargs: Any) -> Any:
+            given = signature.bind(*args, **kwargs).arguments
+            if given.get("data_format") != "channels_first":
+                return convolve(**given)
+            given |= {"inputs": keras.ops.moveaxis(given["inputs"], 1, -1)}
+            return keras.ops.moveaxis(convolve(**given | {"data_format": "channels_last"}), -1, 1)
+
+        return turned
+
+    try:
+        keras.layers.Conv2D(1, 2, data_format="channels_first")(keras.ops.ones((1, 1, 2, 2)))
+        names: tuple[str, ...] = ()
+    except Exception:  # whatever a backend says that has no such kernel
+        names = ("conv", "conv_transpose", "depthwise_conv", "separable_conv")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.setattr(backend.nn, name, turning(getattr(backend.nn, name)))
+        yield

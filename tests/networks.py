@@ -11,6 +11,7 @@ from keras import layers
 
 from edgeprune.surgery.channel_removal import cut, slim
 from edgeprune.surgery.plan import Plan
+from edgeprune.tracing.graph import output_operations
 from edgeprune.tracing.groups import Groups, find_groups
 from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.replica import replace_softmax
@@ -59,13 +60,21 @@ def random_inputs(model: keras.Model, samples: int = 3, seed: int = 1, size: int
     return made
 
 
-def call(model: keras.Model, inputs: list) -> list[np.ndarray]:
-    """Outputs of a model on inputs in the order of `model.inputs`, as a flat list."""
+def call(model: keras.Model, inputs: list, by_xla: bool = False) -> list[np.ndarray]:
+    """Outputs of a model on inputs in the order of `model.inputs`, as a flat list.
+
+    XLA convolves on every CPU what TensorFlow does not: channels first.
+    """
     if len(inputs) == 1:
         (structure,) = inputs
     else:
         structure = keras.tree.pack_sequence_as(functional_form(model).input, inputs)
-    outputs = model(structure, training=False)
+    if by_xla:
+        import tensorflow as tf
+
+        outputs = tf.function(lambda x: model(x, training=False), jit_compile=True)(structure)
+    else:
+        outputs = model(structure, training=False)
     return [keras.ops.convert_to_numpy(o).astype(np.float32) for o in keras.tree.flatten(outputs)]
 
 
@@ -81,9 +90,8 @@ def difference(first: keras.Model, second: keras.Model, inputs: list) -> float:
 
 def logits(model: keras.Model) -> keras.Model:
     """The model itself, unless it ends in a softmax or sigmoid."""
-    ends = [tensor._keras_history.operation for tensor in functional_form(model).outputs]
     squashed = (keras.activations.softmax, keras.activations.sigmoid)
-    if any(getattr(end, "activation", None) in squashed for end in ends):
+    if any(getattr(end, "activation", None) in squashed for end in output_operations(model)):
         return replace_softmax(model)
     return model
 

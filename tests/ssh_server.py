@@ -47,7 +47,7 @@ class Server:
             stderr=(self.folder / "log").open("w"),
             start_new_session=True,
         )
-        for _ in range(200):
+        for _ in range(30_000):
             with socket.socket() as client:
                 if client.connect_ex(("127.0.0.1", self.port)) == 0:
                     return

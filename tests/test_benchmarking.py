@@ -170,8 +170,8 @@ def test_the_harness_ends_with_its_host(models, number) -> None:
         assert host.stdout.readline() == "one more percent\n"
         assert harness_processes(models["after"]), "else this test says nothing"
         host.send_signal(number)
-        host.wait(timeout=20)
-    for _ in range(100):
+        host.wait(timeout=600)
+    for _ in range(6000):
         if not harness_processes(models["after"]):
             break
         time.sleep(0.1)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import networks
 import numpy as np
 import pytest
-from edgeprune.pruning.pruning import prune
+from edgeprune.pruning.one_shot.pruning import prune
 from small_models import Recorder
 
 from edgeprune.cost.budgets import Budgets

@@ -29,7 +29,7 @@ STANDARDIZE = "standardize:mean=120,110,100;std=60,50,55"
 
 def classify(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", ALONE, str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
 
 def scores(printed: str) -> dict[str, float]:

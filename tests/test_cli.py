@@ -17,7 +17,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from edgeprune.pruning.pruning import DEFAULT_BUDGET
+from edgeprune.pruning.one_shot.pruning import DEFAULT_BUDGET
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
@@ -292,7 +292,7 @@ def test_a_board_measures_without_keras_and_what_it_needs(place: Path) -> None:
     code += "from edgeprune.cli import main; main()"
     command = ["bench", f"{place}/0/model.tflite", "--seconds", "0.1", "--runs", "10", "--json"]
     result = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["measurements"][0]["count"] == 10
@@ -317,7 +317,7 @@ def test_a_terminal_shows_bars_and_keeps_a_line_per_stage(monkeypatch) -> None:
     assert "counting" in shown and "waiting" in shown
     assert "2/3" in shown
     assert "0/1" not in shown and "None" not in shown
-    kept = [line for line in shown.split("\n") if re.search(r"  counting +0\.\d s", line)]
+    kept = [line for line in shown.split("\n") if re.search(r"  counting +\d+\.\d s", line)]
     assert len(kept) == 1
 
 
@@ -367,7 +367,7 @@ def run_on_terminal(*arguments: str) -> str:
             break
         output += part
     os.close(main)
-    assert process.wait(timeout=60) == 0, output
+    assert process.wait(timeout=600) == 0, output
     return output.decode()
 
 
@@ -380,7 +380,7 @@ def test_nothing_but_ours_is_said_in_a_process_of_its_own(place: Path, tmp_path:
         [sys.executable, "-m", "edgeprune", *command.split(), "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         env={k: v for k, v in os.environ.items() if not k.startswith("TF_")},
     )
     assert result.returncode == 0, result.stderr

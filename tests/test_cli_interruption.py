@@ -17,7 +17,7 @@ from specialists import make_classifier, run_command, save_digits
 import edgeprune
 from edgeprune.building import Amounts
 
-STARTED = 60
+STARTED = 600
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def test_on_a_full_disk_the_old_files_stay(tmp_path, what) -> None:
     (folder / "model.keras").write_text("old")
     (folder / "labels.txt").write_text("old")
     done = subprocess.run(
-        [sys.executable, "-c", FULL, str(folder), what], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", FULL, str(folder), what], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2, done.stderr
     assert "Nothing was left half-written." in done.stdout

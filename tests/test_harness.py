@@ -50,7 +50,7 @@ def start(program: Path, *arguments: Any, **options: Any) -> subprocess.Popen[st
 
 def run(program: Path, *arguments: Any) -> tuple[int, dict[str, Any], str]:
     process = start(program, *arguments)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=600)
     return process.returncode, json.loads(output), errors
 
 
@@ -122,7 +122,7 @@ def test_a_signal_ends_it_with_what_it_has(program, models, number, status) -> N
             if '"timing"' in line:
                 break
         process.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=600)
     document = json.loads(output)
     check_against_schema(document)
     assert process.returncode == status
@@ -135,7 +135,7 @@ def test_it_ends_when_the_other_side_is_gone(program, models) -> None:
         program, *models, "--warmup", 0.1, "--watch-stdin", *LONG, stdin=subprocess.PIPE
     ) as process:
         process.stdin.close()
-        assert process.wait(timeout=30) == 143
+        assert process.wait(timeout=600) == 143
 
 
 def test_what_cannot_be_measured_is_one_line(program, models, tmp_path) -> None:

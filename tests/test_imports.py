@@ -22,7 +22,7 @@ HARNESS_MAY_IMPORT = {"numpy", "ai_edge_litert", "tflite_runtime"}
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=600
     )
 
 
@@ -45,6 +45,29 @@ def test_the_check_for_heavy_modules_can_fail():
 
 def test_help_loads_neither_keras_nor_tensorflow():
     assert heavy_modules_after("from edgeprune.cli import main\nmain()", "--help") == []
+
+
+def test_one_module_names_what_keras_does_not_publish():
+    private = "keras" + ".src"
+    sources = [ROOT / "conftest.py", ROOT / "setup.py"]
+    for folder in ("edgeprune", "tests", "benchmarks", "devices"):
+        sources += (ROOT / folder).rglob("*.py")
+    naming = {source.name for source in sources if private in source.read_text(encoding="utf-8")}
+    assert naming == {"keras_internals.py"}
+
+
+def test_rules_do_without_what_an_older_keras_does_not_have():
+    code = """
+import keras
+from edgeprune.keras_internals import array_operations
+lacking = {"Dstack", "AdaptiveMaxPooling2D", "RMSNormalization"}
+for name in lacking:
+    vars(array_operations).pop(name, None), vars(keras.layers).pop(name, None)
+from edgeprune.rules import RULES
+print(lacking & {known.__name__ for known in RULES})
+"""
+    result = run_python(code)
+    assert result.stdout == "set()\n", result.stderr
 
 
 @pytest.mark.parametrize("module", LIGHT_MODULES)
@@ -78,7 +101,10 @@ def test_the_light_install_says_which_extra_opens_models(tmp_path: Path):
 
 def test_python_dash_m_is_the_command():
     result = subprocess.run(
-        [sys.executable, "-m", "edgeprune", "--version"], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "edgeprune", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     assert edgeprune.__version__ in result.stdout

@@ -5,11 +5,11 @@ from pathlib import Path
 import networks
 import numpy as np
 import pytest
+from edgeprune.pruning.one_shot.pruning import list_entries, prune
 
 from edgeprune.allocation import ALLOCATIONS
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruning.methods import METHODS, Method, find_method
-from edgeprune.pruning.pruning import list_entries, prune
 from edgeprune.pruning.search import Entry
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.method_list import write_criteria_page

@@ -28,7 +28,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(ROOT / name, checkout / name)
     destination = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "--quiet"]
-    subprocess.run([*command, "--wheel-dir", destination, checkout], check=True, timeout=120)
+    subprocess.run([*command, "--wheel-dir", destination, checkout], check=True, timeout=600)
     [path] = destination.glob("*.whl")
     return path
 
@@ -110,7 +110,7 @@ def test_the_unpacked_wheel_finds_its_targets_from_anywhere(wheel: Path, tmp_pat
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     assert "rpi4" in result.stdout

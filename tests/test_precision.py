@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from edgeprune.pruning.one_shot.pruning import prune
 from specialists import digits, make_classifier
 
-from edgeprune.pruning.pruning import prune
 from edgeprune.surgery.precision import full_float32
 
 tf32 = tf.config.experimental

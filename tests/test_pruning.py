@@ -4,6 +4,7 @@ import keras
 import networks
 import numpy as np
 import pytest
+from edgeprune.pruning.one_shot.pruning import prune
 from keras import layers
 from small_models import Recorder
 
@@ -11,9 +12,8 @@ from edgeprune.cost.budgets import Budget
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.data import Samples
 from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
-from edgeprune.pruning import pruning
+from edgeprune.pruning.one_shot import pruning
 from edgeprune.pruning.planning import make_plan, rank
-from edgeprune.pruning.pruning import prune
 from edgeprune.recovery import CONTENDERS, RECOVERIES
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence

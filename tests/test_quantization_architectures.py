@@ -110,7 +110,7 @@ def test_a_pruned_model_loses_no_more_than_the_whole_one() -> None:
 
 
 def test_widths_stay_in_the_steps_of_the_target() -> None:
-    from edgeprune.pruning.pruning import prune
+    from edgeprune.pruning.one_shot.pruning import prune
 
     keras.utils.set_random_seed(0)
     image = keras.Input((12, 12, 3))

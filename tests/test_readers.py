@@ -16,6 +16,7 @@ from edgeprune.scoring.consumer_kinds import (
 from edgeprune.scoring.consumers import find_readers
 from edgeprune.tracing.groups import find_groups
 
+pytestmark = pytest.mark.usefixtures("channels_first")
 LAYERS = [
     (layers.Conv2D(4, 3), (8, 7, 6)),
     (layers.Conv2D(4, 3, padding="same"), (8, 7, 6)),

@@ -333,6 +333,7 @@ def test_grouped_and_one_dimensional_convolutions_are_solved() -> None:
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.usefixtures("channels_first")
 def test_channels_first_is_solved() -> None:
     inputs = keras.Input((3, 9, 8))
     first = {"data_format": "channels_first"}
@@ -391,6 +392,7 @@ def test_a_layer_called_twice_loses_a_repeated_channel_without_a_trace() -> None
     assert error(model, refit(folded, groups, plan, x), x) < 1e-3
 
 
+@pytest.mark.usefixtures("channels_first")
 @pytest.mark.parametrize("dimensions", [1, 2])
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_depthwise_kernels_are_solved_too(dimensions, data_format) -> None:

@@ -154,7 +154,7 @@ def test_a_line_that_stays_away_is_one_error_and_the_board_cleans_up(
         "The line to board was lost and did not come back: Cannot reach board: Connection "
         "refused. The board removes its folder by itself."
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + 600
     while left_behind(lost) and time.monotonic() < end:
         time.sleep(0.1)
     assert left_behind(lost) == []
@@ -345,11 +345,11 @@ def test_the_guard_removes_a_run_whose_host_is_gone(tmp_path) -> None:
     assert folder.is_dir()
     work = subprocess.Popen(["sleep", "60"])
     (folder / "process").write_text(f"{work.pid}\n")
-    end = time.monotonic() + 15
+    end = time.monotonic() + 600
     while folder.exists() and time.monotonic() < end:
         time.sleep(0.1)
     assert not folder.exists()
-    assert work.wait(timeout=5) < 0
+    assert work.wait(timeout=600) < 0
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")

@@ -67,7 +67,7 @@ def folder(tmp_path_factory) -> Path:
 def run_alone(folder: Path, program: str) -> tuple[str, np.ndarray]:
     """Run a program in a clean process; return what it printed and what the model answered."""
     result = subprocess.run(
-        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
     return result.stdout, np.load(folder / "answers.npy")

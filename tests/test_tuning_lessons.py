@@ -26,7 +26,7 @@ def test_the_next_is_prepared_while_one_is_in_use() -> None:
 
     lessons = read_ahead(prepare())
     assert next(lessons) == 0
-    assert prepared.wait(timeout=60)
+    assert prepared.wait(timeout=600)
     assert list(lessons) == [1]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from edgeprune.pruning.one_shot.gathering import prune_with_gathers
+from edgeprune.pruning.one_shot.pruning import prune
 
 from benchmarks.experiments.material import Images, draw, load_images, load_train_split
 from benchmarks.experiments.recipes import Cell, Recipe, choose_classes, read_recipe
 from edgeprune.data import parse_preprocess
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
-from edgeprune.pruning.gathering import prune_with_gathers
-from edgeprune.pruning.pruning import prune
 
 
 def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[str, Any]:

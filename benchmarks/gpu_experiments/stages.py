@@ -43,7 +43,7 @@ def prune_to(
         budget: as for `edgeprune.prune`.
         recovery: likewise.
     """
-    from edgeprune.pruning.pruning import prune
+    from edgeprune.pruning.one_shot.pruning import prune
 
     start = time.perf_counter()
     pruned = prune(

@@ -119,7 +119,7 @@ def _attention(call: Call, layer: Any) -> list[Product]:
         Product(layer._query_dense.kernel, queries * keys, (1, 2)),
         Product(layer._value_dense.kernel, queries * keys, (1, 2)),
     ]
-    if layer._use_gate:
+    if getattr(layer, "_use_gate", False):
         parts.append(Product(layer._gate_dense.kernel, queries))
     return parts
 

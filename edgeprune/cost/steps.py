@@ -47,6 +47,7 @@ class Step:
         fixed: channels and depth, where they do not follow from the tensors.
         takes_activation: whether a ReLU after it becomes a part of it.
         takes_scale: whether a BatchNorm after it is folded into it.
+        axis: of the channels in what is read and written, with the batch.
         name: of an elementwise operator in TensorFlow Lite; empty where its rate is nobody's
             concern.
     """
@@ -60,6 +61,7 @@ class Step:
     fixed: tuple[float, float] | None = None
     takes_activation: bool = False
     takes_scale: bool = False
+    axis: int = -1
     name: str = ""
 
 
@@ -125,7 +127,7 @@ def _is_same_padding(call: Call, consumers: Mapping[int, Sequence[Call]]) -> boo
     layer: Any = users[0].operation
     if not isinstance(layer, layers.Conv2D | layers.DepthwiseConv2D) or layer.padding != "valid":
         return False
-    sizes = call.inputs[0].shape[1:3]
+    sizes = call.inputs[0].shape[2:] if _axis(layer) == 1 else call.inputs[0].shape[1:3]
     given = zip(sizes, layer.kernel_size, layer.strides, call.operation.padding, strict=True)
     for size, kernel, stride, padding in given:
         needed = max((math.ceil((size or 0) / stride) - 1) * stride + kernel - (size or 0), 0)
@@ -165,8 +167,12 @@ def _product_step(call: Call, product: Product) -> Step:
     return Step("fully_connected", call.inputs[:1], call.outputs, product.times, fixed=fixed)
 
 
-def _positions(ref: TensorRef) -> float:
-    return float(math.prod(size or 1 for size in ref.shape[1:-1]))
+def _positions(ref: TensorRef, axis: int = -1) -> float:
+    return float(math.prod(size or 1 for size in (ref.shape[2:] if axis == 1 else ref.shape[1:-1])))
+
+
+def _axis(layer: Any) -> int:
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
 
 def _with_activation(step: Step, layer: Any) -> list[Step]:
@@ -197,24 +203,28 @@ def _convolution(call: Call, layer: Any) -> list[Step]:
         "pointwise" if taps == 1 else "convolution",
         call.inputs,
         call.outputs,
-        _positions(call.inputs[0] if transposed else call.outputs[0]),
+        _positions(call.inputs[0] if transposed else call.outputs[0], _axis(layer)),
         taps,
         getattr(layer, "groups", 1),
+        axis=_axis(layer),
     )
     return _with_activation(step, layer)
 
 
 def _depthwise(call: Call, layer: Any) -> list[Step]:
-    taps = float(math.prod(layer.kernel_size))
-    step = Step("depthwise", call.inputs, call.outputs, _positions(call.outputs[0]), taps)
+    taps, axis = float(math.prod(layer.kernel_size)), _axis(layer)
+    positions = _positions(call.outputs[0], axis)
+    step = Step("depthwise", call.inputs, call.outputs, positions, taps, axis=axis)
     return _with_activation(step, layer)
 
 
 def _separable(call: Call, layer: Any) -> list[Step]:
-    taps, positions = float(math.prod(layer.kernel_size)), _positions(call.outputs[0])
+    taps, axis = float(math.prod(layer.kernel_size)), _axis(layer)
+    positions = _positions(call.outputs[0], axis)
     middle = call.inputs if layer.depth_multiplier == 1 else call.outputs
-    first = Step("depthwise", call.inputs, middle, positions, taps)
-    return [first, *_with_activation(Step("pointwise", middle, call.outputs, positions), layer)]
+    first = Step("depthwise", call.inputs, middle, positions, taps, axis=axis)
+    second = Step("pointwise", middle, call.outputs, positions, axis=axis)
+    return [first, *_with_activation(second, layer)]
 
 
 def _dense(call: Call, layer: Any) -> list[Step]:

@@ -88,11 +88,11 @@ class WorkloadModel:
         volume = math.prod(size or 1 for size in ref.shape[1:])
         return row * volume / count, constant * volume / count
 
-    def _last_axis(self, ref: TensorRef) -> tuple[np.ndarray, float]:
+    def _channel_axis(self, ref: TensorRef, axis: int) -> tuple[np.ndarray, float]:
         """Return the number of channels of a tensor."""
         row, constant, count = self._held(ref)
         if count == 1:
-            last = ref.shape[-1] if len(ref.shape) > 1 else 1
+            last = ref.shape[axis] if len(ref.shape) > 1 else 1
             return row * (last or 1), constant * (last or 1)
         return row, constant
 
@@ -117,7 +117,7 @@ class WorkloadModel:
             return np.zeros(len(self.groups)), step.fixed[0]
         if step.kind in ("elementwise", "movement") or not step.writes:
             return np.zeros(len(self.groups)), 0.0
-        return self._last_axis(step.writes[0])
+        return self._channel_axis(step.writes[0], step.axis)
 
     def _depth_of(self, step: Step) -> tuple[np.ndarray, float]:
         if step.fixed is not None:
@@ -126,7 +126,7 @@ class WorkloadModel:
             return np.zeros(len(self.groups)), 0.0
         if step.kind == "depthwise":
             return np.zeros(len(self.groups)), float(step.taps)
-        row, constant = self._last_axis(step.reads[0])
+        row, constant = self._channel_axis(step.reads[0], step.axis)
         return row * step.taps / step.divisions, constant * step.taps / step.divisions
 
     def _lifetimes(self) -> tuple[_Linear, np.ndarray]:

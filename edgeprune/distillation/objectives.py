@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from edgeprune.surgery.precision import in_float32
+from edgeprune.tracing.graph import layer_outputs, output_operations
 from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.replica import replace_softmax
 
@@ -64,11 +65,11 @@ class Objective:
 
 def find_kinds(model: keras.Model) -> list[Kind]:
     """Tell by their activations and shapes what the outputs of a model are."""
-    return [_find_kind(tensor) for tensor in functional_form(model).outputs]
+    outputs = functional_form(model).outputs
+    return [_find_kind(*output) for output in zip(output_operations(model), outputs, strict=True)]
 
 
-def _find_kind(tensor: Any) -> Kind:
-    layer = tensor._keras_history.operation
+def _find_kind(layer: keras.Operation, tensor: keras.KerasTensor) -> Kind:
     activation = getattr(getattr(layer, "activation", None), "__name__", "")
     if activation == "sigmoid":
         return "independent"
@@ -85,13 +86,13 @@ def find_block_ends(model: keras.Model, other: keras.Model) -> list[str]:
         model: with one input.
         other: a model whose layers have the same names.
     """
-    names = {layer.name for layer in other.layers}
+    names = layer_outputs(other).keys()
     last: dict[tuple[int, ...], str] = {}
-    for layer in model.layers:
-        shape = getattr(getattr(layer, "output", None), "shape", ())
+    for name, tensor in layer_outputs(model).items():
+        shape = tensor.shape
         is_map = len(shape) == 4 and None not in shape[1:3] and min(shape[1:3]) > 1
-        if is_map and layer.name in names and not isinstance(layer, keras.layers.InputLayer):
-            last[tuple(shape[1:3])] = layer.name
+        if is_map and name in names:
+            last[tuple(shape[1:3])] = name
     return list(last.values())
 
 
@@ -115,5 +116,6 @@ def make_comparable(model: keras.Model, block_ends: list[str]) -> tuple[keras.Mo
     copy = in_float32(replace_softmax(model))
     if not block_ends:
         return copy, copy
-    maps = [attend(copy.get_layer(name).output) for name in block_ends]
-    return copy, keras.Model(copy.inputs, [*copy.outputs, *maps])
+    form, made = functional_form(copy), layer_outputs(copy)
+    maps = [attend(made[name]) for name in block_ends]
+    return copy, keras.Model(form.inputs, [*form.outputs, *maps])

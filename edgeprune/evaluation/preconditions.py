@@ -11,6 +11,7 @@ from edgeprune.data import Samples
 from edgeprune.errors import ClassError, DataError, ModelError
 from edgeprune.evaluation.evaluator import select
 from edgeprune.tracing.groups import Groups, find_head
+from edgeprune.tracing.layouts import channels_first_problem
 from edgeprune.tracing.replica import operations_by_path
 
 ArrayData = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -20,8 +21,11 @@ def check_model(model: keras.Model) -> None:
     """Refuse models that cannot be pruned whatever is asked for.
 
     Raises:
-        ModelError: it has several inputs, or weights that are not finite.
+        ModelError: it has several inputs, weights that are not finite, or an order of axes that
+            the backend does not convolve here.
     """
+    if problem := channels_first_problem(model):
+        raise ModelError(problem)
     if len(model.inputs) != 1:
         raise ModelError(
             f"Model '{model.name}' has {len(model.inputs)} inputs; pruning needs exactly one."

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import keras
-from keras.src.saving.serialization_lib import ObjectSharingScope
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import safety
 from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.repairs import without_training
 from edgeprune.loading.sources import Source
+from edgeprune.tracing.keras_internals import ObjectSharingScope
 
 _WEIGHTS = "model.weights.h5"
 _SUFFIXES = {"hdf5": ".h5", "store": ".weights.h5", "archive": ".keras"}

@@ -16,7 +16,7 @@ TOLERANCE = 1e-5
 # Rounding adds up differently inside; a layer that differs by more was not moved correctly,
 # also where a saturated softmax hides it.
 LAYER_TOLERANCE = 1e-3
-_HALF_PRECISION = 2e-2
+HALF_PRECISION = 2e-2
 
 
 def check_same_outputs(architecture: Architecture, reference: Reference, origin: str) -> float:
@@ -46,8 +46,8 @@ def check_same_outputs(architecture: Architecture, reference: Reference, origin:
         relative_difference(keras.ops.convert_to_numpy(output), expected)
         for output, expected in zip(outputs, reference.outputs, strict=True)
     )
-    half = any(layer.compute_dtype in ("float16", "bfloat16") for layer in model.layers)
-    tolerance, inside = (_HALF_PRECISION,) * 2 if half else (TOLERANCE, LAYER_TOLERANCE)
+    half = computes_in_half(model)
+    tolerance, inside = (HALF_PRECISION,) * 2 if half else (TOLERANCE, LAYER_TOLERANCE)
     first = next((name for name, value in differences.items() if not value < inside), None)
     if not worst < tolerance or first is not None:
         where = ""
@@ -81,6 +81,12 @@ def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
     values, expected = values[finite].astype("float64"), expected[finite].astype("float64")
     difference = float(np.max(np.abs(values - expected)))
     return difference / (float(np.max(np.abs(expected))) or 1.0)
+
+
+def computes_in_half(model: keras.Model) -> bool:
+    """Whether a layer of a model computes in 16 bits."""
+    layers = model._flatten_layers(include_self=False)
+    return any(layer.compute_dtype in ("float16", "bfloat16") for layer in layers)
 
 
 def _watched_layers(architecture: Architecture, reference: Reference) -> dict[str, keras.Layer]:

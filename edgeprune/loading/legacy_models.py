@@ -17,6 +17,7 @@ from edgeprune.loading import keras1, legacy_worker, repairs, safety
 from edgeprune.loading.architectures import build_architecture
 from edgeprune.loading.archives import check_weights_file, readable_weights
 from edgeprune.loading.comparisons import check_same_outputs
+from edgeprune.loading.data_formats import move_channels_last
 from edgeprune.loading.formats import KERAS_COPY, WRITTEN_AS_CLASS
 from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.parts import Architecture
@@ -44,9 +45,11 @@ def open_legacy(source: Source, custom: Mapping[str, Any], legacy: LegacyProcess
                 config, path, source.layout, with_weights=not source.convertible
             )
             _fill(architecture, source, reference)
+            architecture = _in_channels_last(architecture)
             _compare(architecture, reference, source, config, legacy, path)
     else:
         _fill(architecture, source, reference)
+        architecture = _in_channels_last(architecture)
         _warn(source, reference)
     return architecture.model
 
@@ -67,6 +70,7 @@ def open_tf_keras(model: Any, custom: Mapping[str, Any]) -> keras.Model:
         reply = legacy_worker.describe(model, Path(folder), with_weights=True)
         reference = read_reference(Path(folder), reply)
     _fill(architecture, source, reference)
+    architecture = _in_channels_last(architecture)
     if reference.outputs:
         check_same_outputs(architecture, reference, model.name)
     else:
@@ -136,6 +140,12 @@ def _fill(architecture: Architecture, source: Source, reference: Reference) -> N
     check_finite(architecture.model, source.path.name)
 
 
+def _in_channels_last(architecture: Architecture) -> Architecture:
+    """Move axes where the file has channels first; its layers are then no longer watched."""
+    model = move_channels_last(architecture.model)
+    return architecture if model is architecture.model else Architecture(model, ())
+
+
 def _compare(
     architecture: Architecture,
     reference: Reference,
@@ -169,7 +179,7 @@ def _is_same_in_double_precision(
     twin = build_architecture(config, source.generation)
     _fill(twin, source, single)
     try:
-        check_same_outputs(twin, exact, source.path.name)
+        check_same_outputs(_in_channels_last(twin), exact, source.path.name)
     except ModelError:
         return False
     return True

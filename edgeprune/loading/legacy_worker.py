@@ -84,6 +84,9 @@ def evaluate(model: Any) -> tuple[list[Any], list[Any], dict[str, Any]]:
 
     probes = {layer.name: layer.output for layer in _watched_layers(model)}
     watched = tf_keras.Model(model.inputs, [*model.outputs, *probes.values()])
+    parts = model._flatten_layers(include_self=False)
+    if any(getattr(part, "data_format", "") == "channels_first" for part in parts):
+        watched = tf.function(watched, jit_compile=True)  # XLA convolves these on every CPU
     for size in _UNKNOWN_SIZES:
         inputs = random_inputs([(tuple(x.shape), x.dtype.name) for x in model.inputs], size)
         try:

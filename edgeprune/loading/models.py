@@ -100,8 +100,9 @@ def _from_memory(model: Any, custom: Mapping[str, Any]) -> keras.Model:
 
 
 def _finished(model: keras.Model, origin: str) -> keras.Model:
+    from edgeprune.loading.data_formats import move_channels_last
     from edgeprune.loading.subclassed import as_graph
     from edgeprune.loading.weights import check_finite
 
     check_finite(model, origin)
-    return as_graph(model)
+    return move_channels_last(as_graph(model))

@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
 
 from edgeprune.errors import ModelError
+from edgeprune.tracing.keras_internals import Functional
+from edgeprune.tracing.layouts import channels_first_problem
 
 _TOLERANCE = 1e-5
 _UNKNOWN_SIZE = 64
@@ -75,6 +76,11 @@ def _check_same(model: keras.Model, graph: keras.Model) -> None:
         return generator.normal(size=shape).astype("float32")
 
     values = keras.tree.map_structure(draw, graph.input)
+    if problem := channels_first_problem(graph):
+        raise ModelError(
+            f"{_named(model)} is written as a class, which is run once to be compared with its "
+            f"graph. {problem.split('. edgeprune')[0]}. {_WAY_OUT}"
+        )
     with keras.device("cpu:0"):
         expected = keras.tree.flatten(model(values, training=False))
         found = keras.tree.flatten(graph(values, training=False))

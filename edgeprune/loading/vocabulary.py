@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from edgeprune.tracing.keras_internals import OPERATIONS, PACKAGE
+
 # These run or read something that lies outside the architecture.
 FOREIGN_CLASSES = frozenset({"TorchModuleWrapper", "JaxLayer", "FlaxLayer", "TFSMLayer"})
 
@@ -52,9 +54,7 @@ RENAMED_FUNCTIONS = {
 def layer_classes() -> dict[str, Any]:
     """Map every layer class of the installed Keras by its name, aliases included."""
     classes = {
-        cls.__name__: cls
-        for cls in _descendants(keras.Layer)
-        if cls.__module__[:10] == "keras.src."
+        cls.__name__: cls for cls in _descendants(keras.Layer) if cls.__module__.startswith(PACKAGE)
     }
     public = {name: cls for name, cls in vars(keras.layers).items() if isinstance(cls, type)}
     return {**classes, **public}
@@ -66,7 +66,7 @@ def operation_classes() -> dict[str, Any]:
     return {
         cls.__name__: cls
         for cls in _descendants(keras.Operation)
-        if cls.__module__.startswith("keras.src.ops.")
+        if cls.__module__.startswith(OPERATIONS)
     }
 
 

@@ -20,6 +20,8 @@ from edgeprune.scoring.gates import GatedModel
 from edgeprune.scoring.norms import sum_norms
 from edgeprune.tracing.groups import Group
 
+TIE = 1e-5
+"""Share of the range of coefficients that the rounding of losses reaches."""
 PENALTIES = np.logspace(-3, 3, 13)
 
 
@@ -93,11 +95,11 @@ def score_ensemble(evidence: Evidence, group: Group) -> np.ndarray:
     generator, rounds = _generator(evidence, group), max(evidence.settings.mask_rounds, 1)
     keep = evidence.width_of(group)
     present = np.ones(group.width, bool)
-    scores = np.zeros(group.width)
+    scores, norms = np.zeros(group.width), sum_norms(evidence, group)
     for number in range(rounds):
         coefficient = measure_importance(evidence, group, trial.loss, present, generator)
         left = np.nonzero(present)[0]
-        rank = np.argsort(np.argsort(coefficient[left], kind="stable"), kind="stable")
+        rank = _rank(coefficient[left], norms[left])
         scores[left] = number + rank / len(left)
         wanted = round(group.width - (group.width - keep) * (number + 1) / rounds)
         present[left[rank < len(left) - max(wanted, 1)]] = False
@@ -135,6 +137,17 @@ def measure_importance(
         model = RidgeCV(alphas=PENALTIES).fit(silenced[finite], losses[finite])
         coefficient[present] = model.coef_
     return coefficient
+
+
+def _rank(coefficient: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Rank channels from 0, the worst; those that differ by rounding only, by their norms.
+
+    Channels that were silenced in the same masks have one coefficient.
+    """
+    order = np.argsort(coefficient)
+    level = np.zeros(len(order), int)
+    level[order[1:]] = np.cumsum(np.diff(coefficient[order]) > TIE * np.ptp(coefficient))
+    return np.argsort(np.lexsort((norms, level)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,8 +107,10 @@ def check_model(model: keras.Model, target: Target, *, name: str | None = None) 
         ConversionError: it is no model that could be converted.
     """
     from edgeprune.tflite.converter import convert, draft
+    from edgeprune.tracing.replica import with_any_batch
 
     called = name or model.name
+    model = with_any_batch(model)
     shapes = _check_shapes(model)
     if shapes:
         return Suitability(called, target.name, target.scheme, tuple(shapes), (), 0, 0)

@@ -80,9 +80,12 @@ def check_input(
     return scaling
 
 
-def check_model(model: Any) -> None:
-    """Refuse what is not a Keras model on TensorFlow with inputs of fixed size."""
+def accept_model(model: Any) -> keras.Model:
+    """Return a model, for any batch; refuse what is no Keras model on TensorFlow of fixed size."""
     import keras
+
+    from edgeprune.tracing.layouts import channels_first_problem
+    from edgeprune.tracing.replica import with_any_batch
 
     if not isinstance(model, keras.Model):
         raise ConversionError(
@@ -103,13 +106,17 @@ def check_model(model: Any) -> None:
             f"Model '{model.name}' ({type(model).__name__}) has no fixed inputs. Call it on a "
             "keras.Input and wrap it: keras.Model(inputs, model(inputs))."
         )
-    for tensor in inputs:
+    if problem := channels_first_problem(model):
+        raise ConversionError(problem)
+    model = with_any_batch(model)
+    for tensor in model.inputs:
         if None in tensor.shape[1:] or tensor.shape[0] not in (None, 1):
             raise ConversionError(
                 f"Input '{tensor.name}' of model '{model.name}' has shape {tuple(tensor.shape)}, "
                 "but a .tflite needs every size but the batch fixed, and a batch of one. Build the "
                 "model again on keras.Input((height, width, channels)) and copy the weights."
             )
+    return model
 
 
 def is_recurrent(model: keras.Model) -> bool:

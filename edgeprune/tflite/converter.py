@@ -19,10 +19,10 @@ from edgeprune.tflite.conversion_checks import (
     CALIBRATED,
     INT8,
     Samples,
+    accept_model,
     check_choices,
     check_input,
     check_labels,
-    check_model,
     check_targets,
     is_recurrent,
     read_calibration,
@@ -178,7 +178,7 @@ def convert_in_detail(
     check_choices(scheme, io)
     quantization.check(scheme)
     given = None if preprocess is None else parse_preprocess(preprocess)
-    check_model(model)
+    model = accept_model(model)
     inside = check_input(input, given, model, scheme)
     samples = read_calibration(calibration, model, scheme) if scheme in CALIBRATED else None
     check_targets(targets, samples)
@@ -236,7 +236,7 @@ def draft(model: keras.Model) -> bytes:
     """
     from edgeprune.surgery.precision import in_float32
 
-    check_model(model)
+    model = accept_model(model)
     names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
     with explaining(model, "int8"):
         return to_tflite(in_float32(model), names, "int8", _made_up(model, DRAFT_SAMPLES))
@@ -265,7 +265,7 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
 
     if scheme not in CALIBRATED:
         return
-    check_model(model)
+    model = accept_model(model)
     if is_recurrent(model):
         if fallback is not None:
             raise ConversionError(

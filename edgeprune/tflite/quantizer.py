@@ -1,7 +1,7 @@
 """From a float `.tflite` and the ranges of its tensors to one in 8-bit integers.
 
 This is the one place where the quantizer is called. It is TensorFlow's, with ranges of our own;
-`docs/quantization.md` has the comparison with ai-edge-quantizer that led to it.
+`docs/quantization.md` has the comparison with ai-edge-quantizer (now litert-quantizer) behind it.
 """
 
 from __future__ import annotations

@@ -75,10 +75,11 @@ def _trace(model: keras.Model, names: Mapping[str, str]) -> tuple[list[Any], Any
     import keras
     import tensorflow as tf
 
+    from edgeprune.tracing.opening import functional_form
+
     def call(**tensors: Any) -> dict[str, Any]:
         flat = [tensors[name] for name in names.values()]
-        single = isinstance(model, keras.Sequential)
-        inputs = flat[0] if single else keras.tree.pack_sequence_as(model.input, flat)
+        inputs = keras.tree.pack_sequence_as(functional_form(model).input, flat)
         outputs = model(inputs, training=False)
         if isinstance(outputs, dict):
             return outputs
@@ -96,12 +97,14 @@ def _trace(model: keras.Model, names: Mapping[str, str]) -> tuple[list[Any], Any
 
 def signature_names(model: keras.Model) -> dict[str, list[str]]:
     """Return the names that the inputs and outputs of a model have in its `.tflite`, in order."""
-    output = model.output if not isinstance(model.output, (list, tuple)) else None
+    from edgeprune.tracing.opening import functional_form
+
+    form = functional_form(model)
     return {
-        "inputs": [signature_name(tensor.name) for tensor in model.inputs],
-        "outputs": list(output)
-        if isinstance(output, dict)
-        else [f"output_{index}" for index in range(len(model.outputs))],
+        "inputs": [signature_name(tensor.name) for tensor in form.inputs],
+        "outputs": list(form.output)
+        if isinstance(form.output, dict)
+        else [f"output_{index}" for index in range(len(form.outputs))],
     }
 
 

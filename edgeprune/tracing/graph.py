@@ -3,6 +3,7 @@
 Nested models are inlined, a layer called twice appears twice. Keras offers no public way to walk a
 functional graph, so this module, `opening` and `replica` are the only ones that touch Keras' node
 structures.
+Nested models are inlined, a layer called twice appears twice.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
-from keras.src.ops.node import Node
 
+from edgeprune.tracing.keras_internals import Functional, Node
 from edgeprune.tracing.opening import functional_form, is_model
 
 Shape = tuple[int | None, ...]
@@ -97,6 +97,26 @@ def nodes_in_order(model: Functional) -> Iterator[Node]:
         for node in model._nodes_by_depth[depth]:
             if not node.is_input:
                 yield node
+
+
+def layer_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """Return the first tensor that each layer makes in a model's own graph, by the layer's name.
+
+    `layer.output` may belong to another call: of a nested model it is the tensor inside.
+    """
+    found: dict[str, keras.KerasTensor] = {}
+    for node in nodes_in_order(functional_form(model)):
+        found.setdefault(node.operation.name, node.outputs[0])
+    return found
+
+
+def output_operations(model: keras.Model) -> list[keras.Operation]:
+    """Return what makes each output of a model: of a nested model, the layer inside it."""
+    found = []
+    for tensor in functional_form(model).outputs:
+        operation, _, index = tensor._keras_history
+        found.append(output_operations(operation)[index] if is_model(operation) else operation)
+    return found
 
 
 def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:

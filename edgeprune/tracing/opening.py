@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional
 
 from edgeprune.errors import ModelError
+from edgeprune.tracing.keras_internals import Functional
 
 Shape = tuple[int | None, ...]
 SEALED_TYPES: set[type] = set()

@@ -11,10 +11,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
 
 from edgeprune.errors import ModelError
-from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order
+from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order, output_operations
+from edgeprune.tracing.keras_internals import Functional
 from edgeprune.tracing.opening import functional_form, is_model
 
 Make = Callable[[str, keras.Operation], keras.Operation]
@@ -135,6 +135,20 @@ def duplicate(model: keras.Model) -> keras.Model:
     return copy
 
 
+def with_any_batch(model: keras.Model) -> keras.Model:
+    """Return the model, or an equal one for batches of any size where a call on data fixed one."""
+    return duplicate(model) if _has_needless_batch(model) else model
+
+
+def _has_needless_batch(model: keras.Model) -> bool:
+    """Whether a Sequential model, which keeps the batch it was first called on, can do without."""
+    return (
+        isinstance(model, keras.Sequential)
+        and any(tensor.shape[0] is not None for tensor in getattr(model, "inputs", ()))
+        and not any(getattr(layer, "stateful", False) for layer in model._flatten_layers())
+    )
+
+
 def operations_by_path(model: keras.Model) -> dict[str, keras.Operation]:
     """Return every operation that is called inside a model, nested models opened, by path.
 
@@ -159,6 +173,14 @@ def _collect_operations(
             found[prefix + operation.name] = operation
 
 
+def renew_input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras.KerasTensor:
+    """Return a new input like another one, of a shape of its own with the batch axis."""
+    layer = tensor._keras_history.operation
+    made = type(layer).from_config(layer.get_config() | {"batch_shape": tuple(shape)}).output
+    made.name = tensor.name
+    return made
+
+
 class _Replica:
     def __init__(self, make: Make, adapt: Adapt | None) -> None:
         self.make = make
@@ -170,8 +192,16 @@ class _Replica:
 
     def build(self, model: keras.Model, prefix: str, shapes: Sequence[Any]) -> keras.Model:
         form = functional_form(model)
+        if _has_needless_batch(model):
+            shapes = [(None, *shape[1:]) for shape in shapes]
         inputs = [
-            self._new_input(tensor, shape)
+            renew_input(
+                tensor,
+                [
+                    None if old is None else new
+                    for old, new in zip(tensor.shape, shape, strict=True)
+                ],
+            )
             for tensor, shape in zip(form.inputs, shapes, strict=True)
         ]
         if isinstance(model, keras.Sequential):
@@ -190,16 +220,6 @@ class _Replica:
         new_model.trainable = model.trainable
         return new_model
 
-    @staticmethod
-    def _new_input(tensor: keras.KerasTensor, shape: Any) -> keras.KerasTensor:
-        layer = tensor._keras_history.operation
-        config = layer.get_config()
-        sizes = zip(tensor.shape, shape, strict=True)
-        config["batch_shape"] = tuple(None if old is None else new for old, new in sizes)
-        made = type(layer).from_config(config).output
-        made.name = tensor.name
-        return made
-
     def _build_sequential(
         self, model: keras.Sequential, prefix: str, tensor: keras.KerasTensor
     ) -> keras.Model:
@@ -208,7 +228,7 @@ class _Replica:
             shapes = []
             if is_model(layer):
                 so_far = keras.Sequential(layers)
-                shapes = [so_far.output_shape if len(layers) > 1 else tensor.shape]
+                shapes = [so_far.outputs[0].shape if len(layers) > 1 else tensor.shape]
             layers.append(self._new_operation(layer, prefix, shapes))
         new_model = keras.Sequential(layers, name=model.name)
         new_model.trainable = model.trainable
@@ -258,8 +278,7 @@ def replace_softmax(model: keras.Model) -> keras.Model:
     Softmax hides differences between logits and is blind to their common offset, so models are
     compared without it. A model that ends otherwise is returned as an equal copy.
     """
-    form = functional_form(model)
-    ends = {id(tensor._keras_history.operation) for tensor in form.outputs}
+    ends = set(map(id, output_operations(model)))
 
     def make(path: str, operation: keras.Operation) -> keras.Operation:
         if id(operation) in ends:
@@ -278,7 +297,7 @@ def replace_softmax(model: keras.Model) -> keras.Model:
 
 def ends_in_softmax(model: keras.Model) -> bool:
     """Tell whether the only output of a model is a softmax."""
-    ends = [tensor._keras_history.operation for tensor in functional_form(model).outputs]
+    ends = output_operations(model)
     activation = getattr(getattr(ends[0], "activation", None), "__name__", "")
     return len(ends) == 1 and (activation == "softmax" or isinstance(ends[0], keras.layers.Softmax))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from keras import layers, ops
-from keras.src.applications.convnext import LayerScale
 
+from edgeprune.tracing.keras_internals import LayerScale
 from grammar.custom import Shuffle, Temperature
 from grammar.growing import Grower, divisors
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from keras import layers, ops
-from keras.src.applications.convnext import LayerScale
 
+from edgeprune.tracing.keras_internals import LayerScale
 from grammar import sequences
 from grammar.everywhere import softmax_positions
 from grammar.growing import Grower, Step

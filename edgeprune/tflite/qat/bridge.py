@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeprune.errors import ConversionError
 from edgeprune.tracing.graph import Call, build_graph
+from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.replica import duplicate, operations_by_path
 
 if TYPE_CHECKING:
@@ -124,9 +125,7 @@ def _last(weight: Any) -> str:
 def _packed(model: keras.Model, samples: Sequence[np.ndarray]) -> Any:
     import keras
 
-    if isinstance(model, keras.Sequential) or len(samples) == 1:
-        return samples[0]
-    return keras.tree.pack_sequence_as(model.input, list(samples))
+    return keras.tree.pack_sequence_as(functional_form(model).input, list(samples))
 
 
 def _rebuild(call: Call, model: str) -> list[Any]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.applications.convnext import StochasticDepth
 
+from edgeprune.tracing.keras_internals import StochasticDepth
 from edgeprune.tracing.labels import Keep
 from edgeprune.tracing.rules.registry import (
     NORMALIZED,

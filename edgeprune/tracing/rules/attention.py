@@ -23,7 +23,7 @@ def attend(tracing: Tracing, layer: Any, *inputs: Labels) -> list[Labels]:
         return tracing.opaque(f"'{path}' (MultiHeadAttention) is called in an unusual way", inputs)
     sources.setdefault("key", sources["value"])
     parts = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense}
-    if layer._use_gate:
+    if getattr(layer, "_use_gate", False):  # Keras before 3.12 has no gate
         parts["gate"], sources["gate"] = layer._gate_dense, sources["query"]
 
     output = layer._output_dense

@@ -6,10 +6,14 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.ops import core, nn
-from keras.src.ops import numpy as operations
 
 from edgeprune.tracing.graph import TensorRef
+from edgeprune.tracing.keras_internals import (
+    array_operations,
+    core_operations,
+    existing_types,
+    network_operations,
+)
 from edgeprune.tracing.labels import Keep
 from edgeprune.tracing.rules.registry import NORMALIZED, Labels, Tracing, rule, varying_axes
 
@@ -25,13 +29,10 @@ ACTIVATIONS = """Relu Relu6 Sigmoid SparseSigmoid Softplus Softsign SoftShrink S
 CONVERSIONS = "Cast SaturateCast StopGradient ConvertToTensor"
 
 
-def _types(module: Any, names: str) -> list[type]:
-    return [getattr(module, name) for name in names.split() if hasattr(module, name)]
-
-
 @rule(
-    *_types(operations, OF_ONE), *_types(operations, OF_SEVERAL), *_types(nn, ACTIVATIONS),
-    *_types(core, CONVERSIONS),
+    *existing_types(array_operations, OF_ONE), *existing_types(array_operations, OF_SEVERAL),
+    *existing_types(network_operations, ACTIVATIONS),
+    *existing_types(core_operations, CONVERSIONS),
 )  # fmt: skip
 def combine(tracing: Tracing, operation: Any, *inputs: Labels) -> Labels:
     """Merge the tensors; constants with one value per channel lose the values of those that go."""
@@ -78,7 +79,7 @@ def _slice_constants(changes: dict[int | str, tuple[int, Labels]]) -> Any:
     return change
 
 
-@rule(nn.Softmax, nn.LogSoftmax, nn.Sparsemax)
+@rule(*existing_types(network_operations, "Softmax LogSoftmax Sparsemax"))
 def normalize(tracing: Tracing, operation: Any, x: Labels) -> Labels:
     """Softmax ties the values of an axis to one sum; channels on other axes pass."""
     axes = operation.axis if isinstance(operation.axis, (tuple, list)) else (operation.axis,)

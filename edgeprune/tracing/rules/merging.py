@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
+from edgeprune.tracing.keras_internals import CustomScaleLayer
 from edgeprune.tracing.rules.registry import Labels, Tracing, place, rule, varying_axes
 
 

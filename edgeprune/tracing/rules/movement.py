@@ -8,9 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
-from keras.src.ops import numpy as operations
 
 from edgeprune.tracing.graph import TensorRef, map_structure
+from edgeprune.tracing.keras_internals import array_operations as operations
+from edgeprune.tracing.keras_internals import existing_types
 from edgeprune.tracing.labels import NO_LABEL
 from edgeprune.tracing.rules.registry import Labels, Tracing, rule, varying_axes
 
@@ -69,17 +70,11 @@ def move(tracing: Tracing, labels: Sequence[Labels]) -> list[Labels]:
     return [tracing.space.rectangular(one) for one in made]
 
 
-JOINING = (
-    operations.Concatenate, operations.Stack, operations.Append, operations.Hstack,
-    operations.Vstack, operations.Dstack,
-)  # fmt: skip
+JOINING = existing_types(operations, "Concatenate Stack Append Hstack Vstack Dstack")
+MOVING = "Transpose Moveaxis Swapaxes Squeeze ExpandDims Flip Fliplr Flipud Copy Tile"
 
 
-@rule(
-    *JOINING, operations.Transpose, operations.Moveaxis, operations.Swapaxes, operations.Squeeze,
-    operations.ExpandDims, operations.Flip, operations.Fliplr, operations.Flipud, operations.Copy,
-    operations.Tile, layers.Permute, layers.RepeatVector,
-)  # fmt: skip
+@rule(*JOINING, *existing_types(operations, MOVING), layers.Permute, layers.RepeatVector)
 def move_freely(tracing: Tracing, operation: Any, *labels: Labels) -> list[Labels]:
     """Movement that works on any number of channels."""
     return move(tracing, labels)

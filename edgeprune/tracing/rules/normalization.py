@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.applications.convnext import LayerScale
 
+from edgeprune.tracing.keras_internals import LayerScale, existing_types
 from edgeprune.tracing.labels import Keep
 from edgeprune.tracing.rules.registry import Labels, Tracing, place, rule, varying_axes
 
@@ -39,7 +39,7 @@ def scale_by_layer(tracing: Tracing, layer: Any, x: Labels) -> Labels:
     return x
 
 
-@rule(layers.LayerNormalization, layers.UnitNormalization, layers.RMSNormalization)
+@rule(*existing_types(layers, "LayerNormalization UnitNormalization RMSNormalization"))
 def normalize_positions(tracing: Tracing, layer: Any, x: Labels) -> Labels:
     """Mean and scale come from all values on some axes: channels on these depend on each other."""
     if set(_axes(tracing, layer)) & set(varying_axes(x)):

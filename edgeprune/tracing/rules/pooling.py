@@ -6,15 +6,17 @@ from typing import Any
 
 from keras import layers
 
+from edgeprune.tracing.keras_internals import existing_types
 from edgeprune.tracing.rules.registry import Labels, Tracing, channel_axis, place, rule
+
+ADAPTIVE = """AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D
+    AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveAveragePooling3D"""
 
 
 @rule(
     layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D,
     layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
-    layers.AdaptiveMaxPooling1D, layers.AdaptiveMaxPooling2D, layers.AdaptiveMaxPooling3D,
-    layers.AdaptiveAveragePooling1D, layers.AdaptiveAveragePooling2D,
-    layers.AdaptiveAveragePooling3D,
+    *existing_types(layers, ADAPTIVE),
     layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D,
     layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
     layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D,

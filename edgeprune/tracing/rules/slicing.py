@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from keras.src.ops import core
-from keras.src.ops import numpy as operations
 
+from edgeprune.tracing.keras_internals import array_operations as operations
+from edgeprune.tracing.keras_internals import core_operations as core
 from edgeprune.tracing.labels import CallChange, Keep
 from edgeprune.tracing.rules.movement import UNKNOWN_SIZE, execute_on_labels, move
 from edgeprune.tracing.rules.registry import Labels, Tracing, place, rule, varying_axes
