@@ -23,7 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from edgeprune.building import Amounts, build
+from edgeprune.benchmarking import Measurement
+from edgeprune.building import build
 from edgeprune.calibration import calibrate
 from edgeprune.cost.budgets import Budget
 from edgeprune.errors import BudgetError
@@ -35,7 +36,6 @@ SHARE = 0.5
 COLUMNS = 10
 SCHEMES = ("int8", "float32")
 HEAD_SAMPLES = 10_000
-AMOUNTS = Amounts(calibration_per_class=50, validation_per_class=100)
 CIFAR10 = "standardize:mean=125.307,122.950,113.865;std=62.993,62.089,66.705"
 
 
@@ -111,7 +111,11 @@ def run(case: Case, scheme: str, target: str, threads: int, folder: Path) -> dic
         "out": folder / "out",
     }
     timed = build(
-        case.model, case.data, budget=f"latency={SHARE:.0%}", meet_measured=True, **options
+        case.model,
+        case.data,
+        budget=f"latency={SHARE:.0%}",
+        measurement=Measurement(until_met=True),
+        **options,
     )
     spent = Budget("macs", timed.outcome.macs.after, relative=False)
     counted = build(case.model, case.data, budget=spent, **options)
@@ -120,7 +124,7 @@ def run(case: Case, scheme: str, target: str, threads: int, folder: Path) -> dic
     return {
         "before": latency.before,
         "after": latency.after,
-        "rounds": [turn["measured_ms"] for turn in timed.outcome.rounds],
+        "rounds": [turn["latency"] for turn in timed.outcome.rounds],
         "macs": timed.outcome.macs.ratio,
         "original": timed.outcome.accuracy["original"],
         "timed": timed.outcome.accuracy["tflite"],

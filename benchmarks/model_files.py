@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edgeprune.pruning.pruning_settings import Pruning
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 FOLDER = Path(__file__).resolve().parent
@@ -45,10 +47,10 @@ def weights_of(path: Path) -> Path | None:
 def examine(name: str, data: Path = DATA) -> dict[str, Any]:
     """Open a file, prune it to half its MACs and convert it, with the errors of each step."""
     import numpy as np
-    from edgeprune.pruning.one_shot.pruning import prune
 
     from edgeprune.errors import BudgetError
     from edgeprune.loading import load_model
+    from edgeprune.pruning.one_shot import prune
     from edgeprune.tflite import convert
     from edgeprune.tflite.runtime import TFLiteModel
 
@@ -62,7 +64,10 @@ def examine(name: str, data: Path = DATA) -> dict[str, Any]:
     row["open_error"] = relative(answer(open_with_tf_keras(path), inputs), answer(model, inputs))
     try:
         pruned = prune(
-            model, inputs[0], budget=BUDGET, recovery="least_squares", recalibration="off"
+            model,
+            inputs[0],
+            budget=BUDGET,
+            pruning=Pruning(recovery="least_squares", recalibration="off"),
         )
     except BudgetError as reason:
         return row | {"reason": str(reason)}

@@ -39,7 +39,6 @@ def make_cell(model: str, variant: str, scheme: str) -> dict[str, Any]:
     from quantization_subjects import DATA, SUBJECTS
 
     from edgeprune.tflite import Quantization, convert_in_detail
-    from edgeprune.tflite.qat import Training
     from edgeprune.tflite.runtime import TFLiteModel
 
     subject = SUBJECTS[model]
@@ -57,7 +56,7 @@ def make_cell(model: str, variant: str, scheme: str) -> dict[str, Any]:
                 scheme=scheme,
                 calibration=samples[0],
                 targets=samples[1] if scheme == "int8-qat" else None,
-                quantization=Quantization(training=Training(epochs=EPOCHS)),
+                quantization=Quantization(training=QuantizedTraining(epochs=EPOCHS)),
             )
             path.write_bytes(made.content)
             row["ranges"] = made.ranges
@@ -93,10 +92,10 @@ def judge_float(model: str, variant: str, parts: Any, limit: int) -> float:
 def open_variant(subject: Any, variant: str, number: int, part: Any) -> Any:
     """Open the model, pruned with the samples of this part; a pruned one is kept."""
     import keras
-    from edgeprune.pruning.one_shot.pruning import prune
     from quantization_subjects import DATA
 
     from edgeprune.loading import load_model
+    from edgeprune.pruning.one_shot import prune
 
     if variant == "original":
         return load_model(DATA / subject.file)

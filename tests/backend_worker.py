@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from edgeprune import prune
+from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.criteria import CRITERIA
@@ -49,7 +50,7 @@ def main(path: str) -> None:
         found[f"kept of {name}"] = np.array(channels)
     found["accuracy"] = np.array([pruned.chosen.grade.accuracy])
     mobile = networks.randomize(networks.build_mobile_network())
-    smaller = prune(mobile, IMAGES, method="chapr", recalibration="on").model
+    smaller = prune(mobile, IMAGES, pruning=Pruning(method="chapr", recalibration="on")).model
     found["answers of a mobile network"] = ops.convert_to_numpy(smaller(IMAGES))
     np.savez(path, **found)
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_models
-from edgeprune.cli.benchmarking import name_models
 
 from edgeprune.benchmarking import BenchInterrupted, bench
+from edgeprune.cli.measuring import name_models
 from edgeprune.errors import BenchmarkError
+from edgeprune.support.progress import showing
 from edgeprune.tflite import convert
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -146,8 +147,8 @@ def test_an_interrupted_bench_carries_its_result(models) -> None:
 
             return shown()
 
-    with pytest.raises(BenchInterrupted) as caught:
-        bench(models[0], runs=200_000, seconds=4.0, threads=1, progress=Impatient())
+    with pytest.raises(BenchInterrupted) as caught, showing(Impatient()):
+        bench(models[0], runs=200_000, seconds=4.0, threads=1)
     result = caught.value.result
     assert result.interrupted
     assert 0 < result.measurements[0].count < 200_000

@@ -18,6 +18,7 @@ import small_models
 
 from edgeprune.benchmarking import bench, local
 from edgeprune.errors import BenchmarkError, ModelError
+from edgeprune.support.progress import showing
 from edgeprune.tflite import convert
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +78,8 @@ def test_a_result_can_be_written_as_json(result) -> None:
 
 def test_progress_counts_every_percent(models) -> None:
     recorder = small_models.Recorder()
-    bench(models["after"], progress=recorder, **QUICK)
+    with showing(recorder):
+        bench(models["after"], **QUICK)
     assert recorder.stages == [["benchmark", 100, 100]]
 
 
@@ -155,13 +157,15 @@ def test_the_harness_ends_with_its_host(models, number) -> None:
     script = textwrap.dedent("""
         import contextlib, sys
         from edgeprune.benchmarking import bench
+        from edgeprune.support.progress import showing
 
         class Talkative:
             @contextlib.contextmanager
             def stage(self, name, total):
                 yield lambda: print("one more percent", flush=True)
 
-        bench(sys.argv[1], runs=10**6, seconds=600, threads=1, progress=Talkative())
+        with showing(Talkative()):
+            bench(sys.argv[1], runs=10**6, seconds=600, threads=1)
     """)
     command = [sys.executable, "-c", script, str(models["after"])]
     with subprocess.Popen(
@@ -187,8 +191,8 @@ def test_an_interrupted_bench_leaves_no_process(models) -> None:
 
             yield interrupt
 
-    with pytest.raises(KeyboardInterrupt) as caught:
-        bench(models["after"], runs=10**6, seconds=600, threads=1, progress=Impatient())
+    with pytest.raises(KeyboardInterrupt) as caught, showing(Impatient()):
+        bench(models["after"], runs=10**6, seconds=600, threads=1)
     assert not harness_processes(models["after"])
     del caught
 

@@ -15,8 +15,7 @@ from small_models import Recorder
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
-from edgeprune.boards.recipes import Recipe
-from edgeprune.building import Amounts
+from edgeprune.support.progress import showing
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.tflite.runtime import TFLiteModel
 
@@ -98,7 +97,7 @@ def test_a_build_writes_its_files_and_nothing_else(build: Build) -> None:
 
 
 def test_the_table_says_what_the_report_says(build: Build) -> None:
-    for key in ("original", "original_subset", "slim", "recovered", "tflite"):
+    for key in ("original", "original_subset", "pruned", "recovered", "tflite"):
         assert f"{100 * build.report['accuracy'][key]:.1f} %" in build.answer.out
     for key in ("macs", "params", "size_bytes"):
         assert f"{build.report[key]['after']:,}" in build.answer.out
@@ -112,7 +111,7 @@ def test_the_table_says_what_the_report_says(build: Build) -> None:
 def test_the_report_has_its_fields(build: Build) -> None:
     report = build.report
     assert set(report["accuracy"]) == {
-        "original", "original_subset", "slim", "recovered", "tflite"
+        "original", "original_subset", "pruned", "recovered", "tflite"
     }  # fmt: skip
     assert all(0 <= value <= 1 for value in report["accuracy"].values())
     for key in ("macs", "params", "size_bytes", "latency_ms"):
@@ -123,13 +122,13 @@ def test_the_report_has_its_fields(build: Build) -> None:
     )
     assert set(report["equivalence"]) == {"max_abs_error", "scale"}
     assert {
-        "load model",
-        "read data",
+        "starting TensorFlow, loading model",
+        "reading the data",
         "statistics",
-        "proof",
+        "surgery and proof",
         "recovery",
-        "convert",
-        "bench",
+        "converting to int8",
+        "measuring",
     } <= set(report["seconds"])
     assert all(value >= 0 for value in report["seconds"].values())
     assert set(report["versions"]) >= {
@@ -181,7 +180,7 @@ def test_the_slim_accuracy_is_that_of_the_plan_without_recovery(build: Build) ->
     small = slim(build.model, plan)
     test_x, test_y = build.test
     found = accuracy(small.predict(test_x, verbose=0), test_y)
-    assert build.report["accuracy"]["slim"] == pytest.approx(found)
+    assert build.report["accuracy"]["pruned"] == pytest.approx(found)
 
 
 def test_the_plan_gives_the_layers_of_the_slim_model(build: Build) -> None:
@@ -298,8 +297,8 @@ def test_integers_in_and_out_on_request(place: Path, tmp_path: Path, io: str) ->
 @pytest.mark.parametrize("scheme", ["float32", "float16", "dynamic"])
 def test_other_number_formats(place: Path, tmp_path: Path, scheme: str) -> None:
     built = edgeprune.build(
-        place / "model.keras", place / "digits.npz", classes=[1, 2], quantize=scheme,
-        recovery="mean", recalibration="off", measure=False, out=tmp_path / "out",
+        place / "model.keras", place / "digits.npz", classes=[1, 2], export=scheme,
+        pruning=edgeprune.Pruning(recovery="mean", recalibration="off"), measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
     )  # fmt: skip
     assert built.outcome.agreement == 1.0
     assert built.outcome.settings["quantize"] == scheme
@@ -309,8 +308,10 @@ def test_other_number_formats(place: Path, tmp_path: Path, scheme: str) -> None:
 
 def test_all_classes_without_asking_for_some(place: Path, tmp_path: Path) -> None:
     built = edgeprune.build(
-        str(place / "model.keras"), str(place / "digits.npz"), measure=False, out=tmp_path / "out",
-        recovery="least_squares", recalibration="off", amounts=Amounts(20, 20, 100),
+        place / "model.keras",
+        edgeprune.Data(str(place / "digits.npz"), calibration=20, validation=20, test=100),
+        pruning=edgeprune.Pruning(recovery="least_squares", recalibration="off"),
+        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
     )  # fmt: skip
     assert len(built.outcome.classes) == 10
     accuracy = built.outcome.accuracy
@@ -331,12 +332,15 @@ def test_arrays_a_model_and_a_function_from_python(tmp_path: Path) -> None:
         return batch
 
     recorder = Recorder()
-    built = edgeprune.build(
-        model, (train, test), classes=[3, 8], preprocess=keep,
-        budget=edgeprune.Budget("params", 0.4), criterion="l1", recovery="least_squares",
-        recalibration="on", measure=False, step=1,
-        out=tmp_path / "out", labels=[f"digit {n}" for n in range(10)], progress=recorder, seed=3,
-    )  # fmt: skip
+    data = edgeprune.Data((train, test), keep, labels=[f"digit {n}" for n in range(10)])
+    pruning = edgeprune.Pruning(
+        criterion="l1", recovery="least_squares", recalibration="on", step=1, seed=3
+    )
+    with showing(recorder):
+        built = edgeprune.build(
+            model, data, classes=[3, 8], budget=edgeprune.Budget("params", 0.4), pruning=pruning,
+            measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        )  # fmt: skip
     assert built.outcome.classes == ("digit 3", "digit 8")
     assert built.model.output_shape == (None, 2)
     assert built.outcome.params.after <= 0.4 * model.count_params()
@@ -357,7 +361,7 @@ def test_pruning_from_python_gives_a_plain_model_within_the_budget() -> None:
     x, y = digits()
     pruned = edgeprune.prune(
         model, (x[:300].astype(np.float32), y[:300]), budget="macs=40%", classes=[3, 8, 5],
-        recovery="least_squares",
+        pruning=edgeprune.Pruning(recovery="least_squares"),
     )  # fmt: skip
     assert type(pruned.model) is type(model)
     assert count_macs(pruned.model) == pruned.after.macs <= 0.4 * count_macs(model)
@@ -367,22 +371,18 @@ def test_pruning_from_python_gives_a_plain_model_within_the_budget() -> None:
     assert right.mean() > 0.8
 
 
-def test_a_method_that_is_given_replaces_what_the_recipe_says(
-    place: Path, tmp_path: Path, monkeypatch
-) -> None:
-    recipe = Recipe(method="auto", criterion="l1", recovery="none")
-    monkeypatch.setattr("edgeprune.building.stages.read_recipe", lambda target: recipe)
-
+def test_a_part_that_is_given_replaces_the_methods_own(place: Path, tmp_path: Path) -> None:
     def settings(**given: str) -> tuple[str, ...]:
         built = edgeprune.build(
-            place / "model.keras", place / "digits.npz", classes=[1, 2], measure=False,
-            recalibration="off", amounts=Amounts(20, 20, 50), out=tmp_path / "out", **given,
+            place / "model.keras",
+            edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50),
+            classes=[1, 2], pruning=edgeprune.Pruning(recalibration="off", **given),
+            measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
         )  # fmt: skip
         parts = ("method", "criterion", "allocation", "recovery")
         return tuple(built.outcome.settings[part] for part in parts)
 
-    assert settings() == ("auto", "l1", "gain", "none")
-    assert settings(recovery="mean") == ("auto", "l1", "gain", "mean")
+    assert settings(recovery="mean") == ("auto", "greedy_least_squares", "gain", "mean")
     assert settings(method="chapr") == ("chapr", "pivoted_qr", "gain", "least_squares")
     assert settings(method="chapr", criterion="l1")[1:] == ("l1", "gain", "least_squares")
 
@@ -390,7 +390,7 @@ def test_a_method_that_is_given_replaces_what_the_recipe_says(
 def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path) -> None:
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], budget="macs=99G",
-        recovery="none", recalibration="off", measure=False, out=tmp_path / "out",
+        pruning=edgeprune.Pruning(recovery="none", recalibration="off"), measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
     )  # fmt: skip
     (warning,) = built.outcome.warnings
     before = built.outcome.macs.before

@@ -1,29 +1,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import edgeprune.building.places as places
 import numpy as np
 import pytest
 from specialists import make_classifier, run_command, save_digits
 
-import edgeprune.building.closed_loop as closed_loop
-from edgeprune.building import Amounts, build
+from edgeprune.benchmarking import Measurement
+from edgeprune.building import artifacts, build
+from edgeprune.building.closed_loop import Trial, meet_budgets
 from edgeprune.cost.budgets import Budgets
+from edgeprune.data import Data
+from edgeprune.errors import BudgetError
 from edgeprune.evaluation.evaluator import Grade
-from edgeprune.latency import Deployment, Predictor, read_operators
+from edgeprune.latency import Predictor, read_operators
 from edgeprune.latency.prediction_tables import write_tables
+from edgeprune.pruning.pruning_settings import Pruning
 
-AMOUNTS = Amounts(calibration_per_class=20, validation_per_class=20, test=300)
-QUICK = {"method": "chapr", "amounts": AMOUNTS, "measure": False, "recalibration": "off"}
+QUICK = Pruning("chapr", recalibration="off", step=1)
+UNMEASURED = Measurement(latency=False)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return save_digits(tmp_path_factory.mktemp("data") / "digits.npz")
+
+
+def small(data: Path) -> Data:
+    return Data(data, calibration=20, validation=20, test=300)
 
 
 @pytest.fixture
@@ -43,12 +50,17 @@ def test_latency_and_size_budgets_are_met_and_predicted_for_the_board(
     data, tmp_path, board
 ) -> None:
     built = build(
-        make_classifier(), str(data), target=board, budget=["latency=70%", "size=80%"],
-        out=tmp_path / "out", step=1, **QUICK,
+        make_classifier(), small(data), target=board, budget=["latency=70%", "size=80%"],
+        out=tmp_path / "out", pruning=QUICK, measurement=UNMEASURED,
     )  # fmt: skip
     latency, energy = built.outcome.predictions
-    assert latency["after"] <= 0.701 * latency["before"]
-    assert built.outcome.size_bytes.ratio <= 0.85  # the size of the file is an estimate
+    assert latency["after"] <= 0.7 * latency["before"]
+    size = built.outcome.size_bytes
+    assert (tmp_path / "out" / "model.tflite").stat().st_size == size.after <= 0.8 * size.before
+    checked = {check["quantity"]: check for check in built.outcome.budgets}
+    assert checked["size"]["found"] == size.after and checked["size"]["limit"] == 0.8 * size.before
+    assert checked["latency"]["found"] == latency["after"]
+    assert all(check["met"] for check in checked.values())
     assert (latency["unit"], energy["unit"], latency["target"]) == ("ms", "mJ", "slow")
     assert (latency["error"], energy["error"]) == pytest.approx((0.2, 0.25))
     assert energy["after"] == pytest.approx(2 * latency["after"])
@@ -102,110 +114,129 @@ def test_the_loop_measures_here_until_the_budget_is_met(
     def fake_bench(models, **options):
         return {name: Measured(path) for name, path in models.items()}
 
-    monkeypatch.setattr(places, "bench", fake_bench)
+    monkeypatch.setattr(artifacts, "bench", fake_bench)
     model = make_classifier()
     built = build(
-        model, str(data), target=board if known else "x86-64", budget="latency=70%",
-        meet_measured=True, out=tmp_path / "out", step=1, **QUICK,
+        model, small(data), target=board if known else "x86-64", budget="latency=70%",
+        measurement=Measurement(latency=False, until_met=True), out=tmp_path / "out",
+        pruning=QUICK,
     )  # fmt: skip
     before, after = (
         0.5 + 3e-5 * macs for macs in (built.outcome.macs.before, built.outcome.macs.after)
     )
     assert 0.6 * before <= after <= 0.7 * before
-    assert built.outcome.rounds[-1]["measured_ms"] == pytest.approx(after, rel=0.01)
+    assert built.outcome.rounds[-1]["latency"] == pytest.approx(after, rel=0.01)
+    (check,) = built.outcome.budgets
+    assert check["how"] == "measured" and check["found"] <= check["limit"]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the loop reads of a request."""
+class Machine:
+    """A trial in which a pruned model is its budget of latency, or what `takes` makes of it."""
 
-    budget: Budgets
-    deployment: Deployment
-    fine_tuning: None = None
+    def __init__(self, takes: Callable[[float], float], *, start_ms: float = 20.0) -> None:
+        self.takes = takes
+        self.start_ms = start_ms
+        self.exporter = SimpleNamespace(export_pruned=lambda pruned, trial: pruned)
+
+    def limits(self, budgets: Budgets, start_ms: float | None) -> dict:
+        return {b.quantity: b.limit(self.start_ms) for b in budgets if b.quantity != "macs"}
+
+    def find(self, exported: SimpleNamespace, limits: dict, start_ms: float | None) -> dict:
+        return {name: self.takes(exported.plan) if name == "latency" else 1.0 for name in limits}
 
 
-def as_pruned(model: float, accuracy: float = 0.5) -> SimpleNamespace:
-    """Return what the loop reads of a pruned model, which stands for its latency here."""
-    grade = Grade(accuracy, 0.0)
+def prune_to(budgets: Budgets, score: float = 0.5) -> SimpleNamespace:
+    """Return what the loop reads of a pruned model; its plan is the latency it was asked for."""
+    asked = {budget.quantity: budget.amount for budget in budgets}
     return SimpleNamespace(
-        model=model, after=SimpleNamespace(macs=6.0), chosen=SimpleNamespace(grade=grade)
+        plan=asked.get("latency", 0.0), model=str(budgets), after=SimpleNamespace(macs=6.0),
+        chosen=SimpleNamespace(grade=Grade(score, 0.0)),
+    )  # fmt: skip
+
+
+def never_better(budgets: Budgets) -> SimpleNamespace:
+    return prune_to(budgets, 0.0 if next(iter(budgets)).quantity == "macs" else 0.5)
+
+
+@pytest.mark.parametrize("wrong", [0.5, 0.97, 1.0, 1.02, 1.8])
+def test_the_measured_latency_meets_the_budget_however_wrong_the_predictor_is(wrong) -> None:
+    best, rounds = meet_budgets(
+        never_better, Machine(lambda ms: 0.3 + wrong * ms), Budgets.parse("latency=10ms"), 20.0
     )
+    assert 9 <= best.found["latency"] <= 10
+    assert len(rounds) <= 4  # the rival is the last
 
 
-def test_a_budget_that_measuring_never_meets_is_a_warning(monkeypatch) -> None:
-    class SlowMachine:
-        def convert(self, model, path):
-            return path
+def test_a_predictor_that_is_right_needs_one_round_where_nothing_is_measured() -> None:
+    _, rounds = meet_budgets(prune_to, Machine(lambda ms: 0.95 * ms), Budgets.parse("latency=10ms"))
+    assert len(rounds) == 1
 
-        def measure(self, models):
-            return {name: {"original": 10.0, "product": 7.5}[name] for name in models}
 
-    original = make_classifier()
-    monkeypatch.setattr(closed_loop, "prune_prepared", lambda request, *_: SimpleNamespace(model=0))
-    predictor = Predictor("board", "int8", np.ones(7))
-    request = Asked(Budgets.parse("latency=50%"), Deployment(predictor=predictor))
-    _, rounds, warnings = closed_loop.prune_to_measured(
-        request, original, None, SlowMachine(), SILENT
+def test_other_budgets_are_kept_in_every_round_and_shares_are_of_the_original() -> None:
+    best, rounds = meet_budgets(
+        prune_to, Machine(lambda ms: 2 * ms), Budgets.parse("latency=50%,size=500KB")
     )
-    assert [turn.measured_ms for turn in rounds] == [7.5, 7.5]
-    assert warnings == [
-        "The latency budget is missed: 7.500 ms were measured where 5.000 ms are allowed, and 2 "
-        "rounds reached nothing faster."
-    ]
-    assert str(rounds[0].budgets) == "latency=5ms" and str(rounds[1].budgets) == "latency=3.2ms"
+    assert [turn.pruned.model for turn in rounds] == [
+        "latency=10ms,size=500000B", "latency=4.8ms,size=500000B"
+    ]  # fmt: skip
+    assert best is rounds[-1]
 
 
-def test_a_machine_that_slows_down_between_two_rounds_does_not_move_a_share(monkeypatch) -> None:
-    class FlaggingMachine:
-        speed = 1.0
-
-        def convert(self, model, path):
-            path.write_text(str(model if isinstance(model, float) else 10.0))
-            return path
-
-        def measure(self, models):
-            self.speed *= 0.8
-            return {name: float(path.read_text()) / self.speed for name, path in models.items()}
-
-    def halve_exactly(request, *_):
-        asked = next(iter(request.budget)).amount
-        return as_pruned(0.96 * 10.0 * asked / (10.0 / 0.8))
-
-    monkeypatch.setattr(closed_loop, "prune_prepared", halve_exactly)
-    predictor = Predictor("board", "int8", np.ones(7))
-    request = Asked(Budgets.parse("latency=50%"), Deployment(predictor=predictor))
-    _, rounds, warnings = closed_loop.prune_to_measured(
-        request, make_classifier(), None, FlaggingMachine(), SILENT
+def test_widths_come_in_steps_so_the_most_expensive_that_meets_the_limit_is_delivered() -> None:
+    best, rounds = meet_budgets(
+        prune_to, Machine(lambda ms: 12.0 if ms > 9 else 7.0), Budgets.parse("latency=10ms")
     )
-    assert rounds[0].measured_ms == pytest.approx(0.96 * 0.5 * 10 / 0.8)
-    assert [str(turn.budgets) for turn in rounds[1:]] == ["macs=6"]
-    assert not warnings
+    assert best.found["latency"] == 7.0
+    assert [turn.found["latency"] for turn in rounds] == [12.0, 7.0]
+
+
+def test_a_budget_that_no_round_meets_is_refused_with_what_came_closest() -> None:
+    machine, budgets = Machine(lambda ms: 20 + ms), Budgets.parse("latency=10ms")
+    with pytest.raises(BudgetError, match=r"closest one ended at latency=2\d\.\d*ms where 10 is"):
+        meet_budgets(prune_to, machine, budgets)
+
+
+def test_a_correction_that_cannot_be_made_ends_the_loop() -> None:
+    def make(budgets: Budgets) -> SimpleNamespace:
+        pruned = prune_to(budgets)
+        if pruned.plan < 8:
+            raise BudgetError("can go down to latency=8ms")
+        return pruned
+
+    with pytest.raises(BudgetError, match="of 1 rounds the closest one ended at latency=20ms"):
+        meet_budgets(make, Machine(lambda ms: 2 * ms), Budgets.parse("latency=10ms"))
+    with pytest.raises(BudgetError, match="can go down to"):
+        meet_budgets(make, Machine(lambda ms: ms), Budgets.parse("latency=5ms"))
 
 
 @pytest.mark.parametrize(
-    ("rival_ms", "rival_accuracy", "taken"),
-    [(4.9, 0.9, "macs"), (4.9, 0.7, "latency"), (5.1, 0.9, "latency")],
+    ("rival_ms", "rival_score", "taken"),
+    [(9.9, 0.9, "macs"), (9.9, 0.7, "latency"), (10.1, 0.9, "latency")],
 )
 def test_widths_chosen_by_macs_win_if_they_are_as_fast_and_better_on_validation(
-    rival_ms, rival_accuracy, taken, monkeypatch
+    rival_ms, rival_score, taken
 ) -> None:
-    class Machine:
-        def convert(self, model, path):
-            path.write_text(str(model if isinstance(model, float) else 10.0))
-            return path
+    def make(budgets: Budgets) -> SimpleNamespace:
+        by_macs = next(iter(budgets)).quantity == "macs"
+        return prune_to(budgets, rival_score if by_macs else 0.8)
 
-        def measure(self, models):
-            return {name: float(path.read_text()) for name, path in models.items()}
+    machine = Machine(lambda ms: 0.96 * ms if ms else rival_ms)
+    best, rounds = meet_budgets(make, machine, Budgets.parse("latency=10ms"), 20.0)
+    assert [turn.found["latency"] for turn in rounds] == [9.6, rival_ms]
+    assert best.pruned.model == ("macs=6" if taken == "macs" else "latency=10ms")
 
-    def prune_anyhow(request, *_):
-        by_macs = next(iter(request.budget)).quantity == "macs"
-        return as_pruned(rival_ms, rival_accuracy) if by_macs else as_pruned(4.8, 0.8)
 
-    monkeypatch.setattr(closed_loop, "prune_prepared", prune_anyhow)
-    predictor = Predictor("board", "int8", np.ones(7))
-    request = Asked(Budgets.parse("latency=50%"), Deployment(predictor=predictor))
-    pruned, rounds, _ = closed_loop.prune_to_measured(
-        request, make_classifier(), None, Machine(), SILENT
-    )
-    assert [turn.measured_ms for turn in rounds] == [4.8, rival_ms]
-    assert pruned.model == (rival_ms if taken == "macs" else 4.8)
+def test_a_machine_that_slows_down_between_two_rounds_does_not_move_a_share() -> None:
+    class Slowing:
+        speed = 1.0
+
+        def measure(self, paths, seconds):
+            self.speed *= 0.8
+            time = {name: float(path.read_bytes()) / self.speed for name, path in paths.items()}
+            return {name: SimpleNamespace(p50_ms=ms) for name, ms in time.items()}
+
+    trial = Trial(None, None, SimpleNamespace(content=b"10"), Slowing())
+    limits = trial.limits(Budgets.parse("latency=50%"), 12.0)
+    found = trial.find(SimpleNamespace(content=b"4"), limits, 12.0)
+    assert limits == {"latency": 6.0}
+    assert found["latency"] == pytest.approx(0.4 * 12.0)

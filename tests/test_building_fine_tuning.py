@@ -9,38 +9,40 @@ import numpy as np
 import pytest
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
-from edgeprune.building import Amounts, build
-from edgeprune.building.training_stage import choose_training_samples
-from edgeprune.data import assign_samples, load_dataset
-from edgeprune.distillation import Augmentation, FineTuning
+from edgeprune.benchmarking import Measurement
+from edgeprune.building import build
+from edgeprune.building.splits import read_splits
+from edgeprune.building.training import choose_training_samples
+from edgeprune.data import Data, load_dataset
+from edgeprune.distillation import Augmentation, Training
 from edgeprune.errors import EdgepruneError
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
 
-AMOUNTS = Amounts(calibration_per_class=10, validation_per_class=20, test=300)
+NUMBERS = {"calibration": 10, "validation": 20, "test": 300}
 
 
 def test_a_build_reports_its_training(tmp_path):
     x, y = digits()
     data = {"train": (x[:NUM_TRAIN], y[:NUM_TRAIN]), "test": (x[NUM_TRAIN:], y[NUM_TRAIN:])}
     path = save_digits(tmp_path / "digits.npz")
-    settings = FineTuning(seconds=None, epochs=8, batch_size=32, learning_rate=2e-3)
+    settings = Training(seconds=None, epochs=8, batch_size=32, learning_rate=2e-3)
     built = build(
-        make_classifier(), path, classes="three,five,eight", budget="macs=30%", method="chapr",
-        fine_tuning=settings, amounts=AMOUNTS, measure=False, out=tmp_path / "out",
-        quantize="float32",
+        make_classifier(), Data(path, **NUMBERS), classes="three,five,eight", budget="macs=30%",
+        pruning="chapr", training=settings, measurement=Measurement(latency=False),
+        out=tmp_path / "out", export="float32",
     )  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    tuning = report["fine_tuning"]
+    tuning = report["training"]
     assert tuning["stopped"] in ("epochs", "patience")
     assert tuning["validation_after"] >= tuning["validation_before"]
-    assert report["settings"]["fine_tuning"]["learning_rate"] == 2e-3
+    assert report["settings"]["training"]["learning_rate"] == 2e-3
     kept = np.isin(data["test"][1], (3, 5, 8))
     inputs, targets = data["test"][0][kept].astype(np.float32), data["test"][1][kept]
     delivered = keras.models.load_model(tmp_path / "out" / "model.keras")
     found = measure_accuracy(predict(delivered, inputs), targets, (3, 5, 8))
-    assert report["accuracy"]["fine_tuned"] == pytest.approx(found, abs=0.02)
-    assert report["accuracy"]["tflite"] == pytest.approx(report["accuracy"]["fine_tuned"], abs=0.01)
-    assert built.outcome.accuracy["fine_tuned"] >= built.outcome.accuracy["recovered"]
+    assert report["accuracy"]["trained"] == pytest.approx(found, abs=0.02)
+    assert report["accuracy"]["tflite"] == pytest.approx(report["accuracy"]["trained"], abs=0.01)
+    assert built.outcome.accuracy["trained"] >= built.outcome.accuracy["recovered"]
     assert not list(tmp_path.glob(".*fine-tuning*"))
 
 
@@ -52,7 +54,7 @@ def test_the_command_trains_and_says_how_long(tmp_path):
         "--calibration", 10, "--validation", 20, "--out", tmp_path / "small.keras", "--json",
     )  # fmt: skip
     assert answer.code == 0, answer.err
-    assert json.loads(answer.out)["fine_tuning"]["epochs"] == 2
+    assert json.loads(answer.out)["training"]["epochs"] == 2
     assert keras.models.load_model(tmp_path / "small.keras").name == "digits"
 
 
@@ -69,7 +71,7 @@ def test_a_length_that_cannot_be_read_is_refused_before_anything_is_loaded(given
      ("20epochs", None, 20), ("1 epoch", None, 1)],
 )  # fmt: skip
 def test_lengths_are_read_with_their_units(text: str, seconds: float, epochs: float):
-    settings = FineTuning.parse(text)
+    settings = Training.parse(text)
     assert (settings.seconds, settings.epochs) == (seconds, epochs)
 
 
@@ -81,18 +83,13 @@ def test_training_samples_serve_neither_test_nor_validation(splits: tuple[str, .
     data = type(data)(data.name, data.classes, data.targets, dict(zip(splits, parts, strict=True)),
                       data.read)  # fmt: skip
 
-    class Request:
-        amounts = AMOUNTS
-        seed = 0
-
-    chosen = choose_training_samples(data, (3, 5), Request())
-    used = assign_samples(
-        data, (3, 5), calibration_per_class=10, validation_per_class=20, test_limit=300
-    )
+    read = read_splits(make_classifier(), Data(data, **NUMBERS), [3, 5], seed=0)
+    chosen = choose_training_samples(read, seed=0)
     assert set(y[chosen]) == {3, 5}
-    assert not set(chosen) & set(used.test)
-    assert not set(chosen) & set(used.validation)
-    assert set(used.calibration) <= set(chosen)
+    trained_on = {sample.tobytes() for sample in x[chosen].astype(np.float32)}
+    for used in (read.test, read.validation):
+        assert not trained_on & {sample.tobytes() for sample in used.inputs}
+    assert {sample.tobytes() for sample in read.calibration.inputs} <= trained_on
     assert len(chosen) > 100
 
 
@@ -108,7 +105,7 @@ def test_training_samples_serve_neither_test_nor_validation(splits: tuple[str, .
 )
 def test_settings_that_cannot_be_meant_are_refused(settings, message: str):
     with pytest.raises(EdgepruneError, match=message):
-        FineTuning(**settings)
+        Training(**settings)
 
 
 def test_an_augmentation_beyond_the_image_is_refused():

@@ -11,7 +11,6 @@ from scipy.special import softmax
 from specialists import NUM_TRAIN, digits, make_classifier, save_digits
 
 import edgeprune
-from edgeprune.building import Amounts
 from edgeprune.errors import ClassError
 from edgeprune.tflite.runtime import TFLiteModel
 
@@ -19,12 +18,12 @@ HEADS = (
     "dense softmax", "dense logits", "dense layer softmax", "dense activation softmax",
     "conv softmax", "conv logits",
 )  # fmt: skip
-SETTINGS = {
-    "amounts": Amounts(20, 20, 300),
-    "recalibration": "off",
-    "quantize": "float32",
-    "measure": False,
-}
+SETTINGS = {"export": "float32", "measurement": edgeprune.Measurement(latency=False)}
+UNRECOVERED = edgeprune.Pruning(recovery="none", recalibration="off")
+
+
+def small(data: Path) -> edgeprune.Data:
+    return edgeprune.Data(data, calibration=20, validation=20, test=300)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def test_a_specialist_answers_as_the_original_does_among_its_classes(
     """Nothing but the head is cut, so the original's own logits are the oracle."""
     model = make_classifier(head, body)
     built = edgeprune.build(
-        model, data, classes="seven,2,four", budget="macs=100%", recovery="none",
+        model, small(data), classes="seven,2,four", budget="macs=100%", pruning=UNRECOVERED,
         out=tmp_path / "out", **SETTINGS,
     )  # fmt: skip
     images = digits()[0][NUM_TRAIN : NUM_TRAIN + 64].astype(np.float32)
@@ -52,21 +51,22 @@ def test_a_specialist_answers_as_the_original_does_among_its_classes(
     expected = logits[:, [7, 2, 4]]
     if ends_in_softmax:
         expected = softmax(expected, axis=-1)
-    small = keras.models.load_model(built.folder / "model.keras")
-    np.testing.assert_allclose(small.predict(images, verbose=0), expected, rtol=1e-3, atol=1e-4)
+    delivered = keras.models.load_model(built.folder / "model.keras")
+    np.testing.assert_allclose(delivered.predict(images, verbose=0), expected, rtol=1e-3, atol=1e-4)
     runner = TFLiteModel(built.folder / "model.tflite")
     np.testing.assert_allclose(runner.predict(images), expected, rtol=1e-3, atol=1e-4)
     assert runner.labels == ("seven", "two", "four")
     accuracy = built.outcome.accuracy
-    assert accuracy["original_subset"] == accuracy["slim"] == accuracy["recovered"]
+    assert accuracy["original_subset"] == accuracy["pruned"] == accuracy["recovered"]
     assert built.model.get_layer("head").kernel.shape[-1] == 3
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_a_specialist_is_pruned_as_well(data: Path, tmp_path: Path, head: str) -> None:
     built = edgeprune.build(
-        make_classifier(head), data, classes=["nine", 0], budget="macs=40%",
-        recovery="least_squares", out=tmp_path / "out", **SETTINGS,
+        make_classifier(head), small(data), classes=["nine", 0], budget="macs=40%",
+        pruning=edgeprune.Pruning(recovery="least_squares", recalibration="off"),
+        out=tmp_path / "out", **SETTINGS,
     )  # fmt: skip
     outcome = built.outcome
     assert outcome.macs.after <= 0.4 * outcome.macs.before
@@ -80,8 +80,9 @@ def test_indices_and_names_mean_the_same(data: Path, tmp_path: Path) -> None:
     plans = []
     for number, classes in enumerate(("five,six,one", "5,6,1", [5, "six", 1])):
         built = edgeprune.build(
-            model, data, classes=classes, recovery="none", out=tmp_path / str(number), **SETTINGS
-        )
+            model, small(data), classes=classes, pruning=UNRECOVERED,
+            out=tmp_path / str(number), **SETTINGS,
+        )  # fmt: skip
         plans.append((built.folder / "plan.json").read_text())
     assert plans[0] == plans[1] == plans[2]
 
@@ -91,7 +92,7 @@ def test_a_head_whose_classes_are_read_again_is_refused(data: Path, tmp_path: Pa
     outputs = keras.layers.Add()([model.output, keras.layers.Dense(10)(model.output)])
     with pytest.raises(ClassError, match="The classes cannot be cut out of this model"):
         edgeprune.build(
-            keras.Model(model.input, outputs), data, classes="1,2", budget="macs=90%",
+            keras.Model(model.input, outputs), small(data), classes="1,2", budget="macs=90%",
             out=tmp_path / "out", **SETTINGS,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()

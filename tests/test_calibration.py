@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeprune.benchmarking.measurements import BenchResult, Measurement
+from edgeprune.benchmarking.measurements import BenchResult, MeasuredModel
 from edgeprune.boards import find_target
 from edgeprune.calibration import calibrate
 from edgeprune.calibration.fits import choose_step, fit_predictor
@@ -49,9 +49,9 @@ class Machine:
         self.measured += models
         return BenchResult(tuple(self._measure(*item) for item in models.items()), {})
 
-    def _measure(self, model: str, path: Path) -> Measurement:
+    def _measure(self, model: str, path: Path) -> MeasuredModel:
         latency = TRUE.latency(read_operators(path)).value
-        return Measurement(
+        return MeasuredModel(
             model=model, kind="measured", machine=self.name, target="x86-64",
             on_target=self.on_target, runtime="a runtime 1.0", threads=2, count=10,
             **dict.fromkeys(("min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms"), latency),

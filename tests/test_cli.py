@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -17,19 +18,18 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from edgeprune.pruning.one_shot.pruning import DEFAULT_BUDGET
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
 from edgeprune.allocation import ALLOCATIONS, DEFAULT_STEP
 from edgeprune.boards import list_targets
-from edgeprune.building import Amounts
 from edgeprune.cli.commands import edgeprune as command_group
 from edgeprune.cli.terminal import TerminalProgress, show
 from edgeprune.pruning.methods import METHODS
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.tables import describe_values
 from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.support.progress import showing, stage
 
 COMMANDS = """
     build inspect prune check sensitivity convert bench calibrate demo methods targets
@@ -89,19 +89,33 @@ def test_every_command_that_works_has_an_example_that_can_be_parsed(name: str) -
 
 def test_defaults_on_the_command_line_are_those_of_python() -> None:
     def defaults(name: str) -> dict:
-        return {option.name: option.default for option in command_group.commands[name].params}
+        params = command_group.commands[name].params
+        return {option.name: option.default for option in params if option.name != "model"}
+
+    def plain(value: object) -> object:
+        """Return what click shows for a default that is unset as Python shows it."""
+        return value if isinstance(value, (str, int, float, list, tuple)) else None
+
+    def as_part(part: object, given: dict, **renamed: str) -> None:
+        for field in dataclasses.fields(part):
+            option = renamed.get(field.name, field.name)
+            if option in given:
+                assert plain(given[option]) == getattr(part, field.name), field.name
 
     build, prune = defaults("build"), defaults("prune")
-    parts = ("method", "criterion", "allocation", "recovery", "time_limit")
+    pruning = {"recalibration": "recalibrate", "search_seconds": "time_limit"}
+    as_part(edgeprune.Pruning(), build, **pruning)
+    as_part(edgeprune.Data("x"), build, source="")
+    as_part(edgeprune.Export(), build, scheme="quantize", quantization="")
+    as_part(edgeprune.Measurement(), build, until_met="", latency="")
     in_python = inspect.signature(edgeprune.build).parameters
-    for name in ("target", "io", "input", "out", "preprocess", "seed", *parts):
-        assert build[name] == in_python[name].default, name
-    amounts = Amounts(build["calibration"], build["validation"], build["test"])
-    assert amounts == in_python["amounts"].default
-    in_python = inspect.signature(edgeprune.prune).parameters
-    for name in (*parts, "step", "seed"):
-        assert prune[name] == in_python[name].default, name
-    assert (list(prune["budget"]), prune["step"]) == ([str(DEFAULT_BUDGET)], DEFAULT_STEP)
+    assert (build["target"], build["out"]) == (
+        in_python["target"].default, in_python["out"].default
+    )  # fmt: skip
+    as_part(edgeprune.Pruning(step=DEFAULT_STEP), prune, **pruning)
+    for command, function in ((build, edgeprune.build), (prune, edgeprune.prune)):
+        default = inspect.signature(function).parameters["budget"].default
+        assert list(command["budget"]) == [default]
 
 
 def test_click_tools_can_run_the_commands_too() -> None:
@@ -308,8 +322,7 @@ def test_a_terminal_shows_bars_and_keeps_a_line_per_stage(monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    progress = TerminalProgress()
-    with stage("counting", 3) as advance, stage("waiting"):
+    with showing(TerminalProgress()), stage("counting", 3) as advance, stage("waiting"):
         for _ in range(2):
             advance()
         time.sleep(0.15)
@@ -324,8 +337,7 @@ def test_a_terminal_shows_bars_and_keeps_a_line_per_stage(monkeypatch) -> None:
 def test_a_pipe_gets_lines_without_escapes(monkeypatch) -> None:
     pipe = io.StringIO()
     monkeypatch.setattr(sys, "stderr", pipe)
-    progress = TerminalProgress()
-    with stage("counting", 3) as advance:
+    with showing(TerminalProgress()), stage("counting", 3) as advance:
         time.sleep(0.06)
         with stage("inner"):
             time.sleep(0.06)
@@ -406,7 +418,7 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
 def test_the_demonstration_ends_with_its_table_and_files(tmp_path: Path, monkeypatch) -> None:
     """With a network that needs no training; the real one has tests of its own."""
     monkeypatch.setattr(
-        "edgeprune.cli.digits_model.train_digits_model", lambda seed, on_epoch: make_classifier()
+        "edgeprune.cli.demonstration.train_digits_model", lambda seed, on_epoch: make_classifier()
     )
     answer = run_command("demo", "--out", tmp_path / "demo")
     assert answer.code == 0, answer.err

@@ -15,7 +15,7 @@ import pytest
 from specialists import make_classifier, run_command, save_digits
 
 import edgeprune
-from edgeprune.building import Amounts
+from edgeprune.support.progress import showing
 
 STARTED = 600
 
@@ -61,10 +61,10 @@ class Interrupting:
 
 
 def build(place: Path, out: Path, progress: Interrupting) -> None:
-    edgeprune.build(
-        place / "model.keras", place / "digits.npz", classes="1,2", recovery="refit",
-        recalibration="off", amounts=Amounts(20, 20, 50), out=out,
-    )  # fmt: skip
+    data = edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50)
+    pruning = edgeprune.Pruning(recovery="refit", recalibration="off")
+    with showing(progress):
+        edgeprune.build(place / "model.keras", data, classes="1,2", pruning=pruning, out=out)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,14 @@ def build(place: Path, out: Path, progress: Interrupting) -> None:
         ("starting TensorFlow, loading model", False),
         ("reading the data", False),
         ("checking the operators", False),
+        ("tracing", False),
+        ("surgery and proof", False),
+        ("verifying the .tflite", False),
         ("statistics", True),
         ("ranking channels", True),
         ("recovery", True),
         ("testing the original", False),
-        ("testing the slim model", False),
+        ("testing the pruned model", False),
         ("converting to int8", False),
         ("converting original to int8", False),
         ("converting original to float32", False),
@@ -90,16 +93,16 @@ def test_an_interruption_at_any_stage_leaves_nothing(
 ) -> None:
     progress = Interrupting(name, at_step=at_step)
     with pytest.raises(KeyboardInterrupt):
-        build(place, tmp_path / "out")
+        build(place, tmp_path / "out", progress)
     assert name in progress.stages
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None:
     progress = Interrupting()
-    build(place, tmp_path / "out")
+    build(place, tmp_path / "out", progress)
     above = test_an_interruption_at_any_stage_leaves_nothing.pytestmark[0].args[1]
-    inner = {"refit"}  # part of the recovery
+    inner = {"refit", "choosing channels", "measuring"}  # or around one of those above
     assert set(progress.stages) - inner == {name for name, *_ in above}
     assert len(list((tmp_path / "out").iterdir())) == 7
 

@@ -14,6 +14,7 @@ from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
 from edgeprune.errors import ConversionError, EdgepruneError
+from edgeprune.support.progress import showing
 from edgeprune.tflite import SCHEMES, convert
 
 LABELS = ["cat", "dog", "fox"]
@@ -233,7 +234,8 @@ def test_nothing_is_written_to_the_terminal(model, capfd) -> None:
 
 def test_progress_counts_calibration_samples(model) -> None:
     recorder = small_models.Recorder()
-    convert(model, calibration=small_models.samples(7), progress=recorder)
+    with showing(recorder):
+        convert(model, calibration=small_models.samples(7))
     assert recorder.stages == [["calibration", 7, 7]]
 
 

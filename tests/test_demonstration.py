@@ -7,7 +7,7 @@ from edgeprune.data import load_dataset, parse_preprocess, read_samples
 
 keras = pytest.importorskip("keras", reason="training needs edgeprune[tensorflow]")
 
-from edgeprune.cli.digits_model import train_digits_model  # noqa: E402
+from edgeprune.cli.demonstration import train_digits_model  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -12,20 +12,22 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from edgeprune.pruning.one_shot.pruning import prune
 from small_models import Recorder
 from specialists import NUM_TRAIN, digits, make_classifier
 
 from edgeprune.data import Samples
-from edgeprune.distillation import FineTuning
+from edgeprune.distillation import Training
 from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
 from edgeprune.distillation.objectives import attend, find_block_ends
 from edgeprune.distillation.student import Student
 from edgeprune.distillation.training_samples import ArraySource
 from edgeprune.errors import DataError, ModelError
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.pruning.one_shot import prune
+from edgeprune.pruning.pruning_settings import Pruning
+from edgeprune.support.progress import showing
 
-SHORT = FineTuning(seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None)
+SHORT = Training(seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,9 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def smaller(original, images) -> keras.Model:
-    return prune(original, images, budget="macs=40%", recovery="none", recalibration="off").model
+    return prune(
+        original, images, budget="macs=40%", pruning=Pruning(recovery="none", recalibration="off")
+    ).model
 
 
 def divergence(model: keras.Model, original: keras.Model, inputs: np.ndarray) -> float:
@@ -70,7 +74,11 @@ def test_labels_raise_accuracy_where_the_original_says_nothing(original, smaller
 def test_a_specialist_learns_its_classes_in_the_users_order(original, images):
     classes = (8, 3, 5)
     pruned = prune(
-        original, images, budget="macs=40%", classes=classes, recovery="none", recalibration="off"
+        original,
+        images,
+        budget="macs=40%",
+        classes=classes,
+        pruning=Pruning(recovery="none", recalibration="off"),
     )
     settings = replace(SHORT, epochs=15)
     tuned = fine_tune(pruned.model, original, images, settings=settings, classes=classes)
@@ -114,7 +122,7 @@ def test_the_result_is_a_plain_model_like_the_one_given(original, smaller, image
 
 
 def test_steps_that_are_far_too_long_leave_the_model_as_it_was(original, smaller, images):
-    settings = FineTuning(seconds=None, epochs=1, learning_rate=1e6, augmentation=None)
+    settings = Training(seconds=None, epochs=1, learning_rate=1e6, augmentation=None)
     tuned = fine_tune(smaller, original, images, settings=settings)
     assert tuned.after == tuned.before
     for old, new in zip(smaller.get_weights(), tuned.model.get_weights(), strict=True):
@@ -130,7 +138,7 @@ def test_the_best_state_is_restored_not_the_last(original, smaller, images):
 
 def test_training_stops_when_nothing_is_gained(original, images):
     """The original itself cannot come closer to itself."""
-    settings = FineTuning(
+    settings = Training(
         seconds=None, epochs=50, evaluations=50, patience=2, augmentation=None, learning_rate=0.1
     )
     tuned = fine_tune(original, original, images[0], settings=settings)
@@ -196,10 +204,8 @@ class Interrupted(Recorder):
 def test_an_interrupted_run_goes_on_where_it_was(original, smaller, images, tmp_path):
     place = tmp_path / "run.npz"
     whole = fine_tune(smaller, original, images, settings=SHORT)
-    with pytest.raises(KeyboardInterrupt):
-        fine_tune(
-            smaller, original, images, settings=SHORT, checkpoint=place, progress=Interrupted(55)
-        )
+    with pytest.raises(KeyboardInterrupt), showing(Interrupted(55)):
+        fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
     assert place.exists()
     resumed = fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
     assert (resumed.steps, resumed.epochs) == (whole.steps, whole.epochs)
@@ -209,10 +215,8 @@ def test_an_interrupted_run_goes_on_where_it_was(original, smaller, images, tmp_
 
 def test_a_checkpoint_of_another_run_is_left_aside(original, smaller, images, tmp_path):
     place = tmp_path / "run.npz"
-    with pytest.raises(KeyboardInterrupt):
-        fine_tune(
-            smaller, original, images, settings=SHORT, checkpoint=place, progress=Interrupted(55)
-        )
+    with pytest.raises(KeyboardInterrupt), showing(Interrupted(55)):
+        fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
     other = replace(SHORT, epochs=1)
     tuned = fine_tune(smaller, original, images, settings=other, checkpoint=place)
     assert tuned.epochs == 1
@@ -226,7 +230,9 @@ def test_a_damaged_checkpoint_is_left_aside(original, smaller, images, tmp_path)
 
 
 def test_attention_transfer_brings_block_ends_closer(original, images):
-    slim = prune(original, images, budget="macs=60%", recovery="none", recalibration="off").model
+    slim = prune(
+        original, images, budget="macs=60%", pruning=Pruning(recovery="none", recalibration="off")
+    ).model
     ends = find_block_ends(original, slim)
     assert ends == ["relu", "second"]
     without, with_maps = (
@@ -259,7 +265,8 @@ def test_samples_are_read_as_needed(original, smaller, images):
 
 def test_progress_counts_to_a_hundred(original, smaller, images):
     recorder = Recorder()
-    fine_tune(smaller, original, images, settings=SHORT, progress=recorder)
+    with showing(recorder):
+        fine_tune(smaller, original, images, settings=SHORT)
     ((name, total, steps),) = recorder.stages
     assert (name, total) == ("fine-tuning", 100)
     assert steps > 90
@@ -276,7 +283,10 @@ def test_a_regression_model_with_two_outputs_is_followed():
     original = keras.Model(inputs, outputs)
     samples = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32)
     pruned = prune(
-        original, samples, budget="params=60%", step=1, recovery="none", recalibration="off"
+        original,
+        samples,
+        budget="params=60%",
+        pruning=Pruning(step=1, recovery="none", recalibration="off"),
     )
     settings = replace(SHORT, epochs=20, learning_rate=0.01)
     tuned = fine_tune(pruned.model, original, samples, settings=settings)
@@ -307,7 +317,7 @@ BACKEND_RUN = """
 import sys
 for name in {absent}: sys.modules[name] = None
 import keras, numpy as np
-from edgeprune.tuning import FineTuning
+from edgeprune.tuning import Training
 from edgeprune.tuning.fine_tuning import FineTuned, fine_tune
 L = keras.layers
 def net(width):
@@ -317,7 +327,7 @@ def net(width):
 keras.utils.set_random_seed(1)
 original, smaller = net(12), net(4)
 inputs = np.random.default_rng(0).normal(size=(128, 8, 8, 2)).astype("float32")
-settings = FineTuning(seconds=None, epochs=8, batch_size=16, learning_rate=1e-2, features=1.0)
+settings = Training(seconds=None, epochs=8, batch_size=16, learning_rate=1e-2, features=1.0)
 tuned = fine_tune(smaller, original, inputs, settings=settings)
 assert keras.backend.backend() == "{backend}"
 print(tuned.after.closeness > tuned.before.closeness, tuned.steps)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from specialists import NUM_TRAIN, digits, make_classifier
 
-from edgeprune.distillation import FineTuning
+from edgeprune.distillation import Training
 from edgeprune.errors import EdgepruneError
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
 from edgeprune.pruning.rounds import compose, prune_in_rounds
@@ -30,11 +30,11 @@ def test_rounds_meet_the_budget_and_keep_the_users_classes():
     x, y = digits()
     images = x[:NUM_TRAIN].astype(np.float32), y[:NUM_TRAIN]
     model = make_classifier()
-    settings = FineTuning(
+    settings = Training(
         seconds=None, epochs=30, rounds=2, batch_size=32, learning_rate=2e-3, augmentation=None
     )
     pruned, trainings = prune_in_rounds(
-        model, images, budget="macs=25%", fine_tuning=settings, classes=(8, 3, 5), method="chapr"
+        model, images, budget="macs=25%", training=settings, classes=(8, 3, 5), pruning="chapr"
     )
     assert [round(training.epochs) for training in trainings] == [10, 20]
     assert pruned.after.macs <= 0.25 * pruned.before.macs

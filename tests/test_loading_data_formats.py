@@ -435,7 +435,7 @@ def test_models_in_memory_that_cannot_run_here_are_refused_in_one_line(use, weak
 
 def test_a_model_in_memory_is_pruned_and_converted_once_it_is_moved() -> None:
     moved = load_model(networks.randomize(build_classifier()))
-    pruned = edgeprune.prune(moved, IMAGES, budget="macs=60%", step=1)
+    pruned = edgeprune.prune(moved, IMAGES, budget="macs=60%", pruning=edgeprune.Pruning(step=1))
     assert pruned.after.macs <= 0.6 * pruned.before.macs
     assert pruned.model.input_shape == (None, 3, 12, 14)
     assert edgeprune.convert(pruned.model, scheme="float32")

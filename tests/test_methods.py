@@ -5,12 +5,12 @@ from pathlib import Path
 import networks
 import numpy as np
 import pytest
-from edgeprune.pruning.one_shot.pruning import list_entries, prune
 
 from edgeprune.allocation import ALLOCATIONS
 from edgeprune.errors import EdgepruneError
-from edgeprune.pruning.methods import METHODS, Method, find_method
-from edgeprune.pruning.search import Entry
+from edgeprune.pruning.methods import METHODS
+from edgeprune.pruning.one_shot import prune
+from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.recovery import RECOVERIES
 from edgeprune.report.method_list import write_criteria_page
 from edgeprune.scoring.criteria import CRITERIA
@@ -24,7 +24,6 @@ def test_a_method_is_made_of_parts_that_exist_and_says_where_it_comes_from(name)
     assert method.criterion in CRITERIA
     assert method.allocation in ALLOCATIONS
     assert method.recovery in {"auto", *RECOVERIES}
-    assert set(method.tries) <= set(METHODS) - {name}
     assert method.summary.endswith(".")
     assert "Ours" in method.source
 
@@ -39,69 +38,26 @@ def model():
 
 
 def test_names_that_are_given_replace_those_of_the_method() -> None:
-    own = find_method("chapr")
-    other = find_method("chapr", criterion="l1", recovery="mean", recalibration="on")
+    own = Pruning("chapr").find_method()
+    given = Pruning("chapr", criterion="l1", recovery="mean", recalibration="on")
+    other = given.find_method()
     assert (own.criterion, own.recovery) == ("pivoted_qr", "least_squares")
     assert (other.criterion, other.recovery, other.recalibration) == ("l1", "mean", "on")
     assert (other.allocation, other.summary) == (own.allocation, own.summary)
     with pytest.raises(EdgepruneError, match=r"Unknown method 'x'\. Choose from: auto, specialist"):
-        find_method("x")
+        Pruning("x").find_method()
 
 
 def test_every_criterion_combines_with_every_recovery(model) -> None:
     x = images()
     plans = {}
     for recovery in RECOVERIES:
-        found = prune(
-            model, x, method="chapr", criterion="l1", recovery=recovery, recalibration="off"
-        )
-        assert [(c.method, c.name) for c in found.candidates] == [("chapr", recovery)]
+        how = Pruning("chapr", criterion="l1", recovery=recovery, recalibration="off")
+        found = prune(model, x, pruning=how)
+        assert [(c.criterion, c.name) for c in found.candidates] == [("l1", recovery)]
         plans[recovery] = found.plan
     assert len(set(plans.values())) == 1
-    assert plans["none"] != prune(model, x, method="chapr", recovery="none").plan
-
-
-# Methods that try others.
-
-SECOND = Method("Second.", "Ours.", "l1", recovery="mean", recalibration="off")
-
-
-@pytest.fixture
-def tries_two(monkeypatch) -> None:
-    monkeypatch.setitem(METHODS, "second", SECOND)
-    first = Method(
-        "First.", "Ours.", "greedy_least_squares", recovery="none", recalibration="off",
-        tries=("second",), time_limit=1e9,
-    )  # fmt: skip
-    monkeypatch.setitem(METHODS, "first", first)
-
-
-def test_all_that_were_tried_are_reported_and_the_best_on_validation_is_kept(
-    model, tries_two
-) -> None:
-    found = prune(model, images(), method="first")
-    assert {(c.method, c.name) for c in found.candidates} == {("first", "none"), ("second", "mean")}
-    grades = [candidate.grade for candidate in found.candidates]
-    assert grades == sorted(grades, reverse=True)
-    alone = {
-        name: prune(model, images(), method=name, time_limit=0) for name in ("first", "second")
-    }
-    best = alone[found.chosen.method]
-    assert best.plan == found.plan
-    assert all(map(np.array_equal, best.model.get_weights(), found.model.get_weights()))
-    assert max(run.chosen.grade for run in alone.values()) == found.chosen.grade
-
-
-def test_without_time_only_the_method_itself_is_tried(model, tries_two) -> None:
-    found = prune(model, images(), method="first", time_limit=0)
-    assert [candidate.method for candidate in found.candidates] == ["first"]
-
-
-def test_what_would_be_tried_twice_is_tried_once(monkeypatch, tries_two) -> None:
-    assert [entry.name for entry in list_entries("first")] == ["first", "second"]
-    same = list_entries("first", criterion="l1", recovery="mean")
-    assert [entry.name for entry in same] == ["first"]
-    assert isinstance(same[0], Entry)
+    assert plans["none"] != prune(model, x, pruning=Pruning("chapr", recovery="none")).plan
 
 
 # What users read about them.

@@ -16,16 +16,14 @@ from model_forms import FORMS, images, make
 from specialists import run_command, save_digits
 
 import edgeprune
-from edgeprune.building import Amounts
 from edgeprune.cli.commands import edgeprune as commands
 from edgeprune.distillation.objectives import attend, find_block_ends, find_kinds, make_comparable
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tracing.replica import duplicate, ends_in_softmax, replace_softmax
 
 Job = Callable[[Any, Path], Any]
-TRAINING = edgeprune.FineTuning(seconds=None, epochs=1, batch_size=15, augmentation=None, rounds=2)
-PLAIN: dict[str, Any] = {"recovery": "affine", "recalibration": "off", "step": 4}
-AMOUNTS = Amounts(20, 20, 20)
+TRAINING = edgeprune.Training(seconds=None, epochs=1, batch_size=15, augmentation=None, rounds=2)
+PLAIN = edgeprune.Pruning(recovery="affine", recalibration="off", step=4)
 OPTIONS = ("--recovery", "affine", "--recalibrate", "off", "--calibration", 20, "--validation", 20)
 
 
@@ -39,19 +37,23 @@ def tflite_answers(model: Any) -> np.ndarray:
 
 def build(model: Any, folder: Path) -> Any:
     built = edgeprune.build(
-        model, save_digits(folder / "digits.npz"), classes="3,5,8", quantize="float32",
-        amounts=AMOUNTS, measure=False, out=folder / "out", **PLAIN,
+        model,
+        edgeprune.Data(save_digits(folder / "digits.npz"), calibration=20, validation=20, test=20),
+        classes="3,5,8", pruning=PLAIN, export="float32",
+        measurement=edgeprune.Measurement(latency=False), out=folder / "out",
     )  # fmt: skip
     return answers(built.model), tflite_answers(folder / "out" / "model.tflite")
 
 
 def prune(how: Callable[..., Any]) -> Job:
-    return lambda model, folder: answers(how(model, images(60), budget="macs=60%", **PLAIN).model)
+    return lambda model, folder: answers(
+        how(model, images(60), budget="macs=60%", pruning=PLAIN).model
+    )
 
 
 def prune_in_rounds(model: Any, folder: Path) -> Any:
     pruned, _ = edgeprune.prune_in_rounds(
-        model, images(60), budget="macs=60%", fine_tuning=TRAINING, **PLAIN
+        model, images(60), budget="macs=60%", training=TRAINING, pruning=PLAIN
     )
     return answers(pruned.model)
 
@@ -73,7 +75,6 @@ FUNCTIONS: Mapping[str, Job] = {
     "load_model": lambda model, folder: answers(edgeprune.load_model(model)),
     "prune": prune(edgeprune.prune),
     "prune_in_rounds": prune_in_rounds,
-    "prune_with_gathers": prune(edgeprune.prune_with_gathers),
 }
 
 

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from edgeprune.pruning.one_shot.pruning import prune
 from specialists import digits, make_classifier
 
+from edgeprune.pruning.one_shot import prune
 from edgeprune.surgery.precision import full_float32
 
 tf32 = tf.config.experimental
@@ -65,5 +65,5 @@ def test_pruning_computes_in_full_precision():
     model = make_classifier()
     watched = keras.Model(model.inputs, Watching()(model.outputs[0]))
     enabled.clear()
-    prune(watched, digits()[0][:60].astype(np.float32), method="chapr")
+    prune(watched, digits()[0][:60].astype(np.float32), pruning="chapr")
     assert enabled == {False}

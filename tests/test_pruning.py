@@ -4,7 +4,6 @@ import keras
 import networks
 import numpy as np
 import pytest
-from edgeprune.pruning.one_shot.pruning import prune
 from keras import layers
 from small_models import Recorder
 
@@ -12,12 +11,13 @@ from edgeprune.cost.budgets import Budget
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.data import Samples
 from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
-from edgeprune.pruning.one_shot import pruning
+from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.planning import make_plan, rank
 from edgeprune.recovery import CONTENDERS, RECOVERIES
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import Evidence
 from edgeprune.scoring.criteria import CRITERIA
+from edgeprune.support.progress import showing
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.tracing.groups import find_groups
 
@@ -40,7 +40,8 @@ def pruned():
     model, x = build(), images()
     recorder = Recorder()
     weights = [weight.copy() for weight in model.get_weights()]
-    found = prune(model, (x, answers(model, x)), budget="macs=60%", progress=recorder)
+    with showing(recorder):
+        found = prune(model, (x, answers(model, x)), budget="macs=60%")
     assert all(map(np.array_equal, weights, model.get_weights()))
     return model, found, recorder
 

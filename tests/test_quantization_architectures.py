@@ -10,11 +10,11 @@ import small_models
 from keras import layers
 
 from edgeprune.errors import ConversionError
+from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.recovery import recalibrate
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.surgery.plan import Plan
 from edgeprune.tflite import Quantization, check_operators, convert_in_detail
-from edgeprune.tflite.qat import Training
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tracing.groups import find_groups
 
@@ -63,7 +63,7 @@ def pruned(model: keras.Model) -> keras.Model:
 
 
 def error(model: keras.Model, scheme: str, inputs: np.ndarray) -> float:
-    settings = Quantization(training=Training(epochs=1))
+    settings = Quantization(training=QuantizedTraining(epochs=1))
     made = convert_in_detail(model, scheme=scheme, calibration=inputs, quantization=settings)
     expected = made.model.predict(inputs, verbose=0)
     found = TFLiteModel(made.content).predict(inputs)
@@ -110,7 +110,7 @@ def test_a_pruned_model_loses_no_more_than_the_whole_one() -> None:
 
 
 def test_widths_stay_in_the_steps_of_the_target() -> None:
-    from edgeprune.pruning.one_shot.pruning import prune
+    from edgeprune.pruning.one_shot import prune
 
     keras.utils.set_random_seed(0)
     image = keras.Input((12, 12, 3))
@@ -119,7 +119,9 @@ def test_widths_stay_in_the_steps_of_the_target() -> None:
     model = keras.Model(image, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
     inputs = samples_for(model)
     targets = np.arange(len(inputs)) % 3
-    small = prune(model, (inputs, targets), budget="macs=50%", recovery="none", step=8).model
+    small = prune(
+        model, (inputs, targets), budget="macs=50%", pruning=Pruning(recovery="none", step=8)
+    ).model
     made = convert_in_detail(small, calibration=inputs)
     outputs = {d.name: d.shape for d in TFLiteModel(made.content).outputs}
     assert list(outputs.values()) == [(1, 3)]

@@ -80,7 +80,7 @@ def test_the_closest_epoch_is_kept_and_the_users_model_stays_as_it_was() -> None
     model, samples = coarse()
     weights = [weight.copy() for weight in model.get_weights()]
     settings = QuantizedTraining(epochs=6, learning_rate=3e-4, seed=1)
-    trained = train_for_int8(model, {"image": samples}, None, settings, SILENT)
+    trained = train_for_int8(model, {"image": samples}, None, settings)
     assert len(trained.losses) == 7
     assert trained.losses[trained.chosen] == min(trained.losses)
     assert len(set(trained.losses)) == 7, "every epoch changes the weights"
@@ -95,9 +95,7 @@ def test_the_closest_epoch_is_kept_and_the_users_model_stays_as_it_was() -> None
 def test_the_same_seed_gives_the_same_weights() -> None:
     model, samples = coarse()
     runs = [
-        train_for_int8(
-            model, {"image": samples[:40]}, None, QuantizedTraining(epochs=2, seed=7), SILENT
-        )
+        train_for_int8(model, {"image": samples[:40]}, None, QuantizedTraining(epochs=2, seed=7))
         for _ in range(2)
     ]
     assert runs[0].losses == pytest.approx(runs[1].losses, rel=1e-4)
@@ -110,7 +108,7 @@ def test_labels_pull_towards_the_true_classes() -> None:
     answers = model.predict(samples, verbose=0)
     (wanted,) = _targets([answers], targets, 1.0)
     np.testing.assert_array_equal(wanted.argmax(1), targets)
-    trained = train_for_int8(model, {"image": samples}, targets, settings, SILENT)
+    trained = train_for_int8(model, {"image": samples}, targets, settings)
     assert trained.chosen == 1, "an epoch that comes closer to what is learnt is kept"
     learnt = trained.model.predict(samples, verbose=0)
     assert (
@@ -122,7 +120,7 @@ def test_labels_pull_towards_the_true_classes() -> None:
 def test_no_time_ends_after_the_first_epoch() -> None:
     model, samples = coarse()
     settings = QuantizedTraining(epochs=50, minutes=1e-6)
-    trained = train_for_int8(model, {"image": samples[:40]}, None, settings, SILENT)
+    trained = train_for_int8(model, {"image": samples[:40]}, None, settings)
     assert len(trained.losses) == 2
 
 

@@ -11,6 +11,7 @@ from edgeprune.recovery import recalibrate
 from edgeprune.recovery.batches import bytes_per_sample, make_batches
 from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.scoring.consumers import find_readers
+from edgeprune.support.progress import showing
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import build_graph
@@ -73,7 +74,8 @@ def test_a_model_without_normalization_comes_back_equal() -> None:
 def test_every_call_is_told() -> None:
     model = networks.build_residual_network()
     recorder = Recorder()
-    recalibrate(model, images(model), progress=recorder)
+    with showing(recorder):
+        recalibrate(model, images(model))
     calls = len(build_graph(model).calls)
     assert recorder.stages == [["BatchNorm recalibration", calls, calls]]
 

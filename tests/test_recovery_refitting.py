@@ -12,6 +12,7 @@ from edgeprune.recovery.equations import Equations
 from edgeprune.recovery.folds import fold
 from edgeprune.recovery.refitting import refit
 from edgeprune.scoring.collection import collect_statistics
+from edgeprune.support.progress import showing
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
@@ -483,5 +484,6 @@ def test_every_call_is_told() -> None:
     model = networks.randomize(networks.build_residual_network())
     recorder = Recorder()
     groups, plan = find_groups(model), Plan({"inner": (0, 1)})
-    refit(slim(model, plan), groups, plan, images(model), progress=recorder)
+    with showing(recorder):
+        refit(slim(model, plan), groups, plan, images(model))
     assert recorder.stages == [["refit", len(groups.graph.calls), len(groups.graph.calls)]]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeprune.errors import DataError, EdgepruneError, ModelError
+from edgeprune.support.progress import showing
 from edgeprune.tflite import convert, runtime
 from edgeprune.tflite.runtime import Tensor, TFLiteModel, check_content, find_runtime
 
@@ -103,7 +104,8 @@ def test_several_inputs_and_outputs_go_by_name() -> None:
 
 def test_progress_counts_samples(floats) -> None:
     recorder = small_models.Recorder()
-    TFLiteModel(floats).predict(small_models.samples(3), progress=recorder)
+    with showing(recorder):
+        TFLiteModel(floats).predict(small_models.samples(3))
     assert recorder.stages == [["running the .tflite", 3, 3]]
 
 

@@ -23,6 +23,7 @@ from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.benchmarking.ssh import Patience, measure_clock_offset
 from edgeprune.benchmarking.ssh_connection import Connection
 from edgeprune.errors import BenchmarkError
+from edgeprune.support.progress import showing
 from edgeprune.tflite import convert
 
 REASON = ssh_server.why_there_is_none()
@@ -101,7 +102,8 @@ class DuringTheRun:
 
 def test_a_model_is_measured_on_the_board_and_nothing_stays_there(board, model) -> None:
     progress = DuringTheRun(None)
-    result = bench({"one": model, "again": model}, target="x86-64", transport=board, **QUICK)
+    with showing(progress):
+        result = bench({"one": model, "again": model}, target="x86-64", transport=board, **QUICK)
     assert [entry.model for entry in result.measurements] == ["one", "again"]
     for entry in result.measurements:
         assert entry.count == 20
@@ -126,8 +128,8 @@ def test_the_clocks_of_one_machine_agree(board, server) -> None:
 
 def test_a_dropped_line_is_picked_up_again(board, model, server) -> None:
     dropped = []
-    progress = DuringTheRun(lambda: dropped.append(server.drop_connections()))
-    result = bench(model, transport=board, runs=10**6, seconds=1.0, threads=1)
+    with showing(DuringTheRun(lambda: dropped.append(server.drop_connections()))):
+        result = bench(model, transport=board, runs=10**6, seconds=1.0, threads=1)
     assert dropped[0] >= 1, "else this test says nothing"
     assert result.measurements[0].count > 20
     assert left_behind(board) == []
@@ -141,15 +143,8 @@ def test_a_line_that_stays_away_is_one_error_and_the_board_cleans_up(
     lost = replace(
         board, config=own.config, patience=replace(HASTY, lost_seconds=0.5, lease_seconds=2)
     )
-    with pytest.raises(BenchmarkError) as caught:
-        bench(
-            model,
-            transport=lost,
-            progress=DuringTheRun(own.stop),
-            runs=10**7,
-            seconds=100,
-            threads=1,
-        )
+    with pytest.raises(BenchmarkError) as caught, showing(DuringTheRun(own.stop)):
+        bench(model, transport=lost, runs=10**7, seconds=100, threads=1)
     assert str(caught.value) == (
         "The line to board was lost and did not come back: Cannot reach board: Connection "
         "refused. The board removes its folder by itself."
@@ -167,15 +162,8 @@ def test_ctrl_c_gets_what_there_is_and_leaves_nothing(board, model) -> None:
 
     from edgeprune.benchmarking import BenchInterrupted
 
-    with pytest.raises(BenchInterrupted) as caught:
-        bench(
-            model,
-            transport=board,
-            progress=DuringTheRun(interrupt),
-            runs=10**7,
-            seconds=100,
-            threads=1,
-        )
+    with pytest.raises(BenchInterrupted) as caught, showing(DuringTheRun(interrupt)):
+        bench(model, transport=board, runs=10**7, seconds=100, threads=1)
     result = caught.value.result
     assert result.interrupted
     assert result.measurements[0].count > 0
@@ -193,7 +181,7 @@ def test_the_wrong_architecture_is_found_before_anything_is_copied(
     if platform.machine() == "aarch64":
         pytest.skip("this machine could be a Raspberry Pi 4")
     progress = DuringTheRun(None)
-    with pytest.raises(BenchmarkError) as caught:
+    with pytest.raises(BenchmarkError) as caught, showing(progress):
         bench(
             model,
             target=target,
@@ -325,10 +313,9 @@ def test_a_disk_that_fills_up_while_measuring_is_one_line(board, model, small_di
                 pass
 
     room = replace(board, folder=str(small_disk))
-    with pytest.raises(BenchmarkError, match=r"^The disk of board is full: the run's folder"):
-        bench(
-            model, transport=room, progress=DuringTheRun(fill), runs=10**5, seconds=1.0, threads=1
-        )
+    full = pytest.raises(BenchmarkError, match=r"^The disk of board is full: the run's folder")
+    with full, showing(DuringTheRun(fill)):
+        bench(model, transport=room, runs=10**5, seconds=1.0, threads=1)
     assert list(small_disk.iterdir()) == []
 
 

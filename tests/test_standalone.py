@@ -58,7 +58,11 @@ def folder(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("standalone")
     data = save_digits(place / "digits.npz")
     edgeprune.build(
-        make_classifier(), data, classes="eight,three,5", out=place / "out", measure=False
+        make_classifier(),
+        data,
+        classes="eight,three,5",
+        out=place / "out",
+        measurement=edgeprune.Measurement(latency=False),
     )
     np.save(place / "out" / "images.npy", digits()[0][NUM_TRAIN:][:100].astype(np.float32))
     return place / "out"

@@ -12,6 +12,7 @@ from small_models import Recorder
 from edgeprune.errors import DataError
 from edgeprune.scoring.collection import _Collector, collect_statistics
 from edgeprune.scoring.sums import Moments, Spread, Statistics
+from edgeprune.support.progress import showing
 from edgeprune.tracing.groups import find_groups
 
 EVERYWHERE = 10_000
@@ -271,7 +272,8 @@ def test_an_empty_spread_is_the_zero_of_addition() -> None:
 def test_every_batch_is_told(residual) -> None:
     _, groups, x = residual
     recorder = Recorder()
-    collect_statistics(groups, x, batch_size=4, progress=recorder)
+    with showing(recorder):
+        collect_statistics(groups, x, batch_size=4)
     assert recorder.stages == [["statistics", 3, 3]]
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import keras
 import numpy as np
-from edgeprune.pruning.one_shot.gathering import prune_with_gathers
-from edgeprune.pruning.one_shot.pruning import prune
 
 from benchmarks.experiments.material import Images, draw, load_images, load_train_split
 from benchmarks.experiments.recipes import Cell, Recipe, choose_classes, read_recipe
 from edgeprune.data import parse_preprocess
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.pruning.one_shot import prune
+from edgeprune.pruning.pruning_settings import Pruning
 
 
 def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[str, Any]:
@@ -41,23 +41,24 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
         for part in draw(images, wanted, amounts, cell.seed)
     ]
     begun = time.perf_counter()
-    method, _, gathers = cell.method.partition("+")
-    pruned = (prune_with_gathers if gathers else prune)(
+    pruned = prune(
         model,
         parts[0],
         validation=parts[1],
         budget=f"macs={100 * cell.kept:g}%",
         classes=classes,
-        method=method,
-        criterion=cell.criterion,
-        recovery=cell.recovery,
-        recalibration="off" if cell.recovery else None,
-        step=recipe.subjects[cell.model].step,
-        time_limit=recipe.time_limit,
-        seed=cell.seed,
+        pruning=Pruning(
+            cell.method,
+            criterion=cell.criterion,
+            recovery=cell.recovery,
+            recalibration="off" if cell.recovery else None,
+            step=recipe.subjects[cell.model].step,
+            search_seconds=recipe.time_limit,
+            seed=cell.seed,
+        ),
     )
     seconds = {"pruning": time.perf_counter() - begun}
-    models = {"slim": pruned.slim, "recovered": pruned.model}
+    models = {"slim": pruned.unrecovered, "recovered": pruned.model}
     details: dict[str, Any] = {}
     if cell.fine_tuning:
         from edgeprune.distillation.fine_tuning import fine_tune

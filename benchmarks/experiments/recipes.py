@@ -41,7 +41,7 @@ class Cell:
         model: name of the subject.
         subset: name of the class subset.
         kept: share of the MACs.
-        method: name in `METHODS`; `+gathers` behind it tries channel gathers as well.
+        method: name in `METHODS`.
         criterion: in place of the method's own; likewise the recovery.
         recovery: see `criterion`.
         fine_tuning: how long, as after `--fine-tune`; empty for not at all.

@@ -83,8 +83,6 @@ def fill_pages(grid: Recipe, results: Mapping[str, Row], folder: Path) -> None:
     plain = [row for row in rows if not row["criterion"] and not row["fine_tuning"]]
     for method in list_values(plain, "method"):
         path = folder / f"{method}.md"
-        if not path.exists():  # a method with gathers
-            continue
         text, mark, _ = path.read_text("utf-8").partition(MEASURED)
         if mark:
             table = _page_table(select(plain, method=method), grid)

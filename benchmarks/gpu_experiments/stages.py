@@ -11,6 +11,8 @@ import keras
 import numpy as np
 from material import Part, read_parts, read_recipe, write_result
 
+from edgeprune.pruning.pruning_settings import Pruning
+
 EVALUATION_BATCH = 500
 
 
@@ -43,7 +45,7 @@ def prune_to(
         budget: as for `edgeprune.prune`.
         recovery: likewise.
     """
-    from edgeprune.pruning.one_shot.pruning import prune
+    from edgeprune.pruning.one_shot import prune
 
     start = time.perf_counter()
     pruned = prune(
@@ -51,8 +53,7 @@ def prune_to(
         parts["calibration"].pair(),
         budget=budget,
         validation=parts["validation"].pair(),
-        recovery=recovery,
-        step=1,
+        pruning=Pruning(recovery=recovery, step=1),
     )
     return pruned, time.perf_counter() - start
 
@@ -70,7 +71,7 @@ def run_pruning(experiment: dict[str, Any], parts: dict[str, Part], folder: Path
         "macs": [pruned.before.macs, pruned.after.macs],
         "params": [pruned.before.params, pruned.after.params],
         "original": measure(original, parts["test"]),
-        "as_cut": measure(pruned.slim, parts["test"]),
+        "as_cut": measure(pruned.unrecovered, parts["test"]),
         "recovered": measure(pruned.model, parts["test"]),
         "recovery": pruned.chosen.name,
         "equivalence": pruned.equivalence.relative,
@@ -90,13 +91,13 @@ def run_tuning(
     seconds: float,
 ) -> None:
     """Fine-tune a pruned network; write the model and its accuracy on the test images."""
-    from edgeprune.distillation import FineTuning
+    from edgeprune.distillation import Training
     from edgeprune.distillation.fine_tuning import fine_tune
 
     name = experiment["name"]
     original = keras.models.load_model(folder / f"{experiment['network']}.keras", compile=False)
     smaller = keras.models.load_model(folder / f"{name}-recovered.keras", compile=False)
-    settings = FineTuning(**{**options, "seconds": min(seconds, options["seconds"])})
+    settings = Training(**{**options, "seconds": min(seconds, options["seconds"])})
     tuned = fine_tune(
         smaller,
         original,
@@ -106,8 +107,8 @@ def run_tuning(
     )
     tuned.model.save(folder / f"{name}.keras")
     accuracy = {"original": measure(original, parts["test"])}
-    accuracy["fine_tuned"] = measure(tuned.model, parts["test"])
-    points = 100 * (accuracy["original"] - accuracy["fine_tuned"])
+    accuracy["trained"] = measure(tuned.model, parts["test"])
+    points = 100 * (accuracy["original"] - accuracy["trained"])
     result = {
         "experiment": name,
         **accuracy,
@@ -128,7 +129,7 @@ def run_trials(
 
     Half of the validation images choose the state within a run, the other half compare the runs.
     """
-    from edgeprune.distillation import FineTuning
+    from edgeprune.distillation import Training
     from edgeprune.distillation.fine_tuning import fine_tune
 
     trials = recipe["trials"]
@@ -151,7 +152,7 @@ def run_trials(
             pruned.model,
             original,
             parts["train"].pair(),
-            settings=FineTuning(**options),
+            settings=Training(**options),
             validation=choosing.pair(),
         )
         row = {"name": entry["name"], "accuracy": measure(tuned.model, comparing)}

@@ -2,7 +2,8 @@
 
 The tensors inside move to channels last, each operation is stated in that order
 (`edgeprune.tracing.layouts`), and weights turn with their axes. What is not known to work in
-another order sees its tensors as before, between two layers that move axes. Inputs and outputs keep theirs.
+another order sees its tensors as before, between two layers that move axes. Inputs and outputs keep
+theirs.
 """
 
 from __future__ import annotations
