@@ -45,7 +45,7 @@ test: $(VENV)/.ready-for-development
 	$(PYTEST)
 
 test-plain-cpu: $(VENV)/.ready-for-development
-	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) --no-cov $(KERNELS)
+	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) --no-cov -k "not command and not every_backend" $(KERNELS)
 
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""
