@@ -14,7 +14,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,23 +102,15 @@ def make_mobilenet_v2(trained: Path, images: np.ndarray, targets: np.ndarray) ->
 
 def run(case: Case, scheme: str, target: str, threads: int, folder: Path) -> dict[str, Any]:
     """Build for half the latency, then for as many MACs as that left, and return both."""
-    options: dict[str, Any] = {
-        "target": target,
-        "quantize": scheme,
-        "threads": threads,
-        "preprocess": case.preprocess,
-        "amounts": AMOUNTS,
-        "out": folder / "out",
-    }
+    data = Data(case.data, case.preprocess, calibration=50, validation=100)
+    measurement = Measurement(threads=threads)
+    options: dict[str, Any] = {"target": target, "export": scheme, "out": folder / "out"}
     timed = build(
-        case.model,
-        case.data,
-        budget=f"latency={SHARE:.0%}",
-        measurement=Measurement(until_met=True),
-        **options,
-    )
+        case.model, data, budget=f"latency={SHARE:.0%}",
+        measurement=replace(measurement, until_met=True), **options,
+    )  # fmt: skip
     spent = Budget("macs", timed.outcome.macs.after, relative=False)
-    counted = build(case.model, case.data, budget=spent, **options)
+    counted = build(case.model, data, budget=spent, measurement=measurement, **options)
     latency, of_counted = timed.outcome.latency_ms, counted.outcome.latency_ms
     assert latency is not None and of_counted is not None  # both were measured
     return {

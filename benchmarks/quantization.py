@@ -39,6 +39,7 @@ def make_cell(model: str, variant: str, scheme: str) -> dict[str, Any]:
     from quantization_subjects import DATA, SUBJECTS
 
     from edgeprune.tflite import Quantization, convert_in_detail
+    from edgeprune.tflite.qat import QuantizedTraining
     from edgeprune.tflite.runtime import TFLiteModel
 
     subject = SUBJECTS[model]

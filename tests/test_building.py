@@ -298,7 +298,8 @@ def test_integers_in_and_out_on_request(place: Path, tmp_path: Path, io: str) ->
 def test_other_number_formats(place: Path, tmp_path: Path, scheme: str) -> None:
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], export=scheme,
-        pruning=edgeprune.Pruning(recovery="mean", recalibration="off"), measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        pruning=edgeprune.Pruning(recovery="mean", recalibration="off"),
+        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
     )  # fmt: skip
     assert built.outcome.agreement == 1.0
     assert built.outcome.settings["quantize"] == scheme
@@ -390,7 +391,8 @@ def test_a_part_that_is_given_replaces_the_methods_own(place: Path, tmp_path: Pa
 def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path) -> None:
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], budget="macs=99G",
-        pruning=edgeprune.Pruning(recovery="none", recalibration="off"), measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        pruning=edgeprune.Pruning(recovery="none", recalibration="off"),
+        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
     )  # fmt: skip
     (warning,) = built.outcome.warnings
     before = built.outcome.macs.before

@@ -148,7 +148,8 @@ def test_samples_that_were_never_bytes_are_refused(tmp_path) -> None:
     scaled = (x / 16).astype(np.float32)
     with pytest.raises(DataError) as caught:
         edgeprune.build(
-            make_classifier(), (scaled, y), classes=[8, 3], export=edgeprune.Export(input="uint8"), measurement=edgeprune.Measurement(latency=False),
+            make_classifier(), (scaled, y), classes=[8, 3], export=edgeprune.Export(input="uint8"),
+            measurement=edgeprune.Measurement(latency=False),
             out=tmp_path / "out",
         )  # fmt: skip
     assert str(caught.value) == (

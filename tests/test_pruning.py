@@ -267,7 +267,7 @@ def test_what_cannot_be_done_is_refused_before_work_starts(
     def start(*args, **kwargs):
         raise AssertionError("work has started")
 
-    monkeypatch.setattr(pruning, "collect_statistics", start)
+    monkeypatch.setattr("edgeprune.pruning.one_shot.collect_statistics", start)
     arguments = {"data": images(4)} | settings
     with pytest.raises(error, match=message):
         prune(build(), **arguments)

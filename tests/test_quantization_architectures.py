@@ -15,6 +15,7 @@ from edgeprune.recovery import recalibrate
 from edgeprune.surgery.channel_removal import slim
 from edgeprune.surgery.plan import Plan
 from edgeprune.tflite import Quantization, check_operators, convert_in_detail
+from edgeprune.tflite.qat import QuantizedTraining
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tracing.groups import find_groups
 
