@@ -1,6 +1,6 @@
 """Packaging: one top-level name, `edgeprune`, which also carries `devices/` and `pipelines/`.
 
-The two folders stay at the root of the repository for its readers and become `edgeprune/devices`
+The two folders stay at the root of the repository for its consumers and become `edgeprune/devices`
 and `edgeprune/pipelines` when installed: generic top-level names would be overwritten silently by
 other distributions. They are data, never imported.
 """

@@ -138,7 +138,7 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
 
     surgery.replicate = timed
     started = time.process_time()
-    small = surgery.slim(model, plan, groups=groups)
+    small = surgery.remove_channels(model, plan, groups=groups)
     row["surgery_seconds"] = time.process_time() - started - keras_seconds
     row["keras_seconds"] = keras_seconds
     surgery.replicate = build_replica
@@ -156,7 +156,7 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
     row["scale"] = float(np.abs(oracle).max())
     row["changed"] = relative(original, oracle)
     row["error"] = relative(oracle, found)
-    whole = surgery.slim(model, Plan(), groups=groups)
+    whole = surgery.remove_channels(model, Plan(), groups=groups)
     row["identity_error"] = relative(original, logits(whole, inputs))
     row["same_signature"] = (
         [t.name for t in whole.inputs] == [t.name for t in model.inputs]

@@ -24,7 +24,7 @@ from edgeprune.benchmarking import bench
 from edgeprune.calibration import calibrate
 from edgeprune.calibration.networks import SCHEMES
 from edgeprune.latency import Predictor, read_operators
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tflite import convert
 from edgeprune.tracing.groups import find_groups
@@ -81,7 +81,7 @@ def prune_at_random(model: keras.Model, share: float) -> keras.Model:
     for group in groups.removable:
         width = int(np.clip(group.width * share * generator.uniform(0.7, 1.3), 1, group.width))
         keep[group.name] = tuple(range(width))
-    return slim(model, Plan(keep, groups.fingerprint), groups=groups)
+    return remove_channels(model, Plan(keep, groups.fingerprint), groups=groups)
 
 
 def write_files(folder: Path, count: int) -> dict[str, Path]:

@@ -27,6 +27,7 @@ from edgeprune.benchmarking import Measurement
 from edgeprune.building import build
 from edgeprune.calibration import calibrate
 from edgeprune.cost.budgets import Budget
+from edgeprune.data import Data
 from edgeprune.errors import BudgetError
 from edgeprune.loading import load_model
 from edgeprune.tracing.replica import operations_by_path

@@ -122,7 +122,7 @@ class Judged:
     coefficients: np.ndarray
 
 
-def judge(rows: list[Measured], statistic: Callable[[Measured], float]) -> Judged:
+def evaluator(rows: list[Measured], statistic: Callable[[Measured], float]) -> Judged:
     """Fit, and predict what was left out: a family, a width, a width within a family."""
     features = features_of(rows)
     latencies = np.array([statistic(row) for row in rows])
@@ -279,8 +279,8 @@ def main() -> None:
         for system in SYSTEMS
         for scheme in KERNELS
     }
-    medians = {key: judge(found, lambda row: row.p50_ms) for key, found in parts.items()}
-    means = {key: judge(found, lambda row: row.mean_ms) for key, found in parts.items()}
+    medians = {key: evaluator(found, lambda row: row.p50_ms) for key, found in parts.items()}
+    means = {key: evaluator(found, lambda row: row.mean_ms) for key, found in parts.items()}
     energy, powers = judge_energy(rows)
     predictors = {}
     for scheme in KERNELS:

@@ -30,12 +30,12 @@ class Part:
     Attributes:
         learn: samples `(n, ...)` and classes for pruning and training, balanced over the classes.
         calibrate: for ranges, likewise.
-        judge: for the accuracy.
+        evaluator: for the accuracy.
     """
 
     learn: tuple[np.ndarray, np.ndarray]
     calibrate: tuple[np.ndarray, np.ndarray]
-    judge: tuple[np.ndarray, np.ndarray]
+    evaluator: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Subject:
 
     def parts(self) -> list[Part]:
         """Return one way to divide the samples, or two halves."""
-        return _READERS[self.name]()
+        return _CONSUMERS[self.name]()
 
 
 SUBJECTS = {
@@ -131,7 +131,7 @@ def _wake_words() -> list[Part]:
     return _halves(images / 255, targets)
 
 
-_READERS = {
+_CONSUMERS = {
     "DS-CNN": _keywords,
     "MobileNetV1-0.25": _wake_words,
     "ResNet-8": lambda: _cifar10((0, 0, 0), (1, 1, 1)),

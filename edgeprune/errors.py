@@ -30,7 +30,7 @@ class PlanError(EdgepruneError, ValueError):
 
 
 class EquivalenceError(EdgepruneError):
-    """The slim model does not compute what the plan says: a rule is wrong, and the build stops."""
+    """The pruned model does not compute what the plan says: a rule is wrong, the build stops."""
 
 
 class ConversionError(EdgepruneError):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from edgeprune.surgery.channel_removal import cut, slim
+from edgeprune.surgery.channel_removal import mask_channels, remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import output_operations
 from edgeprune.tracing.groups import Groups, find_groups
@@ -103,7 +103,7 @@ def assert_exact(
     randomize(model)
     groups = find_groups(model)
     inputs = random_inputs(model, size=size)
-    whole = slim(model, Plan(), groups=groups)
+    whole = remove_channels(model, Plan(), groups=groups)
     assert difference(model, whole, inputs) <= 1e-6
     form = functional_form(model)
     assert functional_form(whole).output_names == form.output_names
@@ -111,8 +111,8 @@ def assert_exact(
     assert [t.shape for t in whole.inputs] == [t.shape for t in form.inputs]
     for seed in seeds:
         plan = random_plan(groups, seed)
-        small = slim(model, plan, groups=groups)
-        assert difference(cut(model, plan, groups=groups), small, inputs) <= tolerance
+        small = remove_channels(model, plan, groups=groups)
+        assert difference(mask_channels(model, plan, groups=groups), small, inputs) <= tolerance
         if groups.removable and any(len(plan.keep[g.name]) < g.width for g in groups.removable):
             assert small.count_params() < model.count_params()
     return groups

@@ -34,7 +34,7 @@ models = pytest.mark.parametrize("build", BUILDERS, ids=lambda build: build.__na
 
 
 def lose_by_width(groups: Groups):
-    """Grade widths: every group matters as much as its name is long."""
+    """Score widths: every group matters as much as its name is long."""
 
     def measure(widths: Widths) -> float:
         return -sum(len(n) * (1 - w / groups[n].width) ** 2 for n, w in widths.items())
@@ -162,9 +162,9 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path) -> None:
     found = measure_sensitivity(problem, measure, cache=cache)
     finished = next(iter(asked[1]))  # the second group was being measured
     assert all(finished not in widths for widths in asked[7:])
-    assert set(found.grades) == {"hidden0", "hidden1"}
+    assert set(found.scores) == {"hidden0", "hidden1"}
     assert found == Sensitivity.load(cache)
-    assert all(found.grades["hidden1"][w] == -w for w in found.grades["hidden1"] if w < 12)
+    assert all(found.scores["hidden1"][w] == -w for w in found.scores["hidden1"] if w < 12)
     count = len(asked)
     assert measure_sensitivity(problem, measure, cache=cache) == found
     assert len(asked) == count

@@ -13,7 +13,7 @@ from edgeprune.cost.cost_model import CostModel
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.planning import make_plan
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.tracing.groups import find_groups
 
 
@@ -70,19 +70,19 @@ def test_widths_and_selection_are_found_in_turns(groups, monkeypatch) -> None:
     """The last ranking was made for the widths of the round before it."""
     x = np.random.default_rng(0).normal(size=(50, 8, 8, 3)).astype(np.float32)
     statistics = collect_statistics(groups, x, np.arange(50) % 5, num_classes=5)
-    evidence = Evidence(groups, statistics)
+    context = PruningContext(groups, statistics)
     seen = []
 
-    def watch(evidence, group):
-        seen.append(dict(evidence.widths))
-        return honest(evidence, group)
+    def watch(context, group):
+        seen.append(dict(context.widths))
+        return honest(context, group)
 
     from edgeprune.scoring.criteria import CRITERIA
 
     honest = CRITERIA["trace_ratio"]
     monkeypatch.setitem(CRITERIA, "trace_ratio", watch)
     method = METHODS["catro"]
-    plan = make_plan(evidence, CostModel(groups), Budgets.parse("macs=60%"), method=method, step=1)
+    plan = make_plan(context, CostModel(groups), Budgets.parse("macs=60%"), method=method, step=1)
     rounds = seen[:: len(groups.removable)]
     assert rounds[0] == {}
     assert 2 <= len(rounds) <= method.settings.rounds

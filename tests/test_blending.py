@@ -7,18 +7,18 @@ from small_models import Recorder
 
 from edgeprune.cost.budgets import Budgets
 from edgeprune.cost.cost_model import CostModel
-from edgeprune.evaluation.evaluator import Grade
+from edgeprune.evaluation.evaluator import Score
 from edgeprune.pruning.blending import Blending, search_blends
 from edgeprune.pruning.methods import METHODS
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.planning import make_plan
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.scoring.blends import BLENDED
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.method_settings import Settings
-from edgeprune.scoring.observations import Observations
 from edgeprune.support.progress import showing
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
@@ -37,54 +37,56 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def evidence(model) -> Evidence:
+def context(model) -> PruningContext:
     groups, x = find_groups(model), images()
     y = np.asarray(model(x)).argmax(-1)
     statistics = collect_statistics(groups, x, y, num_classes=5)
-    return Evidence(groups, statistics, observations=Observations(groups, x, y), settings=SETTINGS)
+    return PruningContext(
+        groups, statistics, calibration=CalibrationSamples(groups, x, y), settings=SETTINGS
+    )
 
 
 @pytest.fixture(scope="module")
-def plan(evidence) -> Plan:
+def plan(context) -> Plan:
     method = METHODS["blending"]
-    return make_plan(evidence, CostModel(evidence.groups), Budgets.parse("macs=50%"), method=method)
+    return make_plan(context, CostModel(context.groups), Budgets.parse("macs=50%"), method=method)
 
 
 class Wish:
-    """Grades plans by how many channels of a wanted set they keep; counts how often it is asked."""
+    """Scores plans by how many channels of a wanted set they keep; counts how often it is asked."""
 
-    def __init__(self, plan: Plan, evidence: Evidence) -> None:
+    def __init__(self, plan: Plan, context: PruningContext) -> None:
         self.wanted = {
-            name: set(np.argsort(np.sin(np.arange(evidence.groups[name].width) * 7))[: len(kept)])
+            name: set(np.argsort(np.sin(np.arange(context.groups[name].width) * 7))[: len(kept)])
             for name, kept in plan.keep.items()
         }
         self.asked: list[Plan] = []
 
-    def __call__(self, plan: Plan) -> Grade:
+    def __call__(self, plan: Plan) -> Score:
         self.asked.append(plan)
         kept = sum(len(self.wanted[name] & set(channels)) for name, channels in plan.keep.items())
-        return Grade(kept / 100, -1.0)
+        return Score(kept / 100, -1.0)
 
 
 @pytest.fixture(scope="module")
-def found(evidence, plan) -> tuple[Blending, Wish]:
-    wish = Wish(plan, evidence)
-    return search_blends(evidence, plan, wish), wish
+def found(context, plan) -> tuple[Blending, Wish]:
+    wish = Wish(plan, context)
+    return search_blends(context, plan, wish), wish
 
 
-def test_the_blend_is_never_below_a_pure_criterion(found, evidence, plan) -> None:
+def test_the_blend_is_never_below_a_pure_criterion(found, context, plan) -> None:
     blending, wish = found
     assert set(blending.pure) == set(BLENDED)
-    assert blending.grade >= max(blending.pure.values())
-    assert blending.grade == wish(blending.plan)
-    for name, grade in blending.pure.items():
+    assert blending.score >= max(blending.pure.values())
+    assert blending.score == wish(blending.plan)
+    for name, score in blending.pure.items():
         keep = {
             group: tuple(sorted(np.argsort(
-                -CRITERIA[name](evidence, evidence.groups[group]), kind="stable"
+                -CRITERIA[name](context, context.groups[group]), kind="stable"
             )[: len(kept)].tolist()))
             for group, kept in plan.keep.items()
         }  # fmt: skip
-        assert grade == wish(Plan(keep, plan.fingerprint))
+        assert score == wish(Plan(keep, plan.fingerprint))
 
 
 def test_widths_stay_those_of_the_plan(found, plan) -> None:
@@ -104,19 +106,19 @@ def test_weights_name_one_criterion_of_each_cluster(found, plan) -> None:
     assert set(found[0].weights) == set(plan.keep)
 
 
-def test_the_same_seed_finds_the_same_blend(found, evidence, plan) -> None:
-    again = search_blends(evidence, plan, Wish(plan, evidence))
-    assert (again.plan, again.weights, again.grade) == (
-        found[0].plan, found[0].weights, found[0].grade
+def test_the_same_seed_finds_the_same_blend(found, context, plan) -> None:
+    again = search_blends(context, plan, Wish(plan, context))
+    assert (again.plan, again.weights, again.score) == (
+        found[0].plan, found[0].weights, found[0].score
     )  # fmt: skip
 
 
-def test_without_time_the_pure_criteria_are_graded_still(evidence, plan) -> None:
+def test_without_time_the_pure_criteria_are_graded_still(context, plan) -> None:
     recorder = Recorder()
     with showing(recorder):
-        blending = search_blends(evidence, plan, Wish(plan, evidence), time_limit=0)
+        blending = search_blends(context, plan, Wish(plan, context), time_limit=0)
     assert set(blending.pure) == set(BLENDED)
-    assert blending.grade >= max(blending.pure.values())
+    assert blending.score >= max(blending.pure.values())
     assert [stage[0] for stage in recorder.stages] == ["blending criteria"]
     assert blending.evaluations <= 2 * MEMBERS + 1
 
@@ -128,7 +130,7 @@ def test_the_method_reports_its_members_and_beats_them_all_on_validation(model) 
     names = [candidate.criterion for candidate in pruned.candidates]
     assert names[0] == pruned.chosen.criterion == "blended"
     assert set(names[1:]) == {f"{name} alone" for name in BLENDED}
-    assert all(pruned.chosen.grade >= candidate.grade for candidate in pruned.candidates)
+    assert all(pruned.chosen.score >= candidate.score for candidate in pruned.candidates)
     assert pruned.after.macs <= pruned.before.macs / 2
 
 

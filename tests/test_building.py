@@ -16,7 +16,7 @@ from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_di
 
 import edgeprune
 from edgeprune.support.progress import showing
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.tflite.runtime import TFLiteModel
 
 CLASSES = (8, 3, 5)
@@ -177,7 +177,7 @@ def test_accuracies_can_be_measured_again(build: Build) -> None:
 
 def test_the_slim_accuracy_is_that_of_the_plan_without_recovery(build: Build) -> None:
     plan = edgeprune.Plan.load(build.folder / "plan.json")
-    small = slim(build.model, plan)
+    small = remove_channels(build.model, plan)
     test_x, test_y = build.test
     found = accuracy(small.predict(test_x, verbose=0), test_y)
     assert build.report["accuracy"]["pruned"] == pytest.approx(found)
@@ -185,7 +185,7 @@ def test_the_slim_accuracy_is_that_of_the_plan_without_recovery(build: Build) ->
 
 def test_the_plan_gives_the_layers_of_the_slim_model(build: Build) -> None:
     plan = edgeprune.Plan.load(build.folder / "plan.json")
-    small, again = load_slim(build), slim(build.model, plan)
+    small, again = load_slim(build), remove_channels(build.model, plan)
     for name in ("first", "second", "head"):
         assert small.get_layer(name).kernel.shape == again.get_layer(name).kernel.shape
     assert build.report["widths"] == {
@@ -209,7 +209,7 @@ def test_the_proof_can_be_repeated_by_hand(build: Build) -> None:
     seen = layer("second")(seen) * mask("second", 64)
     logits = keras.ops.reshape(seen, (len(x), -1)) @ layer("head").kernel + layer("head").bias
     expected = keras.ops.softmax(keras.ops.take(logits, CLASSES, axis=1))
-    found = slim(build.model, plan).predict(x, verbose=0)
+    found = remove_channels(build.model, plan).predict(x, verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     proof = build.report["equivalence"]
     assert proof["max_abs_error"] <= 1e-5 * proof["scale"]

@@ -15,7 +15,7 @@ from edgeprune.building.closed_loop import Trial, meet_budgets
 from edgeprune.cost.budgets import Budgets
 from edgeprune.data import Data
 from edgeprune.errors import BudgetError
-from edgeprune.evaluation.evaluator import Grade
+from edgeprune.evaluation.evaluator import Score
 from edgeprune.latency import Predictor, read_operators
 from edgeprune.latency.prediction_tables import write_tables
 from edgeprune.pruning.pruning_settings import Pruning
@@ -150,7 +150,7 @@ def prune_to(budgets: Budgets, score: float = 0.5) -> SimpleNamespace:
     asked = {budget.quantity: budget.amount for budget in budgets}
     return SimpleNamespace(
         plan=asked.get("latency", 0.0), model=str(budgets), after=SimpleNamespace(macs=6.0),
-        chosen=SimpleNamespace(grade=Grade(score, 0.0)),
+        chosen=SimpleNamespace(score=Score(score, 0.0)),
     )  # fmt: skip
 
 

@@ -157,7 +157,7 @@ def test_inspect_shows_groups_and_locks(place: Path) -> None:
     listed = json.loads(run_command("inspect", place / "model.keras", "--json").out)
     by_name = {group["name"]: group for group in listed["groups"]}
     assert (by_name["first"]["width"], by_name["second"]["width"]) == (16, 64)
-    assert by_name["second"]["readers"] == ["head"]
+    assert by_name["second"]["consumers"] == ["head"]
     assert by_name["head"]["locked"]
     assert listed["params"] == make_classifier().count_params()
 

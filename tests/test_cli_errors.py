@@ -312,7 +312,7 @@ def test_a_wrong_rule_stops_the_build(place: Path, tmp_path: Path, monkeypatch) 
     monkeypatch.setitem(RULES, layers.Conv2D, make_wrong_rule(RULES[layers.Conv2D]))
     command = f"build model.keras --data digits.npz --classes 1,2 {QUICK} --out {tmp_path}/out"
     assert_refused(
-        tmp_path, command, "The slim model is not equal to the original with the same channels",
+        tmp_path, command, "The pruned model is not equal to the original with the same channels",
         "A channel rule of one of its layers is wrong; nothing was written.",
     )  # fmt: skip
 

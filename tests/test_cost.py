@@ -7,7 +7,7 @@ from keras import layers
 
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.errors import ModelError
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.tracing.groups import find_groups
 
 BUILDERS = [
@@ -24,7 +24,7 @@ def test_the_cost_of_a_plan_is_the_cost_of_the_slim_model(build) -> None:
     costs = CostModel(groups)
     for seed in range(3):
         plan = networks.random_plan(groups, seed)
-        small = slim(model, plan, groups=groups)
+        small = remove_channels(model, plan, groups=groups)
         predicted = costs.count({name: len(kept) for name, kept in plan.keep.items()})
         assert predicted.params == small.count_params()
         assert predicted == CostModel(find_groups(small)).full

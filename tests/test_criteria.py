@@ -10,11 +10,11 @@ import pytest
 import scipy.linalg
 from keras import layers
 
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence, View
+from edgeprune.scoring.context import PruningContext, View
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.method_settings import Settings
-from edgeprune.scoring.observations import Observations
 from edgeprune.scoring.subsets import (
     POOL,
     choose_greedily,
@@ -29,7 +29,7 @@ EVERYWHERE = 10_000
 FEW = Settings(masks_per_channel=1, mask_samples=4)
 
 
-# A model with a plain group, a residual one with several readers, and one behind a Flatten.
+# A model with a plain group, a residual one with several consumers, and one behind a Flatten.
 
 
 def build_model() -> keras.Model:
@@ -56,13 +56,13 @@ def evidence_of(
     classes: tuple[int, ...] | None = None,
     images: np.ndarray = IMAGES,
     targets: np.ndarray = TARGETS,
-) -> Evidence:
+) -> PruningContext:
     groups = find_groups(model)
     statistics = collect_statistics(
         groups, images, targets, num_classes=5, positions=EVERYWHERE, batch_size=5
     )
-    observations = Observations(groups, images, targets, classes, seed=3)
-    return Evidence(groups, statistics, classes, 3, observations, settings=FEW)
+    calibration = CalibrationSamples(groups, images, targets, classes, seed=3)
+    return PruningContext(groups, statistics, classes, 3, calibration, settings=FEW)
 
 
 def permute(model: keras.Model, groups: Groups, name: str, order: np.ndarray) -> keras.Model:
@@ -82,14 +82,14 @@ def permute(model: keras.Model, groups: Groups, name: str, order: np.ndarray) ->
 
 
 @cache
-def unchanged(attempt: int) -> Evidence:
-    """Collect the evidence of the model; anew for every attempt."""
+def unchanged(attempt: int) -> PruningContext:
+    """Collect the context of the model; anew for every attempt."""
     return evidence_of(build_model())
 
 
 @cache
-def permuted(name: str) -> tuple[Evidence, np.ndarray]:
-    """Collect the evidence when channels of a group have changed places, and their order."""
+def permuted(name: str) -> tuple[PruningContext, np.ndarray]:
+    """Collect the context when channels of a group have changed places, and their order."""
     model, groups = build_model(), unchanged(0).groups
     order = np.random.default_rng(5).permutation(groups[name].width)
     other = permute(model, groups, name, order)
@@ -98,8 +98,8 @@ def permuted(name: str) -> tuple[Evidence, np.ndarray]:
 
 
 @cache
-def with_a_dead_channel(name: str) -> Evidence:
-    """Collect the evidence when channel 2 of a group is constant."""
+def with_a_dead_channel(name: str) -> PruningContext:
+    """Collect the context when channel 2 of a group is constant."""
     model = build_model()
     for member in unchanged(0).groups[name].members:
         layer = model.get_layer(member.layer)
@@ -112,8 +112,8 @@ def with_a_dead_channel(name: str) -> Evidence:
 
 
 @cache
-def with_a_channel_for_others() -> Evidence:
-    """Collect the evidence for classes 1 and 3; channel 4 of `last` speaks for the rest only."""
+def with_a_channel_for_others() -> PruningContext:
+    """Collect the context for classes 1 and 3; channel 4 of `last` speaks for the rest only."""
     model = build_model()
     head = model.get_layer("head")
     kernel = head.get_weights()[0].reshape(-1, 7, 5)
@@ -128,7 +128,7 @@ def model() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def evidence() -> Evidence:
+def context() -> PruningContext:
     return unchanged(0)
 
 
@@ -141,12 +141,12 @@ every_criterion = pytest.mark.parametrize("criterion", CRITERIA)
 @every_criterion
 @everywhere
 def test_a_criterion_gives_one_finite_score_per_channel_and_the_same_again(
-    evidence, criterion, name
+    context, criterion, name
 ) -> None:
-    layers = evidence.layers.values()
+    layers = context.layers.values()
     before = [weight.copy() for layer in layers for weight in layer.get_weights()]
-    group = evidence.groups[name]
-    scores = CRITERIA[criterion](evidence, group)
+    group = context.groups[name]
+    scores = CRITERIA[criterion](context, group)
     assert scores.shape == (group.width,)
     assert np.isfinite(scores).all()
     assert len(np.unique(scores)) > (1 if criterion in COARSE else group.width / 2)
@@ -157,8 +157,8 @@ def test_a_criterion_gives_one_finite_score_per_channel_and_the_same_again(
 
 @every_criterion
 @everywhere
-def test_scores_follow_the_channels_when_these_change_places(evidence, criterion, name) -> None:
-    scores = CRITERIA[criterion](evidence, evidence.groups[name])
+def test_scores_follow_the_channels_when_these_change_places(context, criterion, name) -> None:
+    scores = CRITERIA[criterion](context, context.groups[name])
     other, order = permuted(name)
     found = CRITERIA[criterion](other, other.groups[name])
     np.testing.assert_allclose(found, scores[order], rtol=1e-5, atol=1e-4 * np.ptp(scores))
@@ -196,13 +196,13 @@ def test_samples_of_other_classes_do_not_count(criterion) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.ptp(expected))
 
 
-# What readers see.
+# What consumers see.
 
 
 def test_a_view_is_the_covariance_at_the_reader_and_the_damage_to_its_output(
-    model, evidence
+    model, context
 ) -> None:
-    """For a 1-tap reader the damage can be measured: noise in, variance of the output relative."""
+    """With one tap the damage can be measured: noise in, relative variance of the output."""
     inputs = keras.Input((5, 5, 4))
     x = layers.Conv2D(6, 1, name="first")(inputs)
     x = layers.Conv2D(3, 1, name="second")(x)
@@ -212,7 +212,7 @@ def test_a_view_is_the_covariance_at_the_reader_and_the_damage_to_its_output(
     images = np.random.default_rng(0).normal(size=(40, 5, 5, 4)).astype(np.float32)
     groups = find_groups(net)
     statistics = collect_statistics(groups, images, positions=EVERYWHERE)
-    (view,) = Evidence(groups, statistics).views(groups["first"])
+    (view,) = PruningContext(groups, statistics).views(groups["first"])
     seen = np.asarray(keras.Model(inputs, net.get_layer("first").output)(images))
     covariance = np.cov(seen.reshape(-1, 6).T, bias=True)
     np.testing.assert_allclose(view.covariance, covariance, rtol=1e-3, atol=1e-4)
@@ -233,9 +233,9 @@ def test_the_whole_covariance_is_as_large_as_the_signal_where_a_tap_reads_alone(
     net = networks.randomize(keras.Model(inputs, layers.Dense(4, name="head")(x)))
     samples = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
     groups = find_groups(net)
-    evidence = Evidence(groups, collect_statistics(groups, samples))
+    context = PruningContext(groups, collect_statistics(groups, samples))
     for name in ("hidden", "bent"):  # read by a bent layer, and by the head
-        (view,) = evidence.views(groups[name])
+        (view,) = context.views(groups[name])
         assert np.sum(view.metric * view.covariance) == pytest.approx(1)
 
 
@@ -245,12 +245,12 @@ def test_a_head_with_one_output_is_judged_on_that_output() -> None:
     )
     groups = find_groups(net)
     samples = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
-    (view,) = Evidence(groups, collect_statistics(groups, samples)).views(groups["hidden"])
+    (view,) = PruningContext(groups, collect_statistics(groups, samples)).views(groups["hidden"])
     assert np.sum(view.metric * view.covariance) == pytest.approx(1)
 
 
-def test_each_reader_of_a_group_has_a_view(evidence) -> None:
-    views = {name: len(evidence.views(evidence.groups[name])) for name in GROUPS}
+def test_each_reader_of_a_group_has_a_view(context) -> None:
+    views = {name: len(context.views(context.groups[name])) for name in GROUPS}
     assert views == {"stem": 2, "inner": 1, "last": 1}
 
 
@@ -263,7 +263,7 @@ def test_a_map_that_is_flattened_beside_a_vector_is_seen_by_channel() -> None:
     net = networks.randomize(keras.Model(inputs, outputs))
     groups = find_groups(net)
     images = np.random.default_rng(0).normal(size=(30, 4, 4, 3)).astype(np.float32)
-    (view,) = Evidence(groups, collect_statistics(groups, images)).views(groups["conv"])
+    (view,) = PruningContext(groups, collect_statistics(groups, images)).views(groups["conv"])
     seen = np.asarray(keras.Model(inputs, x)(images))
     seen = (seen - seen.mean(0)).reshape(-1, 5)
     np.testing.assert_allclose(view.covariance, seen.T @ seen / len(seen), rtol=1e-3, atol=1e-5)
@@ -281,36 +281,36 @@ def test_without_readers_that_are_known_the_filters_norm_decides() -> None:
     net = networks.randomize(keras.Model(inputs, layers.GRU(4, name="gru")(x)))
     groups = find_groups(net)
     samples = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
-    statistics, observations = (
-        make(groups, samples) for make in (collect_statistics, Observations)
+    statistics, calibration = (
+        make(groups, samples) for make in (collect_statistics, CalibrationSamples)
     )
-    evidence = Evidence(groups, statistics, observations=observations)
-    assert evidence.views(groups["conv"]) == []
+    context = PruningContext(groups, statistics, calibration=calibration)
+    assert context.views(groups["conv"]) == []
     expected = np.abs(net.get_layer("conv").get_weights()[0]).sum((0, 1))
     for name, criterion in CRITERIA.items():
-        scores = criterion(evidence, groups["conv"])
-        if name not in {"random", "blended", "l2", "fpgm", "fermat"}:  # they need no reader
+        scores = criterion(context, groups["conv"])
+        if name not in {"random", "blended", "l2", "fpgm", "fermat"}:  # they need no consumer
             np.testing.assert_allclose(scores, expected, rtol=1e-5)
         assert np.isfinite(scores).all()
 
 
-def test_a_reader_that_saw_infinities_has_no_view(model, evidence) -> None:
-    moments = dict(evidence.statistics.moments)
+def test_a_reader_that_saw_infinities_has_no_view(model, context) -> None:
+    moments = dict(context.statistics.moments)
     gram = moments["outer"].gram.copy()
     gram[0, 0] = np.inf
     moments["outer"] = dataclasses.replace(moments["outer"], gram=gram)
-    broken = Evidence(evidence.groups, Statistics(moments))
+    broken = PruningContext(context.groups, Statistics(moments))
     assert [len(broken.views(broken.groups[name])) for name in GROUPS] == [2, 0, 1]
 
 
 # Choosing subsets.
 
 
-def make_views(seed: int, width: int, *, readers: int = 2, rank: int | None = None) -> tuple:
+def make_views(seed: int, width: int, *, consumers: int = 2, rank: int | None = None) -> tuple:
     """Return views, and the (activations, reading kernel) that each was made of."""
     generator = np.random.default_rng(seed)
     sources = []
-    for _ in range(readers):
+    for _ in range(consumers):
         mixing = generator.normal(size=(rank or width, width))
         seen = generator.normal(size=(4 * width, rank or width)) @ mixing
         seen = np.maximum(seen, 0) if rank is None else seen
@@ -320,7 +320,7 @@ def make_views(seed: int, width: int, *, readers: int = 2, rank: int | None = No
 
 
 def residual_error(sources: list, kept: list[int]) -> float:
-    """What remains of all readers' outputs when kept channels predict the others: the oracle."""
+    """What remains of all consumers' outputs when kept channels predict the others: the oracle."""
     total = 0.0
     for seen, kernel in sources:
         solution, *_ = np.linalg.lstsq(seen[:, kept], seen, rcond=1e-9)
@@ -329,9 +329,9 @@ def residual_error(sources: list, kept: list[int]) -> float:
     return total
 
 
-@pytest.mark.parametrize("readers", [1, 2, 3])
-def test_the_error_is_what_least_squares_leaves_after_every_step(readers) -> None:
-    views, sources = make_views(readers, 9, readers=readers)
+@pytest.mark.parametrize("consumers", [1, 2, 3])
+def test_the_error_is_what_least_squares_leaves_after_every_step(consumers) -> None:
+    views, sources = make_views(consumers, 9, consumers=consumers)
     order, error = choose_greedily(views, 9)
     expected = [residual_error(sources, order[:count].tolist()) for count in range(10)]
     np.testing.assert_allclose(error, expected, rtol=1e-8, atol=1e-8 * expected[0])
@@ -370,7 +370,7 @@ def test_following_the_greedy_order_gives_the_greedy_error() -> None:
 
 
 def test_channels_that_others_explain_wholly_cost_nothing() -> None:
-    views, sources = make_views(3, 12, readers=1, rank=5)
+    views, sources = make_views(3, 12, consumers=1, rank=5)
     order, error = choose_greedily(views, 12)
     assert sorted(order.tolist()) == list(range(12))
     assert error[4] > 1e-6 * error[0]
@@ -380,7 +380,7 @@ def test_channels_that_others_explain_wholly_cost_nothing() -> None:
 
 
 def test_errors_never_rise() -> None:
-    views, _ = make_views(4, 30, readers=2, rank=11)
+    views, _ = make_views(4, 30, consumers=2, rank=11)
     for error in (choose_greedily(views, 30)[1], follow_order(views, np.arange(30))):
         assert (np.diff(error) <= 0).all()
         assert (error >= 0).all()
@@ -419,8 +419,8 @@ def test_columns_that_others_explain_come_last_the_largest_first() -> None:
     assert sorted(pivoted_cholesky(np.zeros((3, 3))).tolist()) == [0, 1, 2]
 
 
-def test_l1_is_the_sum_over_all_writers_of_a_group(model, evidence) -> None:
-    scores = CRITERIA["l1"](evidence, evidence.groups["stem"])
+def test_l1_is_the_sum_over_all_writers_of_a_group(model, context) -> None:
+    scores = CRITERIA["l1"](context, context.groups["stem"])
     kernels = [model.get_layer(name).get_weights()[0] for name in ("stem", "outer")]
     expected = sum(np.abs(kernel).sum((0, 1, 2)) for kernel in kernels)
     np.testing.assert_allclose(scores, expected, rtol=1e-5)

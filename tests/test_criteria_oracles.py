@@ -14,12 +14,12 @@ from keras import layers
 
 from edgeprune.errors import EdgepruneError
 from edgeprune.scoring.blends import cluster_criteria, correlate_ranks
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.discrimination import select_by_trace_ratio
 from edgeprune.scoring.geometry import find_fermat_point
-from edgeprune.scoring.observations import Observations
 from edgeprune.scoring.reconstruction import follow_lasso, remove_greedily
 from edgeprune.tracing.groups import find_groups
 
@@ -44,18 +44,20 @@ def model() -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def evidence(model) -> Evidence:
+def context(model) -> PruningContext:
     groups = find_groups(model)
     statistics = collect_statistics(groups, IMAGES, TARGETS, num_classes=5, positions=10_000)
-    return Evidence(groups, statistics, observations=Observations(groups, IMAGES, TARGETS))
+    return PruningContext(
+        groups, statistics, calibration=CalibrationSamples(groups, IMAGES, TARGETS)
+    )
 
 
-def score(evidence: Evidence, criterion: str, group: str = "stem") -> np.ndarray:
-    return CRITERIA[criterion](evidence, evidence.groups[group])
+def score(context: PruningContext, criterion: str, group: str = "stem") -> np.ndarray:
+    return CRITERIA[criterion](context, context.groups[group])
 
 
-def seen_by_readers(model) -> list[np.ndarray]:
-    """What the two readers of `stem` take: the map of its ReLU, and the pooled sum."""
+def seen_by_consumers(model) -> list[np.ndarray]:
+    """What the two consumers of `stem` take: the map of its ReLU, and the pooled sum."""
     ends = [model.get_layer("stem_relu").output, model.get_layer("pool").output]
     return [np.asarray(x) for x in keras.Model(model.input, ends)(IMAGES)]
 
@@ -65,19 +67,19 @@ def filters(model, name: str) -> np.ndarray:
     return kernel.reshape(-1, kernel.shape[-1]).T
 
 
-def test_norms_and_distances_are_those_of_all_writers(model, evidence) -> None:
+def test_norms_and_distances_are_those_of_all_writers(model, context) -> None:
     both = [filters(model, name) for name in ("stem", "outer")]
     squares = sum((rows**2).sum(1) for rows in both)
-    np.testing.assert_allclose(score(evidence, "l2"), np.sqrt(squares), rtol=1e-5)
+    np.testing.assert_allclose(score(context, "l2"), np.sqrt(squares), rtol=1e-5)
     expected = sum(
         np.array([sum(np.linalg.norm(row - other) for other in rows) for row in rows])
         for rows in both
     )
-    np.testing.assert_allclose(score(evidence, "fpgm"), expected, rtol=1e-5)
+    np.testing.assert_allclose(score(context, "fpgm"), expected, rtol=1e-5)
     gamma = np.abs(model.get_layer("stem_norm").get_weights()[0])
-    np.testing.assert_allclose(score(evidence, "bn_scale"), gamma, rtol=1e-6)
+    np.testing.assert_allclose(score(context, "bn_scale"), gamma, rtol=1e-6)
     np.testing.assert_allclose(
-        score(evidence, "bn_scale", "inner"), score(evidence, "l1", "inner"), rtol=1e-6
+        score(context, "bn_scale", "inner"), score(context, "l1", "inner"), rtol=1e-6
     )
 
 
@@ -100,31 +102,31 @@ def test_a_fermat_point_that_is_one_of_the_points_is_found() -> None:
     np.testing.assert_allclose(find_fermat_point(np.ones((3, 2))), [1, 1])
 
 
-def test_fermat_scores_add_up_over_writers(model, evidence) -> None:
+def test_fermat_scores_add_up_over_writers(model, context) -> None:
     expected = sum(
         np.linalg.norm(rows - find_fermat_point(rows), axis=1)
         for rows in (filters(model, "stem"), filters(model, "outer"))
     )
-    np.testing.assert_allclose(score(evidence, "fermat"), expected, rtol=1e-5)
+    np.testing.assert_allclose(score(context, "fermat"), expected, rtol=1e-5)
 
 
-def test_activations_are_those_of_all_readers(model, evidence) -> None:
-    early, late = seen_by_readers(model)
+def test_activations_are_those_of_all_readers(model, context) -> None:
+    early, late = seen_by_consumers(model)
     magnitude = np.abs(early).mean((0, 1, 2)) + np.abs(late).mean(0)
-    np.testing.assert_allclose(score(evidence, "activation_mean"), magnitude, rtol=1e-4)
+    np.testing.assert_allclose(score(context, "activation_mean"), magnitude, rtol=1e-4)
     active = (early != 0).mean((0, 1, 2)) + (late != 0).mean(0)
-    np.testing.assert_allclose(score(evidence, "apoz"), active, rtol=1e-6)
+    np.testing.assert_allclose(score(context, "apoz"), active, rtol=1e-6)
     by_class = [
         np.stack([pooled[number == TARGETS].mean(0) for number in range(5)])
         for pooled in (early.mean((1, 2)), late)
     ]
     np.testing.assert_allclose(
-        score(evidence, "class_response"), sum(m.max(0) for m in by_class), rtol=1e-4
+        score(context, "class_response"), sum(m.max(0) for m in by_class), rtol=1e-4
     )
 
 
-def test_entropy_is_that_of_the_histogram_of_pooled_responses(model, evidence) -> None:
-    early, late = seen_by_readers(model)
+def test_entropy_is_that_of_the_histogram_of_pooled_responses(model, context) -> None:
+    early, late = seen_by_consumers(model)
     bins = round(np.sqrt(len(IMAGES)))
 
     def entropy(column: np.ndarray) -> float:
@@ -134,21 +136,21 @@ def test_entropy_is_that_of_the_histogram_of_pooled_responses(model, evidence) -
         sum(entropy(pooled[:, channel]) for pooled in (early.mean((1, 2)), late))
         for channel in range(8)
     ]
-    np.testing.assert_allclose(score(evidence, "entropy"), expected, atol=0.12)
+    np.testing.assert_allclose(score(context, "entropy"), expected, atol=0.12)
 
 
-def test_ranks_are_those_of_the_maps(model, evidence) -> None:
-    early, late = seen_by_readers(model)
+def test_ranks_are_those_of_the_maps(model, context) -> None:
+    early, late = seen_by_consumers(model)
     ranks = [
         np.mean([np.linalg.matrix_rank(image[:, :, channel]) for image in early])
         + np.mean(late[:, channel] != 0)
         for channel in range(8)
     ]
-    np.testing.assert_allclose(score(evidence, "hrank"), ranks)
+    np.testing.assert_allclose(score(context, "hrank"), ranks)
 
 
 def losses_with(model, channel: int, factor: float, tensors: list[np.ndarray]) -> np.ndarray:
-    """Cross-entropy of each image with one channel of `stem` scaled at both readers."""
+    """Cross-entropy of each image with one channel of `stem` scaled at both consumers."""
     early, late = (tensor.copy() for tensor in tensors)
     inner = model.get_layer("inner")
     scaled = early.copy()
@@ -161,16 +163,16 @@ def losses_with(model, channel: int, factor: float, tensors: list[np.ndarray]) -
     return -np.log(probability[np.arange(len(TARGETS)), TARGETS])
 
 
-def test_taylor_scores_are_derivatives_by_a_gate_at_all_readers(model, evidence) -> None:
-    tensors, width = seen_by_readers(model), 1e-2
+def test_taylor_scores_are_derivatives_by_a_gate_at_all_readers(model, context) -> None:
+    tensors, width = seen_by_consumers(model), 1e-2
     slopes = np.stack([
         (losses_with(model, c, 1 + width, tensors) - losses_with(model, c, 1 - width, tensors))
         / (2 * width)
         for c in range(8)
     ], axis=1)  # fmt: skip
-    found = score(evidence, "taylor_2016")
+    found = score(context, "taylor_2016")
     np.testing.assert_allclose(found, np.abs(slopes).mean(0), rtol=0.03)
-    found = score(evidence, "taylor_2019")
+    found = score(context, "taylor_2019")
     np.testing.assert_allclose(found, (slopes**2).mean(0), rtol=0.05)
 
 
@@ -181,8 +183,8 @@ def test_models_that_do_not_classify_have_gradients_too() -> None:
     samples = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
     groups = find_groups(net)
     statistics = collect_statistics(groups, samples)
-    evidence = Evidence(groups, statistics, observations=Observations(groups, samples))
-    found = score(evidence, "taylor_2019", "hidden")
+    context = PruningContext(groups, statistics, calibration=CalibrationSamples(groups, samples))
+    found = score(context, "taylor_2019", "hidden")
     hidden = np.asarray(keras.Model(inputs, x)(samples))
     expected = np.zeros(5)
     for index in (2, 3):
@@ -220,9 +222,9 @@ def test_the_lasso_path_says_who_is_left_at_any_penalty() -> None:
 
 
 @pytest.mark.parametrize("name", ["inner", "stem"])
-def test_contributions_are_sums_of_products_at_the_readers(model, evidence, name) -> None:
+def test_contributions_are_sums_of_products_at_the_readers(model, context, name) -> None:
     """For one output and all positions the sum of contributions is the output without bias."""
-    found = evidence.observations.contributions(evidence.groups[name])
+    found = context.calibration.contributions(context.groups[name])
     assert len(found) == {"inner": 1, "stem": 2}[name]
     for gram in found:
         assert gram.sum() == pytest.approx(1)
@@ -247,16 +249,16 @@ def test_the_trace_ratio_selection_is_the_best_of_all() -> None:
         assert len(set(chosen.tolist())) == count
 
 
-def test_trace_ratio_scores_come_from_scatters_of_pooled_responses(model, evidence) -> None:
+def test_trace_ratio_scores_come_from_scatters_of_pooled_responses(model, context) -> None:
     between, within = np.zeros((2, 8))
-    early, late = seen_by_readers(model)
+    early, late = seen_by_consumers(model)
     for pooled in (early.mean((1, 2)), late):
         means = np.stack([pooled[number == TARGETS].mean(0) for number in range(5)])
         between += ((means - pooled.mean(0)) ** 2).mean(0)
         within += ((pooled - means[TARGETS]) ** 2).mean(0)
     _, ratio = select_by_trace_ratio(between, within, 4)
     np.testing.assert_allclose(
-        score(evidence, "trace_ratio"), between - ratio * within, rtol=2e-3, atol=1e-6
+        score(context, "trace_ratio"), between - ratio * within, rtol=2e-3, atol=1e-6
     )
 
 
@@ -280,7 +282,7 @@ def test_criteria_fall_into_two_to_four_clusters(spread, count) -> None:
     assert sorted(itertools.chain(*clusters)) == list("abcdefgh")
 
 
-def test_without_samples_a_criterion_that_needs_them_says_so(evidence) -> None:
-    bare = Evidence(evidence.groups, evidence.statistics)
-    with pytest.raises(EdgepruneError, match="needs calibration samples; the evidence has stat"):
+def test_without_samples_a_criterion_that_needs_them_says_so(context) -> None:
+    bare = PruningContext(context.groups, context.statistics)
+    with pytest.raises(EdgepruneError, match="needs calibration samples; the context has stat"):
         score(bare, "taylor_2016")

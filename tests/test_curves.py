@@ -37,9 +37,9 @@ def test_what_carries_nothing_measures_as_harmless(tmp_path) -> None:
     cache = tmp_path / "curves.json"
     found = measure_curves(model, (x, targets), cache=cache)
     assert found.full == 1
-    assert set(found.grades) == {"first", "second", "last"}
-    assert set(found.grades["second"].values()) == {1.0}
-    assert found.grades["first"][2] < 1
+    assert set(found.scores) == {"first", "second", "last"}
+    assert set(found.scores["second"].values()) == {1.0}
+    assert found.scores["first"][2] < 1
     assert found == Sensitivity.load(cache)
     with pytest.raises(PlanError, match=r"classes None.*; now .*classes"):
         measure_curves(model, (x, targets), classes=np.unique(targets)[:2], cache=cache)
@@ -63,9 +63,9 @@ def test_the_command_writes_numbers_and_a_plot(tmp_path, monkeypatch) -> None:
     printed = json.loads(told.out)
     assert printed["file"] == "sensitivity.json"
     stored = Sensitivity.load("sensitivity.json")
-    assert stored.grades
-    for name, grades in stored.grades.items():
-        assert printed[name] == {str(width): grade for width, grade in sorted(grades.items())}
+    assert stored.scores
+    for name, scores in stored.scores.items():
+        assert printed[name] == {str(width): score for width, score in sorted(scores.items())}
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -7,7 +7,7 @@ from keras import layers
 
 from edgeprune.errors import EquivalenceError
 from edgeprune.evaluation.equivalence import check_equivalence
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 from edgeprune.tracing.rules import RULES
@@ -16,7 +16,9 @@ from edgeprune.tracing.rules import RULES
 def check(model: keras.Model, plan: Plan):
     groups = find_groups(model)
     (inputs,) = networks.random_inputs(model)
-    return check_equivalence(model, slim(model, plan, groups=groups), plan, groups, inputs)
+    return check_equivalence(
+        model, remove_channels(model, plan, groups=groups), plan, groups, inputs
+    )
 
 
 def lift_locks(tracing, layer, x):
@@ -100,7 +102,7 @@ def test_every_output_of_every_input_counts(wrong, monkeypatch) -> None:
     groups = find_groups(model)
     plan = Plan({"a": (1, 2), "b": (0, 3)})
     inputs = dict(zip(("left", "right"), networks.random_inputs(model), strict=True))
-    small = slim(model, plan, groups=groups)
+    small = remove_channels(model, plan, groups=groups)
     if wrong:
         with pytest.raises(EquivalenceError, match="is not equal to the original"):
             check_equivalence(model, small, plan, groups, inputs)

@@ -1,4 +1,4 @@
-"""A slim model learns from the original: without labels, without harm, within its time."""
+"""A pruned model learns from the original: without labels, without harm, within its time."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_regression_model_with_two_outputs_is_followed():
 
 
 def test_a_model_of_other_classes_is_refused(original, smaller, images):
-    with pytest.raises(ModelError, match="Expected a slim model and what it was made from"):
+    with pytest.raises(ModelError, match="Expected a pruned model and what it was made from"):
         fine_tune(smaller, original, images, settings=SHORT, classes=(1, 2))
 
 

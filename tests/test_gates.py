@@ -7,13 +7,13 @@ import pytest
 import scipy.stats
 from keras import layers
 
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.gates import GatedModel
 from edgeprune.scoring.masks import mean_fills, score_best_mask, score_ensemble
 from edgeprune.scoring.method_settings import Settings
-from edgeprune.scoring.observations import Observations
-from edgeprune.surgery.channel_removal import cut
+from edgeprune.surgery.channel_removal import mask_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 
@@ -42,7 +42,7 @@ def test_a_closed_gate_does_what_cut_does(build) -> None:
     for name in gated.gated:
         keep = tuple(range(0, groups[name].width, 2))
         mask = np.isin(np.arange(groups[name].width), keep).astype(np.float32)
-        expected = cut(model, Plan({name: keep}), groups=groups)(x)
+        expected = mask_channels(model, Plan({name: keep}), groups=groups)(x)
         (found,) = gated.run([x], {name: mask})
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     (open_gates,) = gated.run([x], {name: np.ones(groups[name].width) for name in gated.gated})
@@ -79,7 +79,7 @@ def test_the_rest_of_a_model_goes_on_where_the_prefix_ends(build) -> None:
 
 
 @pytest.fixture(scope="module")
-def eight() -> Evidence:
+def eight() -> PruningContext:
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(8, 3, activation="relu", name="conv")(inputs)
     x = layers.Conv2D(12, 3, activation="relu", name="next")(x)
@@ -89,13 +89,15 @@ def eight() -> Evidence:
     targets = np.asarray(model(images)).argmax(-1)
     groups = find_groups(model)
     statistics = collect_statistics(groups, images, targets, num_classes=4, positions=10_000)
-    return Evidence(groups, statistics, observations=Observations(groups, images, targets))
+    return PruningContext(
+        groups, statistics, calibration=CalibrationSamples(groups, images, targets)
+    )
 
 
-def removal_losses(evidence: Evidence) -> np.ndarray:
+def removal_losses(context: PruningContext) -> np.ndarray:
     """Loss with each channel of `conv` alone replaced by its mean, on a model with the biases."""
-    model = keras.models.Sequential(list(evidence.layers.values()))
-    images, targets = evidence.observed.inputs, evidence.observed.targets
+    model = keras.models.Sequential(list(context.layers.values()))
+    images, targets = context.samples.inputs, context.samples.targets
     mean = np.asarray(model.layers[0](images)).mean((0, 1, 2))
     losses = []
     for channel in range(8):
@@ -111,8 +113,8 @@ def removal_losses(evidence: Evidence) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(4))
 def test_ensemble_coefficients_rank_as_the_true_losses_of_single_removals(eight, seed) -> None:
     """With 3 masks per channel, of which each silences a third."""
-    few = Evidence(
-        eight.groups, eight.statistics, None, seed, eight.observations,
+    few = PruningContext(
+        eight.groups, eight.statistics, None, seed, eight.calibration,
         settings=Settings(masks_per_channel=3, mask_rounds=1),
     )  # fmt: skip
     found = score_ensemble(few, few.groups["conv"])

@@ -42,8 +42,8 @@ def test_a_flattened_map_holds_each_channel_once_per_position() -> None:
     inputs = keras.Input((4, 4, 3))
     x = layers.Flatten()(layers.Conv2D(5, 3, name="conv")(inputs))
     groups = find_groups(keras.Model(inputs, layers.Dense(2, name="head")(x)))
-    (reader,) = [m for m in groups["conv"].members if m.role == "reads"]
-    assert reader.channels.tolist() == [0, 1, 2, 3, 4] * 4
+    (consumer,) = [m for m in groups["conv"].members if m.role == "reads"]
+    assert consumer.channels.tolist() == [0, 1, 2, 3, 4] * 4
 
 
 def test_a_layer_called_twice_ties_what_it_reads() -> None:

@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 
 from edgeprune.errors import ModelError
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 from edgeprune.tracing.replica import duplicate
@@ -26,7 +26,7 @@ def test_a_shared_layer_and_a_shared_nested_model_stay_shared() -> None:
     model = keras.Model([left, right], layers.Dense(2)(layers.Flatten()(x)))
     groups = networks.assert_exact(model)
     assert {group.name for group in groups.removable} == {"block/inside", "shared"}
-    small = slim(model, Plan({"shared": (1, 2)}))
+    small = remove_channels(model, Plan({"shared": (1, 2)}))
     assert sum(layer.name == "shared" for layer in small._flatten_layers()) == 1
     assert sum(layer.name == "inside" for layer in small._flatten_layers()) == 1
 
@@ -54,7 +54,7 @@ def test_models_nest_at_any_depth_and_stay_nested() -> None:
         x = outer(x)
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
     networks.assert_exact(model)
-    small = slim(model, networks.random_plan(find_groups(model)))
+    small = remove_channels(model, networks.random_plan(find_groups(model)))
     assert [layer.name for layer in small._flatten_layers(include_self=False)] == [
         layer.name for layer in model._flatten_layers(include_self=False)
     ]
@@ -68,7 +68,7 @@ def test_inputs_and_outputs_by_name_keep_their_structure() -> None:
     model = keras.Model(inputs, outputs)
     groups = networks.assert_exact(model)
     assert {group.name for group in groups.removable} == {"conv", "dense"}
-    small = slim(model, networks.random_plan(groups))
+    small = remove_channels(model, networks.random_plan(groups))
     data = {"image": np.ones((1, 6, 6, 3)), "extra": np.ones((1, 4))}
     assert {name: out.shape for name, out in small(data).items()} == {"a": (1, 3), "b": (1, 2)}
 
@@ -106,7 +106,7 @@ def test_a_frozen_nested_model_stays_frozen_and_a_thawed_layer_in_it_thawed() ->
     encoder = model.get_layer("encoder")
     encoder.trainable = False
     encoder.get_layer("enter").trainable = True
-    small = slim(model, networks.random_plan(find_groups(model)))
+    small = remove_channels(model, networks.random_plan(find_groups(model)))
     for name, layer in [("encoder", encoder), ("head", model.get_layer("head"))]:
         assert small.get_layer(name).trainable == layer.trainable
     assert [weight.path for weight in small.trainable_weights] == [
@@ -125,7 +125,7 @@ def test_the_transfer_learning_idiom_keeps_its_training_argument() -> None:
     x = layers.GlobalAveragePooling2D()(base(inputs, training=False))
     model = keras.Model(inputs, layers.Dense(2)(x))
     networks.assert_exact(model)
-    arguments = slim(model, Plan()).get_layer("base")._inbound_nodes[-1].arguments
+    arguments = remove_channels(model, Plan()).get_layer("base")._inbound_nodes[-1].arguments
     assert arguments.kwargs["training"] is False
 
 
@@ -138,7 +138,7 @@ def test_mixed_precision_is_kept_and_exact_in_float32() -> None:
     )
     model = keras.Model(inputs, layers.Dense(2, dtype="float32")(x))
     groups = networks.assert_exact(model, tolerance=2e-2)
-    small = slim(model, networks.random_plan(groups), groups=groups)
+    small = remove_channels(model, networks.random_plan(groups), groups=groups)
     assert [layer.dtype_policy.name for layer in small.layers] == [
         layer.dtype_policy.name for layer in model.layers
     ]
@@ -217,10 +217,10 @@ def test_a_subclassed_model_becomes_a_functional_one_that_plain_keras_opens(tmp_
     networks.randomize(model)
     groups = find_groups(model)
     assert {group.name for group in groups.removable} >= {"stem", "block_0/first"}
-    whole = slim(model, Plan())
+    whole = remove_channels(model, Plan())
     np.testing.assert_allclose(whole(data), model(data), rtol=1e-5, atol=1e-6)
     plan = networks.random_plan(groups)
-    small = slim(model, plan)
+    small = remove_channels(model, plan)
     expected = networks.cut(model, plan)(data)
     np.testing.assert_allclose(small(data), expected, rtol=1e-4, atol=1e-5)
     small.save(tmp_path / "small.keras")
@@ -252,7 +252,7 @@ def test_plans_of_a_subclassed_model_fit_its_next_trace() -> None:
     plan = networks.random_plan(find_groups(model))
     other = Network()
     other(np.zeros((1, 8, 8, 3)))
-    assert slim(other, plan).count_params() < other.count_params()
+    assert remove_channels(other, plan).count_params() < other.count_params()
 
 
 class Unfollowable(keras.Model):
@@ -335,7 +335,7 @@ def test_a_layer_that_cannot_be_rebuilt_is_named() -> None:
     with pytest.raises(
         ModelError, match=r"'shift' \(Shift\) cannot be built again from its config"
     ):
-        slim(model, Plan())
+        remove_channels(model, Plan())
 
 
 def test_masks_travel_through_the_new_model() -> None:

@@ -15,10 +15,10 @@ from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.planning import make_plan, rank
 from edgeprune.recovery import CONTENDERS, RECOVERIES
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.support.progress import showing
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.tracing.groups import find_groups
 
 
@@ -56,7 +56,7 @@ def test_the_budget_is_met_and_the_costs_are_those_of_the_models(pruned) -> None
 
 def test_the_plan_makes_the_slim_model_and_the_proof_is_kept(pruned) -> None:
     model, found, _ = pruned
-    again = slim(model, found.plan)
+    again = remove_channels(model, found.plan)
     assert all(map(np.array_equal, again.get_weights(), found.slim.get_weights()))
     assert found.plan.fingerprint == find_groups(model).fingerprint
     assert found.equivalence.relative < 1e-5
@@ -69,8 +69,8 @@ def test_every_contender_was_tried_and_folds_with_recalibration_too(pruned) -> N
     _, found, _ = pruned
     tried = {(candidate.recovery, candidate.recalibrated) for candidate in found.candidates}
     assert tried == {(name, False) for name in CONTENDERS} | {("least_squares", True)}
-    grades = [candidate.grade for candidate in found.candidates]
-    assert grades == sorted(grades, reverse=True)
+    scores = [candidate.score for candidate in found.candidates]
+    assert scores == sorted(scores, reverse=True)
     assert found.chosen == found.candidates[0]
 
 
@@ -87,7 +87,7 @@ def test_the_model_is_the_candidate_that_validation_prefers() -> None:
     model, x = build(), images()
     found = prune(model, x[:30], validation=(x[30:], answers(model, x[30:])), recovery="refit")
     right = answers(found.model, x[30:]) == answers(model, x[30:])
-    assert found.chosen.grade.accuracy == pytest.approx(right.mean())
+    assert found.chosen.score.accuracy == pytest.approx(right.mean())
     assert {candidate.recovery for candidate in found.candidates} == {"refit"}
 
 
@@ -95,8 +95,8 @@ def test_without_labels_closeness_decides() -> None:
     model = build()
     found = prune(model, images(), recovery="none", recalibration="off")
     assert [candidate.name for candidate in found.candidates] == ["none"]
-    assert found.chosen.grade.accuracy == 0
-    assert found.chosen.grade.closeness < 0
+    assert found.chosen.score.accuracy == 0
+    assert found.chosen.score.closeness < 0
     slim_weights = found.slim.get_weights()
     assert all(map(np.array_equal, slim_weights, found.model.get_weights()))
 
@@ -135,8 +135,8 @@ def test_the_same_seed_gives_the_same_model_and_another_another_split() -> None:
     )
     assert one.plan == two.plan
     assert all(map(np.array_equal, one.model.get_weights(), two.model.get_weights()))
-    grades = [found.chosen.grade.closeness for found in (one, two, other)]
-    assert grades[0] == grades[1] != grades[2]
+    scores = [found.chosen.score.closeness for found in (one, two, other)]
+    assert scores[0] == scores[1] != scores[2]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -152,13 +152,13 @@ def test_criteria_that_know_the_data_beat_the_norm() -> None:
         found = prune(
             model, x, criterion=criterion, recovery="least_squares", recalibration="off", step=1
         )
-        lost[criterion] = -found.chosen.grade.closeness
+        lost[criterion] = -found.chosen.score.closeness
     assert lost["greedy_least_squares"] < lost["l1"]
 
 
 def test_a_recovery_that_gives_nan_loses(monkeypatch) -> None:
     def break_model(loss):
-        broken = slim(model, loss.plan)
+        broken = remove_channels(model, loss.plan)
         weights = broken.get_weights()
         broken.set_weights([np.full_like(weights[0], np.nan), *weights[1:]])
         return broken
@@ -168,7 +168,7 @@ def test_a_recovery_that_gives_nan_loses(monkeypatch) -> None:
     found = prune(model, (x, answers(model, x)))
     last = found.candidates[-1]
     assert last.recovery == "refit"
-    assert last.grade.closeness == -np.inf
+    assert last.score.closeness == -np.inf
     assert np.isfinite(np.asarray(found.model(x))).all()
 
 
@@ -224,8 +224,8 @@ def test_a_group_that_no_known_layer_reads_is_ranked_and_priced_by_its_filters()
     model = networks.randomize(keras.Model(inputs, layers.GRU(4, name="gru")(x)))
     groups = find_groups(model)
     x = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
-    evidence = Evidence(groups, collect_statistics(groups, x))
-    ranking = rank(evidence, groups["conv"], "greedy_least_squares")
+    context = PruningContext(groups, collect_statistics(groups, x))
+    ranking = rank(context, groups["conv"], "greedy_least_squares")
     norms = np.abs(model.get_layer("conv").get_weights()[0]).sum((0, 1))
     np.testing.assert_array_equal(ranking.order, np.argsort(-norms))
     power = np.sort(norms**2)[::-1]
@@ -238,7 +238,7 @@ def test_the_plan_names_only_groups_that_shrink() -> None:
     groups = find_groups(model)
     statistics = collect_statistics(groups, images())
     budget = Budget("macs", 0.9)
-    plan = make_plan(Evidence(groups, statistics, (1, 0)), CostModel(groups), budget)
+    plan = make_plan(PruningContext(groups, statistics, (1, 0)), CostModel(groups), budget)
     assert plan.classes == (1, 0)
     assert plan.keep
     assert all(len(kept) < groups[name].width for name, kept in plan.keep.items())
@@ -291,4 +291,4 @@ def test_samples_as_the_data_sets_give_them_are_taken() -> None:
     data = Samples(x, answers(model, x))
     found = prune(model, data, recovery="mean", recalibration="on")
     assert [candidate.name for candidate in found.candidates] == ["mean + BatchNorm"]
-    assert found.chosen.grade.accuracy > 0
+    assert found.chosen.score.accuracy > 0

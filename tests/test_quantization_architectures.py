@@ -12,7 +12,7 @@ from keras import layers
 from edgeprune.errors import ConversionError
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.recovery import recalibrate
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tflite import Quantization, check_operators, convert_in_detail
 from edgeprune.tflite.qat import QuantizedTraining
@@ -60,7 +60,7 @@ def samples_for(model: keras.Model, count: int = 40) -> np.ndarray:
 
 def pruned(model: keras.Model) -> keras.Model:
     groups = find_groups(model)
-    return slim(model, networks.random_plan(groups), groups=groups)
+    return remove_channels(model, networks.random_plan(groups), groups=groups)
 
 
 def error(model: keras.Model, scheme: str, inputs: np.ndarray) -> float:
@@ -84,7 +84,7 @@ def test_removed_channels_leave_no_dead_range() -> None:
     keras.utils.set_random_seed(0)
     image = keras.Input((12, 12, 3), name="image")
     x = layers.Conv2D(8, 3, activation="relu", name="wide")(image)
-    x = layers.Conv2D(6, 3, activation="relu", name="reader")(x)
+    x = layers.Conv2D(6, 3, activation="relu", name="consumer")(x)
     model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
     kernel, bias = model.get_layer("wide").get_weights()
     kernel[..., 5] *= 500
@@ -92,7 +92,7 @@ def test_removed_channels_leave_no_dead_range() -> None:
     groups = find_groups(model)
     (group,) = [group for group in groups.removable if "wide" in group.name]
     keep = [channel for channel in range(8) if channel != 5]
-    small = slim(model, Plan({group.name: keep}, groups.fingerprint), groups=groups)
+    small = remove_channels(model, Plan({group.name: keep}, groups.fingerprint), groups=groups)
 
     def top(network: keras.Model) -> float:
         made = convert_in_detail(network, calibration=samples_for(network))

@@ -26,16 +26,16 @@ def network(scaled: slice | None = None) -> keras.Model:
     image = keras.Input((16, 16, 3), name="image")
     x = layers.Conv2D(8, 3, activation="relu", name="first")(image)
     x = layers.Conv2D(8, 3, activation="relu", name="scaled")(x)
-    x = layers.Conv2D(8, 3, activation="relu", name="reader")(x)
+    x = layers.Conv2D(8, 3, activation="relu", name="consumer")(x)
     x = layers.GlobalMaxPooling2D()(x)
     model = keras.Model(image, layers.Dense(5, name="classes")(x), name="broken")
     if scaled is not None:
         kernel, bias = model.get_layer("scaled").get_weights()
         kernel[..., scaled] *= 1e4
         model.get_layer("scaled").set_weights([kernel, bias])
-        kernel, bias = model.get_layer("reader").get_weights()
+        kernel, bias = model.get_layer("consumer").get_weights()
         kernel[:, :, scaled] *= 1e-4
-        model.get_layer("reader").set_weights([kernel, bias])
+        model.get_layer("consumer").set_weights([kernel, bias])
     return model
 
 
@@ -66,7 +66,7 @@ def test_the_table_finds_the_layer_that_was_broken(broken) -> None:
     errors = {layer.layer: layer for layer in found.layers}
     assert errors["scaled"].rounding > 0.5
     assert errors["first"].rounding < 0.1
-    assert errors["reader"].error > 0.5, "what comes after it is spoilt as well"
+    assert errors["consumer"].error > 0.5, "what comes after it is spoilt as well"
     assert found.loss > 0.2
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.loading.comparisons import computes_in_half
 from edgeprune.loading.data_formats import move_channels_last
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.tracing import keras_internals
 from edgeprune.tracing.groups import Groups
 from edgeprune.tracing.layouts import find_channels_first
@@ -27,7 +27,7 @@ def check(model: keras.Model) -> Groups:
     groups = networks.assert_exact(model, seeds=[0], size=5)
     costs = CostModel(groups)
     plan = networks.random_plan(groups, seed=1, share=0.8)
-    small = slim(model, plan, groups=groups)
+    small = remove_channels(model, plan, groups=groups)
     inputs = networks.random_inputs(model, size=5)
     expected = networks.cut(model, plan, groups=groups)
     assert networks.difference(expected, small, inputs) <= networks.TOLERANCE

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.recovery import RECOVERIES, Loss
+from edgeprune.recovery import RECOVERIES, RecoveryContext
 from edgeprune.recovery.refitting import refit
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 from edgeprune.tracing.replica import replace_softmax
@@ -22,7 +22,7 @@ EVERYWHERE = 10**6
 def build(padding: str) -> keras.Model:
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(7, 3, name="writer")(inputs)
-    x = layers.Conv2D(6, 3, padding=padding, activation="relu", name="reader")(x)
+    x = layers.Conv2D(6, 3, padding=padding, activation="relu", name="consumer")(x)
     x = layers.GlobalAveragePooling2D()(x)
     return networks.randomize(keras.Model(inputs, layers.Dense(4, activation="softmax")(x)))
 
@@ -60,8 +60,8 @@ def test_a_superfluous_channel_leaves_identical_logits(kind, padding, recovery) 
     x = np.random.default_rng(1).normal(size=(60, 9, 8, 3)).astype(np.float32)
     groups, plan = find_groups(model), Plan({"writer": (0, 1, 2, 3, 4, 5)})
     statistics = collect_statistics(groups, x, positions=EVERYWHERE)
-    smaller = slim(model, plan)
-    recovered = RECOVERIES[recovery](Loss(smaller, groups, plan, statistics, x))
+    smaller = remove_channels(model, plan)
+    recovered = RECOVERIES[recovery](RecoveryContext(smaller, groups, plan, statistics, x))
     one, two, cut = (np.asarray(replace_softmax(m)(x)) for m in (model, recovered, smaller))
     # A ridge of 1e-4 of the mean variance pulls the folds that solve a system.
     assert np.abs(one - two).max() < 2e-3 * np.abs(one - cut).max()
@@ -81,6 +81,6 @@ def test_a_refit_of_everything_at_full_width_returns_the_original(
     model = networks.randomize(build_network())
     x = np.random.default_rng(1).normal(size=(40, *model.inputs[0].shape[1:])).astype(np.float32)
     groups, plan = find_groups(model), Plan()
-    recovered = refit(slim(model, plan), groups, plan, x)
+    recovered = refit(remove_channels(model, plan), groups, plan, x)
     one, two = (np.asarray(replace_softmax(net)(x)) for net in (model, recovered))
     assert np.abs(one - two).max() < 1e-5 * np.abs(one).max()

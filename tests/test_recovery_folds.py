@@ -9,7 +9,7 @@ from keras import layers
 from edgeprune.recovery.folds import Replacement, fold, replace_channels
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.sums import Moments
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 
@@ -26,7 +26,7 @@ def fold_channels(
 ) -> keras.Model:
     groups, plan = find_groups(model), Plan(keep)
     statistics = collect_statistics(groups, x, positions=EVERYWHERE)
-    return fold(slim(model, plan, groups=groups), groups, plan, statistics, replacement)
+    return fold(remove_channels(model, plan, groups=groups), groups, plan, statistics, replacement)
 
 
 def copy_depthwise(model: keras.Model, source: int, target: int) -> None:
@@ -58,48 +58,48 @@ def copy_filter(layer: keras.Layer, weights: np.ndarray, target: int, bias: floa
     layer.set_weights([kernel, *rest])
 
 
-# Readers: what follows a convolution 'writer' of 6 channels, up to its reader 'reader'.
+# Consumers: what follows a convolution 'writer' of 6 channels, up to its consumer 'consumer'.
 
 
 def convolution(x, **options):
-    return layers.Conv2D(5, 3, name="reader", **options)(x)
+    return layers.Conv2D(5, 3, name="consumer", **options)(x)
 
 
 def flattened(x):
-    return layers.Dense(5, name="reader")(layers.Flatten()(x))
+    return layers.Dense(5, name="consumer")(layers.Flatten()(x))
 
 
 def separable(x):
-    return layers.SeparableConv2D(5, 3, depth_multiplier=2, name="reader")(x)
+    return layers.SeparableConv2D(5, 3, depth_multiplier=2, name="consumer")(x)
 
 
 def behind_depthwise(x):
     x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="depthwise")(x)
-    return layers.Conv2D(5, 1, name="reader")(x)
+    return layers.Conv2D(5, 1, name="consumer")(x)
 
 
-READERS = {
+CONSUMERS = {
     "conv": convolution,
     "same": lambda x: convolution(x, padding="same"),
     "strided": lambda x: convolution(x, padding="same", strides=2),
     "dilated": lambda x: convolution(x, padding="same", dilation_rate=2),
     "no bias": lambda x: convolution(x, use_bias=False),
-    "grouped": lambda x: layers.Conv2D(4, 3, groups=2, padding="same", name="reader")(x),
+    "grouped": lambda x: layers.Conv2D(4, 3, groups=2, padding="same", name="consumer")(x),
     "separable": separable,
     "depthwise": behind_depthwise,
     "flatten": flattened,
-    "pooled": lambda x: layers.Dense(5, name="reader")(layers.GlobalAveragePooling2D()(x)),
+    "pooled": lambda x: layers.Dense(5, name="consumer")(layers.GlobalAveragePooling2D()(x)),
 }
-every_reader = pytest.mark.parametrize("name", READERS)
+every_consumer = pytest.mark.parametrize("name", CONSUMERS)
 
 
 def build(name: str, activation: str | None = "relu") -> keras.Model:
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(6, 3, activation=activation, name="writer")(inputs)
-    return networks.randomize(keras.Model(inputs, READERS[name](x), name="net"))
+    return networks.randomize(keras.Model(inputs, CONSUMERS[name](x), name="net"))
 
 
-@every_reader
+@every_consumer
 def test_a_channel_that_is_there_twice_is_folded_away(name) -> None:
     model = build(name)
     if name == "grouped":  # channels 0 and 3 go together, and so do 2 and 5
@@ -116,7 +116,7 @@ def test_a_channel_that_is_there_twice_is_folded_away(name) -> None:
     assert error(model, fold_channels(model, {"writer": keep}, x, "mean"), x) > 0.1
 
 
-@pytest.mark.parametrize("name", sorted(set(READERS) - {"grouped", "separable", "depthwise"}))
+@pytest.mark.parametrize("name", sorted(set(CONSUMERS) - {"grouped", "separable", "depthwise"}))
 def test_a_combination_of_other_channels_is_folded_away(name) -> None:
     model = build(name, activation=None)
     copy_filter(model.get_layer("writer"), np.array([0.5, -1, 0, 2, 0, 0.3]), 4)
@@ -158,7 +158,7 @@ def test_the_mean_fold_is_the_model_with_the_channel_at_its_mean() -> None:
     folded = fold_channels(model, {"writer": (0, 1, 3, 4, 5)}, x, "mean")
     seen = np.array(model.get_layer("writer")(x))
     seen[..., 2] = seen[..., 2].mean()
-    np.testing.assert_allclose(folded(x), model.get_layer("reader")(seen), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(folded(x), model.get_layer("consumer")(seen), rtol=1e-3, atol=1e-4)
 
 
 def test_the_replacement_is_what_regression_finds() -> None:
@@ -245,7 +245,7 @@ def test_dead_and_constant_channels_are_no_trouble(replacement) -> None:
 def test_normalization_takes_the_constant_of_a_layer_without_bias() -> None:
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(6, 3, activation="relu", name="writer")(inputs)
-    x = layers.Conv2D(5, 3, use_bias=False, name="reader")(x)
+    x = layers.Conv2D(5, 3, use_bias=False, name="consumer")(x)
     x = layers.BatchNormalization(name="norm", scale=False)(x)
     model = networks.randomize(keras.Model(inputs, layers.ReLU()(x)))
     writer = model.get_layer("writer")
@@ -254,11 +254,11 @@ def test_normalization_takes_the_constant_of_a_layer_without_bias() -> None:
     writer.set_weights([kernel, bias])
     x = images(model)
     folded = fold_channels(model, {"writer": (0, 1, 3, 4, 5)}, x, "mean")
-    assert not folded.get_layer("reader").use_bias
+    assert not folded.get_layer("consumer").use_bias
     assert error(model, folded, x) < 1e-4
 
 
-def test_every_reader_of_a_group_gets_its_own_fold() -> None:
+def test_every_consumer_of_a_group_gets_its_own_fold() -> None:
     model = networks.randomize(networks.build_residual_network())
     for name in ("stem", "outer"):
         kernel, bias = model.get_layer(name).get_weights()
@@ -269,7 +269,7 @@ def test_every_reader_of_a_group_gets_its_own_fold() -> None:
     x = images(model)
     keep = {"stem": tuple(c for c in range(8) if c != 3)}
     assert error(model, fold_channels(model, keep, x), x) < 5e-3
-    assert error(model, slim(model, Plan(keep)), x) > 0.05
+    assert error(model, remove_channels(model, Plan(keep)), x) > 0.05
 
 
 def test_a_layer_called_twice_is_folded_once_for_both_calls() -> None:
@@ -287,7 +287,7 @@ def test_a_layer_called_twice_is_folded_once_for_both_calls() -> None:
     keep = {"enter": (0, 1, 2, 3, 4)}
     folded = fold_channels(model, keep, x)
     assert error(model, folded, x) < 5e-3
-    assert error(model, slim(model, Plan(keep)), x) > 0.05
+    assert error(model, remove_channels(model, Plan(keep)), x) > 0.05
 
 
 def test_a_reader_of_several_groups_replaces_from_all_that_it_keeps() -> None:
@@ -295,7 +295,7 @@ def test_a_reader_of_several_groups_replaces_from_all_that_it_keeps() -> None:
     left = layers.Conv2D(4, 3, name="left")(inputs)
     right = layers.Conv2D(4, 3, name="right")(inputs)
     x = layers.Concatenate()([left, right])
-    model = networks.randomize(keras.Model(inputs, layers.Conv2D(5, 3, name="reader")(x)))
+    model = networks.randomize(keras.Model(inputs, layers.Conv2D(5, 3, name="consumer")(x)))
     kernel, bias = model.get_layer("right").get_weights()
     from_left, bias_left = model.get_layer("left").get_weights()
     kernel[..., 1], bias[1] = from_left[..., 2], bias_left[2]
@@ -310,7 +310,7 @@ def test_a_map_flattened_beside_a_vector_is_folded_position_by_position() -> Non
     x = layers.Conv2D(4, 3, activation="relu", name="writer")(inputs)
     vector = layers.Dense(3, name="vector")(layers.GlobalMaxPooling2D()(inputs))
     x = layers.Concatenate()([vector, layers.Flatten()(x)])
-    model = networks.randomize(keras.Model(inputs, layers.Dense(4, name="reader")(x)))
+    model = networks.randomize(keras.Model(inputs, layers.Dense(4, name="consumer")(x)))
     copy_filter(model.get_layer("writer"), np.eye(4)[0], 3)
     x = images(model, 200)
     keep = {"writer": (0, 1, 2), "vector": (0, 2)}
@@ -324,7 +324,7 @@ def test_nothing_is_changed_in_place_and_shapes_stay(replacement) -> None:
     model = networks.randomize(networks.build_mobile_network())
     groups = find_groups(model)
     plan = networks.random_plan(groups)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     x = images(model)
     statistics = collect_statistics(groups, x)
     before = [[w.copy() for w in net.get_weights()] for net in (model, smaller)]
@@ -342,7 +342,7 @@ def test_specialists_are_folded_as_well() -> None:
     plan = Plan({"last": tuple(c for c in range(12) if c != 7)}, classes=(4, 0, 2))
     x = images(model)
     statistics = collect_statistics(groups, x, positions=EVERYWHERE)
-    folded = fold(slim(model, plan), groups, plan, statistics)
+    folded = fold(remove_channels(model, plan), groups, plan, statistics)
     shares = np.asarray(model(x))[:, [4, 0, 2]]
     np.testing.assert_allclose(
         folded(x), shares / shares.sum(-1, keepdims=True), rtol=1e-2, atol=1e-4
@@ -353,7 +353,7 @@ def test_half_precision_is_folded() -> None:
     policy = keras.DTypePolicy("mixed_float16")
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(6, 3, activation="relu", dtype=policy, name="writer")(inputs)
-    x = layers.SeparableConv2D(5, 3, dtype=policy, name="reader")(x)
+    x = layers.SeparableConv2D(5, 3, dtype=policy, name="consumer")(x)
     model = networks.randomize(keras.Model(inputs, x))
     copy_filter(model.get_layer("writer"), np.eye(6)[1], 4)
     copy_depthwise(model, 1, 4)

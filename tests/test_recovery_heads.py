@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 from edgeprune.recovery.heads import fit_ridge, refit_head
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 
@@ -83,7 +83,7 @@ def test_the_head_of_a_specialist_matches_differences_of_the_kept_logits() -> No
     model, classes = build(), (3, 0, 4)
     groups, x = find_groups(model), images()
     plan = Plan({"hidden": tuple(range(9))}, classes=classes)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     mended = refit_head(smaller, groups, plan, x)
     wanted = logits(model, x, list(classes))
     wanted -= wanted.mean(1, keepdims=True)

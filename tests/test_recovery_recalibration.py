@@ -10,9 +10,9 @@ from small_models import Recorder
 from edgeprune.recovery import recalibrate
 from edgeprune.recovery.batches import bytes_per_sample, make_batches
 from edgeprune.recovery.intercepts import add_constant, give_biases
-from edgeprune.scoring.consumers import find_readers
+from edgeprune.scoring.consumers import find_consumers
 from edgeprune.support.progress import showing
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.groups import find_groups
@@ -84,7 +84,7 @@ def test_every_call_is_told() -> None:
 
 
 def build_chain() -> keras.Model:
-    """Readers with a bias, with BatchNorm, with BatchNorm behind an activation, with nothing."""
+    """Consumers with a bias, with BatchNorm, with BatchNorm behind an activation, with nothing."""
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, name="biased")(inputs)
     x = layers.Conv2D(4, 1, use_bias=False, name="normalized")(x)
@@ -98,29 +98,29 @@ def build_chain() -> keras.Model:
 
 def test_biases_are_given_only_where_nothing_else_takes_a_constant() -> None:
     model = build_chain()
-    readers = find_readers(find_groups(model))
-    given = give_biases(model, readers)
-    names = [reader.path for reader in readers]
+    consumers = find_consumers(find_groups(model))
+    given = give_biases(model, consumers)
+    names = [consumer.path for consumer in consumers]
     assert {name: given.get_layer(name).use_bias for name in names} == {
         "biased": True, "normalized": False, "bent": True, "bare": True, "dense": True,
     }  # fmt: skip
     x = images(model)
     np.testing.assert_array_equal(given(x), model(x))
     assert not model.get_layer("bare").use_bias
-    again = give_biases(given, readers)
+    again = give_biases(given, consumers)
     np.testing.assert_array_equal(again(x), model(x))
-    only = give_biases(model, [reader for reader in readers if reader.path == "bare"])
+    only = give_biases(model, [consumer for consumer in consumers if consumer.path == "bare"])
     assert [only.get_layer(name).use_bias for name in names] == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("name", ["biased", "normalized", "bent", "bare", "dense"])
 def test_a_constant_is_added_before_the_activation(name) -> None:
     model = build_chain()
-    readers = {reader.path: reader for reader in find_readers(find_groups(model))}
-    given = give_biases(model, readers.values())
+    consumers = {consumer.path: consumer for consumer in find_consumers(find_groups(model))}
+    given = give_biases(model, consumers.values())
     constant = np.linspace(-1, 1, given.get_layer(name).output.shape[-1])
-    add_constant(operations_by_path(given), readers[name], constant)
-    add_constant(operations_by_path(given), readers[name], constant)
+    add_constant(operations_by_path(given), consumers[name], constant)
+    add_constant(operations_by_path(given), consumers[name], constant)
     x = images(model)
     bend = given.get_layer(name).activation
     layer = model.get_layer(name)
@@ -143,7 +143,7 @@ def test_nested_layers_get_biases_too() -> None:
     )
     inputs = keras.Input((8, 8, 4))
     model = networks.randomize(keras.Model(inputs, layers.GlobalMaxPooling2D()(block(inputs))))
-    given = give_biases(model, find_readers(find_groups(model)))
+    given = give_biases(model, find_consumers(find_groups(model)))
     assert given.get_layer("block").get_layer("conv").use_bias
     x = images(model)
     np.testing.assert_array_equal(given(x), model(x))
@@ -152,8 +152,8 @@ def test_nested_layers_get_biases_too() -> None:
 def test_biases_are_given_to_slim_models() -> None:
     model = build_chain()
     groups = find_groups(model)
-    smaller = slim(model, Plan({"bent": (0, 3), "bare": (1, 2, 4)}))
-    given = give_biases(smaller, find_readers(groups))
+    smaller = remove_channels(model, Plan({"bent": (0, 3), "bare": (1, 2, 4)}))
+    given = give_biases(smaller, find_consumers(groups))
     x = images(model)
     np.testing.assert_array_equal(given(x), smaller(x))
     assert given.get_layer("bare").bias.shape == (3,)

@@ -7,13 +7,13 @@ import pytest
 from keras import layers
 from small_models import Recorder
 
-from edgeprune.recovery import RECOVERIES, Loss
+from edgeprune.recovery import RECOVERIES, RecoveryContext
 from edgeprune.recovery.equations import Equations
 from edgeprune.recovery.folds import fold
 from edgeprune.recovery.refitting import refit
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.support.progress import showing
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 
@@ -25,7 +25,7 @@ def images(model: keras.Model, samples: int = 40) -> np.ndarray:
 
 def refit_channels(model: keras.Model, keep: dict, x: np.ndarray, **options) -> keras.Model:
     groups, plan = find_groups(model), Plan(keep)
-    return refit(slim(model, plan, groups=groups), groups, plan, x, **options)
+    return refit(remove_channels(model, plan, groups=groups), groups, plan, x, **options)
 
 
 def error(model: keras.Model, other: keras.Model, x: np.ndarray) -> float:
@@ -49,51 +49,51 @@ def repeat_filter(model: keras.Model, name: str, source: int, target: int) -> No
     layer.set_weights(weights)
 
 
-READERS = {
-    "conv": lambda x: layers.Conv2D(5, 3, name="reader")(x),
-    "same": lambda x: layers.Conv2D(5, 3, padding="same", name="reader")(x),
-    "strided": lambda x: layers.Conv2D(5, 3, strides=2, padding="same", name="reader")(x),
-    "dilated": lambda x: layers.Conv2D(5, 3, dilation_rate=2, padding="same", name="reader")(x),
-    "no bias": lambda x: layers.Conv2D(5, 3, use_bias=False, name="reader")(x),
-    "relu": lambda x: layers.Conv2D(5, 3, activation="relu", name="reader")(x),
-    "tanh": lambda x: layers.Conv2D(5, 3, activation="tanh", name="reader")(x),
-    "separable": lambda x: layers.SeparableConv2D(5, 3, padding="same", name="reader")(x),
-    "flatten": lambda x: layers.Dense(5, name="reader")(layers.Flatten()(x)),
-    "pooled": lambda x: layers.Dense(5, name="reader")(layers.GlobalAveragePooling2D()(x)),
-    "positions": lambda x: layers.Dense(5, name="reader")(x),
+CONSUMERS = {
+    "conv": lambda x: layers.Conv2D(5, 3, name="consumer")(x),
+    "same": lambda x: layers.Conv2D(5, 3, padding="same", name="consumer")(x),
+    "strided": lambda x: layers.Conv2D(5, 3, strides=2, padding="same", name="consumer")(x),
+    "dilated": lambda x: layers.Conv2D(5, 3, dilation_rate=2, padding="same", name="consumer")(x),
+    "no bias": lambda x: layers.Conv2D(5, 3, use_bias=False, name="consumer")(x),
+    "relu": lambda x: layers.Conv2D(5, 3, activation="relu", name="consumer")(x),
+    "tanh": lambda x: layers.Conv2D(5, 3, activation="tanh", name="consumer")(x),
+    "separable": lambda x: layers.SeparableConv2D(5, 3, padding="same", name="consumer")(x),
+    "flatten": lambda x: layers.Dense(5, name="consumer")(layers.Flatten()(x)),
+    "pooled": lambda x: layers.Dense(5, name="consumer")(layers.GlobalAveragePooling2D()(x)),
+    "positions": lambda x: layers.Dense(5, name="consumer")(x),
 }
-every_reader = pytest.mark.parametrize("name", READERS)
+every_consumer = pytest.mark.parametrize("name", CONSUMERS)
 
 
 def build(name: str, *, normalize: bool = False) -> keras.Model:
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(6, 3, activation="relu", name="writer")(inputs)
-    x = READERS[name](x)
+    x = CONSUMERS[name](x)
     if normalize:
         x = layers.BatchNormalization(name="norm")(x)
     return networks.randomize(keras.Model(inputs, x, name="net"))
 
 
-@every_reader
+@every_consumer
 def test_a_channel_that_is_there_twice_is_not_missed(name) -> None:
     model = build(name)
     repeat_filter(model, "writer", 1, 4)
     if name == "separable":
-        kernel = model.get_layer("reader").depthwise_kernel
+        kernel = model.get_layer("consumer").depthwise_kernel
         values = kernel.numpy()
         values[:, :, 4] = values[:, :, 1]
         kernel.assign(values)
     x = images(model, 250 if name == "flatten" else 60)
     keep = {"writer": (0, 1, 2, 3, 5)}
-    assert error(model, slim(model, Plan(keep)), x) > 0.1
+    assert error(model, remove_channels(model, Plan(keep)), x) > 0.1
     groups, plan = find_groups(model), Plan(keep)
-    start = slim(model, plan)
+    start = remove_channels(model, plan)
     if name == "relu":  # from far away, what a ReLU leaves free takes many rounds
         start = fold(start, groups, plan, collect_statistics(groups, x))
     assert error(model, refit(start, groups, plan, x, ridge=1e-6), x) < 5e-3
 
 
-@every_reader
+@every_consumer
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_refit_of_a_fold_with_nothing_to_mend_returns_the_original(name, normalize) -> None:
     """A dead channel goes: every layer behind it is solved, and the solution is what it was."""
@@ -114,12 +114,12 @@ def test_a_refit_at_full_width_is_the_original(build_network) -> None:
     assert error(model, refit_channels(model, {}, images(model)), images(model)) == 0
 
 
-@every_reader
+@every_consumer
 def test_a_refit_is_no_worse_than_a_fold_and_that_than_the_cut(name) -> None:
     model = build(name, normalize=True)
     groups, plan = find_groups(model), Plan({"writer": (0, 2, 3)})
     x = images(model, 60)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     folded = fold(smaller, groups, plan, collect_statistics(groups, x, positions=100))
     recovered = refit(folded, groups, plan, x, ridge=1e-6)
     errors = [mean_error(model, other, x) for other in (smaller, folded, recovered)]
@@ -139,7 +139,7 @@ def test_a_refit_is_the_least_squares_solution() -> None:
     patches = np.moveaxis(windows, 3, -1).reshape(len(wanted), -1)
     design = np.column_stack([patches, np.ones(len(patches))])
     solution, *_ = np.linalg.lstsq(design, wanted, rcond=None)
-    kernel, bias = recovered.get_layer("reader").get_weights()
+    kernel, bias = recovered.get_layer("consumer").get_weights()
     np.testing.assert_allclose(kernel.reshape(27, 5), solution[:-1], atol=1e-3)
     np.testing.assert_allclose(bias, solution[-1], atol=1e-3)
 
@@ -178,7 +178,7 @@ def test_a_solution_behind_normalization_and_a_residual_sum_is_found(scale, use_
     x = images(model, 60)
     keep = {"inner": (0, 1, 2, 3, 5, 6, 7), "enter": (0, 1, 2, 3, 4)}
     recovered = refit_channels(model, keep, x, ridge=1e-6)
-    assert error(model, slim(model, Plan(keep)), x) > 0.1
+    assert error(model, remove_channels(model, Plan(keep)), x) > 0.1
     assert error(model, recovered, x) < 5e-3
     assert recovered.get_layer("outer").use_bias is use_bias
 
@@ -188,7 +188,7 @@ def test_a_refit_after_a_fold_counts_constants_once(use_bias) -> None:
     model = build_residual(use_bias=use_bias)
     x = 1 + images(model, 60)
     groups, plan = find_groups(model), Plan({"inner": (0, 1, 4, 5)})
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     folded = fold(smaller, groups, plan, collect_statistics(groups, x))
     recovered = refit(folded, groups, plan, x)
     errors = [mean_error(model, net, x) for net in (smaller, folded, recovered)]
@@ -256,10 +256,10 @@ def test_dead_inputs_are_no_trouble() -> None:
 # The whole model.
 
 
-def lose(model: keras.Model, plan: Plan, x: np.ndarray, **options) -> Loss:
+def lose(model: keras.Model, plan: Plan, x: np.ndarray, **options) -> RecoveryContext:
     groups = find_groups(model)
-    smaller = slim(model, plan, groups=groups)
-    return Loss(smaller, groups, plan, collect_statistics(groups, x), x, **options)
+    smaller = remove_channels(model, plan, groups=groups)
+    return RecoveryContext(smaller, groups, plan, collect_statistics(groups, x), x, **options)
 
 
 BUILDERS = [
@@ -312,7 +312,7 @@ def test_a_refit_mends_a_specialist() -> None:
     groups = find_groups(model)
     plan = Plan(networks.random_plan(groups, share=0.4).keep, classes=(4, 0, 2))
     x = images(model, 100)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     recovered = refit(smaller, groups, plan, x)
     shares = np.asarray(model(x))[:, [4, 0, 2]]
     wanted = shares / shares.sum(-1, keepdims=True)
@@ -324,11 +324,11 @@ def test_grouped_and_one_dimensional_convolutions_are_solved() -> None:
     inputs = keras.Input((20, 3))
     x = layers.Conv1D(8, 3, padding="causal", activation="relu", name="writer")(inputs)
     x = layers.Conv1D(8, 3, groups=2, activation="relu", name="grouped")(x)
-    model = networks.randomize(keras.Model(inputs, layers.Conv1D(5, 3, name="reader")(x)))
+    model = networks.randomize(keras.Model(inputs, layers.Conv1D(5, 3, name="consumer")(x)))
     x = images(model, 200)
     groups = find_groups(model)
     plan = Plan({"writer": (0, 2, 3), "grouped": (0, 1, 3)})
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     assert smaller.get_layer("grouped").groups == 2
     errors = [mean_error(model, net, x) for net in (smaller, refit(smaller, groups, plan, x))]
     assert errors[1] < 0.5 * errors[0]
@@ -346,7 +346,7 @@ def test_channels_first_is_solved() -> None:
     model = networks.randomize(keras.Model(inputs, x))
     x = images(model, 60)
     groups, plan = find_groups(model), Plan({"inner": (0, 2, 3, 5)})
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     recovered = refit(smaller, groups, plan, x)
     assert not recovered.get_layer("outer").use_bias
     assert mean_error(model, recovered, x) < 0.7 * mean_error(model, smaller, x)
@@ -355,10 +355,10 @@ def test_channels_first_is_solved() -> None:
 def test_sizes_that_are_left_open_are_solved_at_every_position() -> None:
     inputs = keras.Input((None, None, 3))
     x = layers.Conv2D(6, 3, activation="relu", name="writer")(inputs)
-    model = networks.randomize(keras.Model(inputs, layers.Conv2D(5, 3, name="reader")(x)))
+    model = networks.randomize(keras.Model(inputs, layers.Conv2D(5, 3, name="consumer")(x)))
     x = np.random.default_rng(0).normal(size=(30, 9, 8, 3)).astype(np.float32)
     groups, plan = find_groups(model), Plan({"writer": (0, 2, 3, 5)})
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     recovered = refit(smaller, groups, plan, x)
     assert mean_error(model, recovered, x) < 0.7 * mean_error(model, smaller, x)
 
@@ -368,7 +368,7 @@ def test_a_layer_called_twice_is_solved_for_both_calls() -> None:
     groups = find_groups(model)
     plan = Plan({"encoder/block/first": (0, 1, 3, 4)})
     x = images(model, 100)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     recovered = refit(smaller, groups, plan, x)
     assert mean_error(model, recovered, x) < 0.5 * mean_error(model, smaller, x)
     first, second = (
@@ -387,7 +387,7 @@ def test_a_layer_called_twice_loses_a_repeated_channel_without_a_trace() -> None
     x = images(model, 60)
     keep = {"encoder/block/first": (0, 1, 2, 3, 4)}
     groups, plan = find_groups(model), Plan(keep)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     folded = fold(smaller, groups, plan, collect_statistics(groups, x))
     assert error(model, smaller, x) > 0.1
     assert error(model, refit(folded, groups, plan, x), x) < 1e-3
@@ -406,10 +406,10 @@ def test_depthwise_kernels_are_solved_too(dimensions, data_format) -> None:
     x = conv(6, 1, name="writer", **first)(inputs)
     x = conv(5, 1, name="inner", **first)(x)
     x = depthwise(3, padding="same", use_bias=False, name="depthwise", **first)(x)
-    model = networks.randomize(keras.Model(inputs, conv(4, 1, name="reader", **first)(x)))
+    model = networks.randomize(keras.Model(inputs, conv(4, 1, name="consumer", **first)(x)))
     x = images(model, 100)
     groups, plan = find_groups(model), Plan({"writer": (0, 1, 2, 4)})
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     recovered = refit(smaller, groups, plan, x)
     before, after = (net.get_layer("depthwise") for net in (smaller, recovered))
     assert not np.array_equal(before.kernel, after.kernel)
@@ -461,7 +461,7 @@ def test_a_kernel_of_any_size_is_solved_in_bounded_memory(monkeypatch) -> None:
     monkeypatch.setattr(Equations, "solve", watch)
     monkeypatch.setattr("edgeprune.recovery.refitting.MOST_NUMBERS", 40_000)
     groups, plan = find_groups(model), Plan(keep)
-    smaller = slim(model, plan)
+    smaller = remove_channels(model, plan)
     recovered = refit(smaller, groups, plan, x)
     assert seen == [(190, 210)]  # 210 unknowns, at fewer places
     assert mean_error(model, recovered, x) < 0.3 * mean_error(model, smaller, x)
@@ -472,12 +472,14 @@ def test_half_precision_is_solved() -> None:
     inputs = keras.Input((9, 8, 3))
     x = layers.Conv2D(6, 3, activation="relu", dtype=policy, name="writer")(inputs)
     x = layers.SeparableConv2D(6, 3, activation="relu", dtype=policy, name="middle")(x)
-    x = layers.Conv2D(5, 3, dtype=policy, name="reader")(x)
+    x = layers.Conv2D(5, 3, dtype=policy, name="consumer")(x)
     model = networks.randomize(keras.Model(inputs, x))
     x = images(model, 60)
     keep = {"writer": (0, 2, 3, 5), "middle": (0, 1, 4)}
     recovered = refit_channels(model, keep, x)
-    assert mean_error(model, recovered, x) < mean_error(model, slim(model, Plan(keep)), x)
+    assert mean_error(model, recovered, x) < mean_error(
+        model, remove_channels(model, Plan(keep)), x
+    )
 
 
 def test_every_call_is_told() -> None:
@@ -485,5 +487,5 @@ def test_every_call_is_told() -> None:
     recorder = Recorder()
     groups, plan = find_groups(model), Plan({"inner": (0, 1)})
     with showing(recorder):
-        refit(slim(model, plan), groups, plan, images(model))
+        refit(remove_channels(model, plan), groups, plan, images(model))
     assert recorder.stages == [["refit", len(groups.graph.calls), len(groups.graph.calls)]]

@@ -16,7 +16,7 @@ from networks import around, pool
 
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.errors import ModelError
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.tracing.groups import find_groups
 from edgeprune.tracing.keras_internals import CustomScaleLayer, LayerScale, StochasticDepth
 from edgeprune.tracing.rules import RULES, Tracing, rule
@@ -240,7 +240,7 @@ def test_a_rule_tells_the_truth(name) -> None:
     costs = CostModel(groups)
     assert costs.full.params == model.count_params()
     plan = networks.random_plan(groups, seed=1)
-    small = slim(model, plan, groups=groups)
+    small = remove_channels(model, plan, groups=groups)
     predicted = costs.count({group: len(kept) for group, kept in plan.keep.items()})
     assert predicted == CostModel(find_groups(small)).full
     assert predicted.params == small.count_params()
@@ -385,9 +385,9 @@ def test_channels_first_slims_like_channels_last(step) -> None:
 
     first, last = build(True), build(False)
     plan = networks.random_plan(find_groups(last))
-    expected = slim(last, plan)
+    expected = remove_channels(last, plan)
     plan = networks.random_plan(find_groups(first))
-    found = slim(first, plan)
+    found = remove_channels(first, plan)
     for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert ops.shape(found.outputs[0]) == (None, 3)
@@ -407,7 +407,7 @@ def test_mixing_positions_lets_channels_pass(step) -> None:
     assert not groups["before"].locked
     plan = networks.random_plan(groups)
     predicted = CostModel(groups).count({name: len(kept) for name, kept in plan.keep.items()})
-    assert predicted == CostModel(find_groups(slim(model, plan))).full
+    assert predicted == CostModel(find_groups(remove_channels(model, plan))).full
 
 
 def test_the_units_of_a_stateful_layer_stay() -> None:
@@ -439,7 +439,7 @@ def test_an_attention_mask_is_locked_and_the_rest_followed() -> None:
     plan = networks.random_plan(groups)
     data = [np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32"),
             np.tri(5, dtype=bool)[None].repeat(2, axis=0)]  # fmt: skip
-    small, oracle = slim(model, plan), networks.cut(model, plan)
+    small, oracle = remove_channels(model, plan), networks.cut(model, plan)
     np.testing.assert_allclose(small(data), oracle(data), rtol=1e-4, atol=1e-5)
     assert not groups["before"].locked
 

@@ -34,10 +34,10 @@ def residual():
     return model, find_groups(model), x
 
 
-READERS = ["stem", "inner", "outer", "last", "head"]
+CONSUMERS = ["stem", "inner", "outer", "last", "head"]
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", CONSUMERS)
 def test_sums_are_those_of_the_activations_brought_home(residual, name) -> None:
     model, groups, x = residual
     targets = np.array([0, 1, 2, 0, 1, 0, 0, 2, 2, 2])
@@ -60,15 +60,17 @@ def test_sums_are_those_of_the_activations_brought_home(residual, name) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "landing"),
+    ("name", "destination"),
     [("stem", "stem"), ("inner", "inner_norm"), ("outer", "add"), ("last", "last")],
 )
 def test_landing_variance_is_that_of_the_tensor_where_the_output_lands(
-    residual, name, landing
+    residual, name, destination
 ) -> None:
     model, groups, x = residual
-    found = collect_statistics(groups, x, positions=EVERYWHERE, batch_size=3).moments[name].landing
-    rows = outputs_of(model, landing, x).reshape(-1, len(found.total))
+    found = (
+        collect_statistics(groups, x, positions=EVERYWHERE, batch_size=3).moments[name].destination
+    )
+    rows = outputs_of(model, destination, x).reshape(-1, len(found.total))
     assert found.count == len(rows)
     np.testing.assert_allclose(found.variance, rows.var(0), rtol=1e-4)
 
@@ -78,21 +80,21 @@ def test_few_samples_give_more_positions_and_many_fewer() -> None:
         [
             keras.Input((12, 12, 1)),
             keras.layers.Conv2D(96, 1, name="wide"),
-            keras.layers.Conv2D(2, 1, name="reader"),
+            keras.layers.Conv2D(2, 1, name="consumer"),
         ]
     )
     groups = find_groups(model)
     x = np.random.default_rng(0).normal(size=(64, 12, 12, 1)).astype(np.float32)
 
     def sampled(count: int) -> float:
-        return collect_statistics(groups, x[:count]).moments["reader"].count / count
+        return collect_statistics(groups, x[:count]).moments["consumer"].count / count
 
     assert [sampled(count) for count in (4, 32, 64)] == [64, 24, 16]
 
 
 def test_an_output_bent_by_its_own_activation_lands_nowhere(residual) -> None:
     _, groups, x = residual
-    assert collect_statistics(groups, x).moments["head"].landing.count == 0
+    assert collect_statistics(groups, x).moments["head"].destination.count == 0
 
 
 def test_shards_add_up_to_the_statistics_of_everything(residual) -> None:
@@ -108,12 +110,17 @@ def test_shards_add_up_to_the_statistics_of_everything(residual) -> None:
     assert added.moments.keys() == whole.moments.keys()
     for name, expected in whole.moments.items():
         found = added.moments[name]
-        assert (found.count, found.landing.count) == (expected.count, expected.landing.count)
+        assert (found.count, found.destination.count) == (
+            expected.count,
+            expected.destination.count,
+        )
         for entry in ("total", "gram", "class_count", "class_total", "class_squares"):
             np.testing.assert_allclose(
                 getattr(found, entry), getattr(expected, entry), rtol=1e-5, atol=1e-3
             )
-        np.testing.assert_allclose(found.landing.squares, expected.landing.squares, rtol=1e-5)
+        np.testing.assert_allclose(
+            found.destination.squares, expected.destination.squares, rtol=1e-5
+        )
 
 
 def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeypatch) -> None:
@@ -134,18 +141,21 @@ def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeyp
     assert found.moments.keys() == expected.moments.keys()
     for name, moments in found.moments.items():
         other = expected.moments[name]
-        assert (moments.count, moments.landing.count) == (other.count, other.landing.count)
+        assert (moments.count, moments.destination.count) == (other.count, other.destination.count)
         for entry in ("total", "gram", "class_count", "class_total", "class_squares"):
             np.testing.assert_allclose(
                 getattr(moments, entry), getattr(other, entry), rtol=1e-4, atol=1e-4
             )
         for entry in ("total", "squares"):
             np.testing.assert_allclose(
-                getattr(moments.landing, entry), getattr(other.landing, entry), rtol=1e-4, atol=1e-4
+                getattr(moments.destination, entry),
+                getattr(other.destination, entry),
+                rtol=1e-4,
+                atol=1e-4,
             )
 
 
-def test_readers_of_one_tensor_share_what_they_see() -> None:
+def test_consumers_of_one_tensor_share_what_they_see() -> None:
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(6, 3, padding="same", name="stem")(inputs)
     branches = [
@@ -170,9 +180,9 @@ def test_statistics_travel_through_a_file_exactly(residual, tmp_path) -> None:
     assert list(loaded.moments) == list(saved.moments)
     for name, expected in saved.moments.items():
         found = loaded.moments[name]
-        for one, other in ((found, expected), (found.landing, expected.landing)):
+        for one, other in ((found, expected), (found.destination, expected.destination)):
             for entry in dataclasses.fields(one):
-                if entry.name != "landing":
+                if entry.name != "destination":
                     value, wanted = getattr(one, entry.name), getattr(other, entry.name)
                     assert type(value) is type(wanted)
                     np.testing.assert_array_equal(value, wanted)

@@ -19,7 +19,7 @@ from edgeprune.latency import (
     count_features,
     parse_operators,
 )
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tflite import convert
 from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, edgetpu_parameter_bytes
@@ -92,7 +92,7 @@ def test_the_operators_at_other_widths_are_those_of_the_slim_model(build) -> Non
     groups = find_groups(model := build())
     keep = {group.name: tuple(range(1, group.width, 2)) for group in groups.removable}
     widths = {name: len(kept) for name, kept in keep.items()}
-    smaller = slim(model, Plan(keep, groups.fingerprint), groups=groups)
+    smaller = remove_channels(model, Plan(keep, groups.fingerprint), groups=groups)
     expected = WorkloadModel(find_groups(smaller))
     found = WorkloadModel(groups)
     for name in ("channels", "depth", "read", "written"):

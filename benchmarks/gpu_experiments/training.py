@@ -76,9 +76,9 @@ class Trainer:
         state, losses = jax.lax.scan(self._step, (*carried, key), (order, rates))
         return state, losses.mean()
 
-    def _step(self, state: Any, lesson: Any) -> Any:
+    def _step(self, state: Any, batch: Any) -> Any:
         weights, others, momenta, key = state
-        indices, rate = lesson
+        indices, rate = batch
         key, augment_key = jax.random.split(key)
         inputs = augment(augment_key, self._images[indices]).astype("float32")
         inputs = (inputs - MEAN) / DEVIATION

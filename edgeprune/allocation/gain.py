@@ -1,4 +1,4 @@
-"""Gain per cost: the budget is spent where a channel is worth most to the readers."""
+"""Gain per cost: the budget is spent where a channel is worth most to the consumers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgeprune.allocation.problem import Problem, give_back
 
 
 def allocate_by_gain(problem: Problem) -> dict[str, int]:
-    """Shrink wherever the readers lose least for what is saved.
+    """Shrink wherever the consumers lose least for what is saved.
 
     Starts from full widths and repeatedly shrinks the group with the smallest loss per unit saved,
     along the convex hull of its error, so that one precious channel does not hide ten useless ones;

@@ -26,14 +26,14 @@ class Sensitivity:
     """How good a model is with one group at a time narrowed, the others whole.
 
     Attributes:
-        fingerprint: of the model (see `Groups.fingerprint`), and how it was graded.
+        fingerprint: of the model (see `Groups.fingerprint`), and how it was scored.
         full: how good the whole model is.
-        grades: group -> width -> how good it is then; larger is better.
+        scores: group -> width -> how good it is then; larger is better.
     """
 
     fingerprint: str
     full: float
-    grades: Mapping[str, Mapping[int, float]]
+    scores: Mapping[str, Mapping[int, float]]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON; the file appears only when complete."""
@@ -41,7 +41,7 @@ class Sensitivity:
             "version": VERSION,
             "fingerprint": self.fingerprint,
             "full": self.full,
-            "grades": {name: dict(found) for name, found in self.grades.items()},
+            "scores": {name: dict(found) for name, found in self.scores.items()},
         }
         with replace_on_success(path) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
@@ -55,11 +55,11 @@ class Sensitivity:
         """
         try:
             content = json.loads(Path(path).read_text())
-            grades = {
-                str(name): {int(width): float(grade) for width, grade in found.items()}
-                for name, found in content["grades"].items()
+            scores = {
+                str(name): {int(width): float(score) for width, score in found.items()}
+                for name, found in content["scores"].items()
             }
-            return cls(str(content["fingerprint"]), float(content["full"]), grades)
+            return cls(str(content["fingerprint"]), float(content["full"]), scores)
         except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise PlanError(
                 f"Cannot read the sensitivity '{path}': {e}. Expected the JSON that an earlier "
@@ -76,13 +76,13 @@ class Sensitivity:
 
         figure = Figure(figsize=(8, 5), layout="constrained")
         axes = figure.subplots()
-        for name, found in self.grades.items():
+        for name, found in self.scores.items():
             widths = sorted(found)
             shares = [100 * width / widths[-1] for width in widths]
             axes.plot(shares, [found[w] for w in widths], marker="o", markersize=3, label=name)
         axes.axhline(self.full, color="black", linewidth=0.8, linestyle=":")
         axes.set_xlabel("channels kept in one group, the others whole (%)")
-        axes.set_ylabel("grade on validation samples (larger is better)")
+        axes.set_ylabel("score on validation samples (larger is better)")
         axes.legend(fontsize="x-small", ncols=2)
         with replace_on_success(path) as temporary:
             figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png")
@@ -95,13 +95,13 @@ def measure_sensitivity(
     cache: str | os.PathLike[str] | None = None,
     settings: str = "",
 ) -> Sensitivity:
-    """Narrow one group at a time and grade the model, at up to `MOST_WIDTHS` widths each.
+    """Narrow one group at a time and score the model, at up to `MOST_WIDTHS` widths each.
 
     Args:
         problem: names the groups and their allowed widths.
         measure: widths of the groups that are narrowed -> how good the model then is.
         cache: file that is written after every group; groups that it has are not measured again.
-        settings: how the model is graded; a file with other settings is not used.
+        settings: how the model is scored; a file with other settings is not used.
 
     Raises:
         PlanError: the file holds something else, or belongs to another model or other settings.
@@ -115,27 +115,27 @@ def measure_sensitivity(
                 f"The sensitivity '{cache}' was measured on another model or in another way "
                 f"({known.fingerprint}; now {fingerprint}). Name another file."
             )
-    full = known.full if known.grades else float(measure({}))
-    grades = {name: dict(found) for name, found in known.grades.items()}
+    full = known.full if known.scores else float(measure({}))
+    scores = {name: dict(found) for name, found in known.scores.items()}
     with stage("sensitivity", len(problem.choices)) as advance:
         for name, widths in problem.choices.items():
-            if name not in grades:
+            if name not in scores:
                 some = np.linspace(0, len(widths) - 1, MOST_WIDTHS + 1).round().astype(int)
                 tried = [widths[i] for i in np.unique(some)[:-1]]
-                grades[name] = {width: float(measure({name: width})) for width in tried}
-                grades[name][widths[-1]] = full
+                scores[name] = {width: float(measure({name: width})) for width in tried}
+                scores[name][widths[-1]] = full
                 if cache is not None:
-                    Sensitivity(fingerprint, full, grades).save(cache)
+                    Sensitivity(fingerprint, full, scores).save(cache)
             advance()
-    return Sensitivity(fingerprint, full, grades)
+    return Sensitivity(fingerprint, full, scores)
 
 
 def allocate_by_sensitivity(problem: Problem) -> dict[str, int]:
     """Choose widths by gain per cost, the loss of each width measured on validation samples.
 
     After Li et al., "Pruning Filters for Efficient ConvNets" (2017), who read widths off such
-    curves by eye. Ours: the curves, made monotone and interpolated, take the place of the readers'
-    error in `allocate_by_gain`.
+    curves by eye. Ours: the curves, made monotone and interpolated, take the place of the
+    consumers' error in `allocate_by_gain`.
 
     Args:
         problem: with `measure`.
@@ -148,20 +148,20 @@ def allocate_by_sensitivity(problem: Problem) -> dict[str, int]:
         ValueError: the problem has no `measure`.
     """
     if problem.measure is None:
-        raise ValueError("Sensitivity needs problem.measure, which grades widths. Got None.")
+        raise ValueError("Sensitivity needs problem.measure, which scores widths. Got None.")
     problem.check()
     found = measure_sensitivity(problem, problem.measure)
     rankings = {
-        name: _replace_error(ranking, found.grades[name], found.full)
+        name: _replace_error(ranking, found.scores[name], found.full)
         for name, ranking in problem.rankings.items()
     }
     return allocate_by_gain(replace(problem, rankings=rankings))
 
 
-def _replace_error(ranking: Ranking, grades: Mapping[int, float], full: float) -> Ranking:
+def _replace_error(ranking: Ranking, scores: Mapping[int, float], full: float) -> Ranking:
     """Return a ranking whose error is the measured loss."""
-    widths = sorted(grades)
-    lost = np.maximum(full - np.array([grades[width] for width in widths]), 0.0)
+    widths = sorted(scores)
+    lost = np.maximum(full - np.array([scores[width] for width in widths]), 0.0)
     worst = lost[np.isfinite(lost)].max(initial=0.0)
     lost = np.where(np.isfinite(lost), lost, 10 * worst + 1)
     falling = np.maximum.accumulate(lost[::-1])[::-1]

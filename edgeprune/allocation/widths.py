@@ -21,7 +21,7 @@ class Ranking:
 
     Attributes:
         order: `(width,)` channels, the most valuable first.
-        error: `(width + 1,)` what the readers lose when the first k channels are kept; not
+        error: `(width + 1,)` what the consumers lose when the first k channels are kept; not
             increasing.
         scores: `(width,)` what the criterion gave to each channel of the order, not increasing;
             empty where nobody needs it.

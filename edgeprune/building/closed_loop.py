@@ -285,8 +285,8 @@ def _compare_with_rival(
     others = [b for b in best.budgets if b.quantity not in ("latency", "macs")]
     macs = Budget("macs", best.pruned.after.macs, relative=False)
     rival = turn(Budgets((macs, *others)))
-    grades = [each.pruned.chosen.grade for each in (best, rival)]
-    return rival if not rival.misses(limits) and grades[1] > grades[0] else best
+    scores = [each.pruned.chosen.score for each in (best, rival)]
+    return rival if not rival.misses(limits) and scores[1] > scores[0] else best
 
 
 def describe_rounds(rounds: Sequence[Round]) -> tuple[Mapping[str, Any], ...]:

@@ -405,7 +405,7 @@ def _describe_candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:
         {
             "criterion": candidate.criterion,
             "recovery": candidate.name,
-            "validation_accuracy": candidate.grade.accuracy,
+            "validation_accuracy": candidate.score.accuracy,
         }
         for candidate in pruned.candidates
     )

@@ -166,7 +166,7 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
         "params": {"before": pruned.before.params, "after": pruned.after.params},
         "method": pruning.method,
         "recovery": pruned.chosen.name,
-        "validation_accuracy": pruned.chosen.grade.accuracy,
+        "validation_accuracy": pruned.chosen.score.accuracy,
         **({} if trained is None else {"training": trained}),
         "equivalence": {
             "max_abs_error": pruned.equivalence.max_abs_error,
@@ -260,11 +260,11 @@ def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
     )
     if plot is not None:
         found.plot(plot)
-    grades = {
-        name: {str(width): grade for width, grade in sorted(by_width.items())}
-        for name, by_width in found.grades.items()
+    scores = {
+        name: {str(width): score for width, score in sorted(by_width.items())}
+        for name, by_width in found.scores.items()
     }
-    return {"file": out, "plot": plot, "full": found.full, **grades}
+    return {"file": out, "plot": plot, "full": found.full, **scores}
 
 
 @click.command(

@@ -124,9 +124,9 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
             loaded = open_model(file)
             with stage("converting, looking at operators"):
                 found = check_model(loaded, board, name=str(file.path))
-    from edgeprune.report.compatibility_report import describe_suitability
+    from edgeprune.report.compatibility_report import describe_compatibility
 
-    show(found.to_dict, lambda: describe_suitability(found), as_json, quiet)
+    show(found.to_dict, lambda: describe_compatibility(found), as_json, quiet)
     if not found.fits:
         sys.exit(DOES_NOT_FIT)
 

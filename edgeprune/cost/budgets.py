@@ -41,7 +41,7 @@ _AMOUNT = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*(%|[A-Za-z]*)")
 
 @dataclass(frozen=True)
 class Budget:
-    """The most that the slim model may cost.
+    """The most that the pruned model may cost.
 
     Attributes:
         quantity: `macs` (multiply-accumulates of one inference), `params`, `size` (bytes of the

@@ -50,7 +50,7 @@ def load_arrays(
                 f"{outputs[split].shape}: the first numbers must be equal."
             )
     targets, names = read_targets(list(outputs.values()), classes, name, own_names)
-    read = make_reader(list(inputs.values()), input_shape, name)
+    read = make_consumer(list(inputs.values()), input_shape, name)
     return Dataset(name, names, targets, _number_splits(inputs), read)
 
 
@@ -62,7 +62,7 @@ def _number_splits(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def make_reader(
+def make_consumer(
     chunks: Sequence[np.ndarray], input_shape: Shape, name: str
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Read from arrays that lie one after the other, as if they were one.
@@ -174,13 +174,13 @@ def _open_array(path: Path, archive: Any, key: str) -> np.ndarray:
     info = archive.zip.getinfo(f"{key}.npy")
     with archive.zip.open(info) as member:
         version = np.lib.format.read_magic(member)
-        readers = {
+        consumers = {
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }
-        if info.compress_type != zipfile.ZIP_STORED or version not in readers:
+        if info.compress_type != zipfile.ZIP_STORED or version not in consumers:
             return np.asarray(archive[key])
-        shape, fortran_order, dtype = readers[version](member)
+        shape, fortran_order, dtype = consumers[version](member)
         header_size = member.tell()
     if dtype.hasobject or 0 in shape:
         return np.asarray(archive[key])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.data.arrays import Shape, fits, make_reader
+from edgeprune.data.arrays import Shape, fits, make_consumer
 from edgeprune.data.class_targets import read_targets
 from edgeprune.data.classes import check_names
 from edgeprune.data.dataset import Dataset
@@ -58,7 +58,7 @@ def load_stream(stream: Any, input_shape: Shape, classes: tuple[str, ...] | None
         raise DataError(f"Reading the tf.data.Dataset failed: {reason}") from error
     if not inputs:
         raise DataError("The tf.data.Dataset has no samples.")
-    read = make_reader(inputs, input_shape, "tf.data")
+    read = make_consumer(inputs, input_shape, "tf.data")
     indices, class_names = read_targets(targets, classes, "tf.data", own_names)
     return Dataset("tf.data", class_names, indices, {"all": np.arange(len(indices))}, read)
 
@@ -75,4 +75,4 @@ def _is_batched(shape: Any, input_shape: Shape) -> bool:
             return False
         if fits(sizes[1:], accepted):
             return True
-    return len(sizes) > len(input_shape)  # it does not fit: the reader will say how
+    return len(sizes) > len(input_shape)  # it does not fit: the consumer will say how

@@ -1,4 +1,4 @@
-"""Giving accuracy back with gradients: a slim model learns from the original."""
+"""Giving accuracy back with gradients: a pruned model learns from the original."""
 
 from edgeprune.distillation.training_settings import Augmentation, Training
 

@@ -23,7 +23,7 @@ class Checkpoint:
         weights: of the model in training.
         best: of the model that validation prefers so far.
         optimizer: its variables.
-        state: step, seconds, grades and so on, as JSON types.
+        state: step, seconds, scores and so on, as JSON types.
     """
 
     weights: Sequence[np.ndarray]

@@ -1,4 +1,4 @@
-"""`fine_tune`: a slim model learns from the original, and keeps what validation prefers."""
+"""`fine_tune`: a pruned model learns from the original, and keeps what validation prefers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from edgeprune.data import Samples
 from edgeprune.distillation.augmentation import find_augmentation
-from edgeprune.distillation.lessons import Lessons
 from edgeprune.distillation.objectives import (
     Kind,
     LossFunction,
@@ -24,11 +23,12 @@ from edgeprune.distillation.objectives import (
 )
 from edgeprune.distillation.schedule import CLOCK, Clock, Schedule
 from edgeprune.distillation.student import Student, Teacher
+from edgeprune.distillation.teacher_batches import TeacherBatches
 from edgeprune.distillation.training_loop import Evaluation, TrainingLoop
 from edgeprune.distillation.training_samples import ArraySource, Source
 from edgeprune.distillation.training_settings import Augmentation, Training
 from edgeprune.errors import DataError, ModelError
-from edgeprune.evaluation.evaluator import Grade, Judge, hold_out
+from edgeprune.evaluation.evaluator import Evaluator, Score, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_model, make_samples
 from edgeprune.support.progress import stage
 
@@ -42,7 +42,7 @@ class FineTuned:
 
     Attributes:
         model: the best on validation, a plain Keras model: the given one if nothing was gained.
-        before: grade on validation of the given model.
+        before: score on validation of the given model.
         after: of the result, never worse.
         epochs: passes over the data.
         steps: of gradient descent.
@@ -54,8 +54,8 @@ class FineTuned:
     """
 
     model: keras.Model = field(repr=False)
-    before: Grade
-    after: Grade
+    before: Score
+    after: Score
     epochs: float
     steps: int
     seconds: float
@@ -76,22 +76,22 @@ def fine_tune(
     checkpoint: str | os.PathLike[str] | None = None,
     clock: Clock = CLOCK,
 ) -> FineTuned:
-    """Return a slim model trained to answer as the original does; labels help, but need not be.
+    """Return a pruned model trained to answer as the original does; labels help, but need not be.
 
-    Knowledge distillation after Hinton et al. (2015): the slim model is trained towards the
+    Knowledge distillation after Hinton et al. (2015): the pruned model is trained towards the
     original's softened logits, on every backend of Keras. The learning rate follows wall time, so
     that a run always ends with small steps, and the best state on validation is kept. All layers
     learn, also those that the model's author froze; BatchNorm layers average over the last ten
     steps while they do.
 
     Args:
-        model: the slim model; it is not changed.
+        model: the pruned model; it is not changed.
         original: what it was made from; it is not changed.
         data: preprocessed training samples `(n, ...)`, alone or with class indices `(n,)` in the
             numbering of the original, or a `Source` that reads them as needed. The more, the
             better: the calibration samples alone are soon learnt by heart.
         settings: how to train, or how long: `"5min"`, `"90s"`, `"20epochs"`.
-        classes: outputs of the original that the slim model has kept, in its order.
+        classes: outputs of the original that the pruned model has kept, in its order.
         validation: samples that choose the best state; a quarter of `data` by default.
         checkpoint: an `.npz` file that is written at every evaluation, and from which a run with
             the same model, data and settings goes on; gone once the run has ended.
@@ -125,7 +125,7 @@ def fine_tune(
         teacher = Teacher(original, block_ends, batch_size)
         kinds = find_kinds(original)
         answers = teacher.answer(held_out.inputs)[: len(kinds)]
-        judge = Judge(original, held_out, chosen, outputs=_say(answers, kinds))
+        evaluator = Evaluator(original, held_out, chosen, outputs=_say(answers, kinds))
         augmentation = settings.augmentation
         if augmentation == "auto":
             augmentation = _find_augmentation(teacher, held_out.inputs[:PROBES])
@@ -133,11 +133,13 @@ def fine_tune(
         labels = _one_hot(source.targets, len(source), model, kinds, chosen)
         losses = _make_losses(teacher, held_out.inputs[:PROBES], kinds, labels, settings)
         student = Student(model, block_ends, losses, settings)
-        lessons = Lessons(source, teacher, augmentation, settings, classes=chosen, labels=labels)
+        teacher_batches = TeacherBatches(
+            source, teacher, augmentation, settings, classes=chosen, labels=labels
+        )
         if settings.epochs is not None:
-            schedule.steps = max(1, round(settings.epochs * lessons.steps))
+            schedule.steps = max(1, round(settings.epochs * teacher_batches.steps))
         training = TrainingLoop(
-            student, lessons, schedule, settings, _grader(judge, kinds, held_out)
+            student, teacher_batches, schedule, settings, _make_scorer(evaluator, kinds, held_out)
         )
         if checkpoint is not None:
             fingerprint = _fingerprint(model, original, len(source), chosen, settings)
@@ -147,10 +149,10 @@ def fine_tune(
         model=student.finish(training.best_weights),
         before=training.before,
         after=training.best,
-        epochs=round(training.step / lessons.steps, 2),
+        epochs=round(training.step / teacher_batches.steps, 2),
         steps=training.step,
         seconds=round(schedule.elapsed, 2),
-        samples_per_second=round(training.step * lessons.batch_size / schedule.elapsed, 1)
+        samples_per_second=round(training.step * teacher_batches.batch_size / schedule.elapsed, 1)
         if schedule.elapsed
         else 0.0,
         augmentation=augmentation,
@@ -170,7 +172,7 @@ def _check_models(model: keras.Model, original: keras.Model, classes: Sequence[i
         raise ModelError(
             f"Model '{model.name}' has inputs and outputs of shapes {found}, the original "
             f"'{original.name}' {wanted}{'' if classes is None else ' with these classes'}. "
-            "Expected a slim model and what it was made from, and the classes it has kept."
+            "Expected a pruned model and what it was made from, and the classes it has kept."
         )
 
 
@@ -248,18 +250,20 @@ def _make_losses(
     ]
 
 
-def _grader(judge: Judge, kinds: list[Kind], samples: Samples) -> Callable[[Student], Grade]:
-    """Return what grades a student in the terms of a judge."""
+def _make_scorer(
+    evaluator: Evaluator, kinds: list[Kind], samples: Samples
+) -> Callable[[Student], Score]:
+    """Return what scores a student in the terms of an evaluator."""
 
-    def grade(student: Student) -> Grade:
+    def score(student: Student) -> Score:
         answers = student.answer(samples.inputs, min(PROBES, len(samples.inputs)))
-        return judge.grade_outputs(_say(answers, kinds))
+        return evaluator.score_outputs(_say(answers, kinds))
 
-    return grade
+    return score
 
 
 def _say(answers: list[np.ndarray], kinds: list[Kind]) -> list[np.ndarray]:
-    """Return outputs as a judge expects them: probabilities in place of logits of sigmoids."""
+    """Return outputs as an evaluator expects them: probabilities in place of logits of sigmoids."""
     return [
         1 / (1 + np.exp(-answer)) if kind == "independent" else answer
         for answer, kind in zip(answers, kinds, strict=True)
@@ -275,7 +279,7 @@ def _fingerprint(
 ) -> str:
     """Return what a checkpoint must agree with.
 
-    The slim model counts by its shapes: recovering it again need not give the same last digits.
+    The pruned model counts by its shapes: recovering it again need not give the same last digits.
     """
     shapes = [tuple(weight.shape) for weight in model.weights]
     text = json.dumps([shapes, count, classes, settings.to_dict()])

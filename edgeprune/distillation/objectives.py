@@ -1,4 +1,4 @@
-"""What a slim model is trained towards: the original's answers, labels, and attention maps."""
+"""What a pruned model is trained towards: the original's answers, labels, and attention maps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LossFunction = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Objective:
-    """What one output of a slim model is compared by.
+    """What one output of a pruned model is compared by.
 
     Attributes:
         kind: `classes` exclude each other and are compared as distributions, `independent` ones
@@ -110,7 +110,7 @@ def make_comparable(model: keras.Model, block_ends: list[str]) -> tuple[keras.Mo
     """Return a float32 copy that ends in logits, and the same with attention maps as more outputs.
 
     Args:
-        model: the original or the slim model; it is not changed.
+        model: the original or the pruned model; it is not changed.
         block_ends: names of layers; none makes both results the same model.
     """
     copy = in_float32(replace_softmax(model))

@@ -39,7 +39,7 @@ class Teacher:
 
 
 class Student:
-    """A slim model in training."""
+    """A pruned model in training."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Student:
         """Copy the model and make everything in the copy trainable.
 
         Args:
-            model: the slim model; it is not changed.
+            model: the pruned model; it is not changed.
             block_ends: layers whose attention maps are compared.
             losses: one per output, then one per block end.
             settings: how to train.

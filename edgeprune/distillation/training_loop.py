@@ -1,4 +1,4 @@
-"""The loop: lessons until the schedule ends, validation now and then, the best state kept."""
+"""The loop: batches until the schedule ends, validation now and then, the best state kept."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from edgeprune.distillation.checkpoints import Checkpoint
-from edgeprune.distillation.lessons import Lessons
 from edgeprune.distillation.schedule import Schedule, learning_rate
 from edgeprune.distillation.student import Student
+from edgeprune.distillation.teacher_batches import TeacherBatches
 from edgeprune.distillation.training_settings import Training
-from edgeprune.evaluation.evaluator import Grade
+from edgeprune.evaluation.evaluator import Score
 from edgeprune.support.progress import Advance
 
 # The last step and evaluation must end within the time limit, on a machine that others use as well.
@@ -30,7 +30,7 @@ class Evaluation:
         seconds: since the start.
         loss: mean over the steps since the evaluation before.
         accuracy: on validation samples.
-        closeness: to the original on them, see `Grade`.
+        closeness: to the original on them, see `Score`.
     """
 
     step: int
@@ -44,8 +44,8 @@ class TrainingLoop:
     """Trains a student; afterwards its attributes say how it went.
 
     Attributes:
-        before: grade of the student at the start.
-        best: the best grade so far.
+        before: score of the student at the start.
+        best: the best score so far.
         best_weights: the weights that got it.
         step: how many steps have been taken.
         history: all evaluations.
@@ -55,25 +55,25 @@ class TrainingLoop:
     def __init__(
         self,
         student: Student,
-        lessons: Lessons,
+        teacher_batches: TeacherBatches,
         schedule: Schedule,
         settings: Training,
-        grade: Callable[[Student], Grade],
+        score: Callable[[Student], Score],
     ) -> None:
-        """Grade the student as it comes.
+        """Score the student as it comes.
 
         Args:
             student: will be trained.
-            lessons: what it is shown.
+            teacher_batches: what it is shown.
             schedule: when to end.
             settings: how to train.
-            grade: on validation samples.
+            score: on validation samples.
         """
         self._student = student
-        self._lessons = lessons
+        self._batches = teacher_batches
         self._schedule = schedule
         self._settings = settings
-        self._grade = grade
+        self._grade = score
         self._peak = settings.learning_rate
         self._losses: list[float] = []
         self._fruitless = 0
@@ -102,7 +102,7 @@ class TrainingLoop:
         state = found.state
         self.step, self._peak = state["step"], state["peak"]
         self._fruitless = state["fruitless"]
-        self.before, self.best = Grade(*state["before"]), Grade(*state["best"])
+        self.before, self.best = Score(*state["before"]), Score(*state["best"])
         self.history = [Evaluation(**entry) for entry in state["history"]]
         self._schedule.resume(state["seconds"])
 
@@ -117,8 +117,8 @@ class TrainingLoop:
         due = self._due()
         try:
             while not self.stopped:
-                epoch, start = divmod(self.step, self._lessons.steps)
-                for inputs, wanted in self._lessons.read_epoch(epoch, start):
+                epoch, start = divmod(self.step, self._batches.steps)
+                for inputs, wanted in self._batches.read_epoch(epoch, start):
                     done = self._schedule.progress(self.step)
                     for _ in range(told, int(100 * done)):
                         advance()
@@ -167,25 +167,25 @@ class TrainingLoop:
         self._peak /= 2
 
     def _look(self) -> None:
-        """Grade the student, keep it if it is the best, and write a checkpoint."""
-        grade = self._evaluate()
+        """Score the student, keep it if it is the best, and write a checkpoint."""
+        score = self._evaluate()
         loss = float(np.mean(self._losses)) if self._losses else float("nan")
         self._losses.clear()
         seconds = round(self._schedule.elapsed, 3)
-        self.history.append(Evaluation(self.step, seconds, loss, grade.accuracy, grade.closeness))
+        self.history.append(Evaluation(self.step, seconds, loss, score.accuracy, score.closeness))
         self._fruitless += 1
-        if grade > self.best:
-            self.best, self.best_weights, self._fruitless = grade, self._student.weights, 0
+        if score > self.best:
+            self.best, self.best_weights, self._fruitless = score, self._student.weights, 0
         self._save()
         patience = self._settings.patience
         if patience is not None and self._fruitless >= patience:
             self.stopped = "patience"
 
-    def _evaluate(self) -> Grade:
+    def _evaluate(self) -> Score:
         start = self._schedule.elapsed
-        grade = self._grade(self._student)
+        score = self._grade(self._student)
         self._evaluation_seconds = self._schedule.elapsed - start
-        return grade
+        return score
 
     def _save(self) -> None:
         if self._place is None:

@@ -71,7 +71,7 @@ class Training:
         reuse: epochs over which an augmented sample and the original's answer to it stay the same;
             more saves asking the original again.
         warm_up: share of the time in which the learning rate rises.
-        evaluations: how often validation samples are graded, evenly spread.
+        evaluations: how often validation samples are scored, evenly spread.
         patience: stop after this many evaluations without a gain. `None`, the default, never stops
             early: most is gained at the end, when the steps are small. The best state counts.
         rounds: steps in which pruning and fine-tuning alternate, used by `prune_in_rounds`.

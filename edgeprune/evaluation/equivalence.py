@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from edgeprune.errors import EquivalenceError
-from edgeprune.surgery.channel_removal import cut
+from edgeprune.surgery.channel_removal import mask_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.surgery.precision import in_float32
 from edgeprune.tracing.groups import Groups
@@ -51,13 +51,13 @@ def check_equivalence(
     *,
     tolerance: float = TOLERANCE,
 ) -> Equivalence:
-    """Prove on given inputs that the slim model computes what the plan says, in every output.
+    """Prove on given inputs that the pruned model computes what the plan says, in every output.
 
     Models in mixed precision are compared in float32.
 
     Args:
         model: the original.
-        smaller: `slim(model, plan)`, before any recovery.
+        smaller: `remove_channels(model, plan)`, before any recovery.
         plan: the plan.
         groups: the groups of the original.
         inputs: `(n, ...)` preprocessed samples, one array per input if there are several (a list,
@@ -80,14 +80,17 @@ def check_equivalence(
         return np.concatenate([samples, noise.astype(samples.dtype)])
 
     both = keras.tree.map_structure(add_noise, inputs)
-    oracles, found = _logits(cut(model, plan, groups=groups), both), _logits(smaller, both)
+    oracles, found = (
+        _logits(mask_channels(model, plan, groups=groups), both),
+        _logits(smaller, both),
+    )
     result = max(
         (_compare(one, other, plan) for one, other in zip(oracles, found, strict=True)),
         key=lambda measured: np.nan_to_num(measured.relative, nan=np.inf),
     )
     if not result.relative <= tolerance:
         raise EquivalenceError(
-            f"The slim model is not equal to the original with the same channels silenced: error "
+            f"The pruned model is not equal to the original with the same channels silenced: error "
             f"{result.max_abs_error:.3g} at a scale of {result.scale:.3g}, at most "
             f"{tolerance:g} of the scale is allowed. A channel rule of one of its layers is wrong; "
             "nothing was written. Please report the model."
@@ -112,7 +115,7 @@ def _compare(oracle: np.ndarray, found: np.ndarray, plan: Plan) -> Equivalence:
     expected = oracle if plan.classes is None else oracle[..., list(plan.classes)]
     if expected.shape != found.shape:
         raise EquivalenceError(
-            f"The slim model returns shape {found.shape[1:]}, the plan asks for "
+            f"The pruned model returns shape {found.shape[1:]}, the plan asks for "
             f"{expected.shape[1:]}."
         )
     error, scale = float(np.abs(expected - found).max()), float(np.abs(expected).max())

@@ -18,7 +18,7 @@ LEAST_PROBABILITY = 1e-30
 
 
 @dataclass(frozen=True, order=True)
-class Grade:
+class Score:
     """How good a model is: larger is better, accuracy first.
 
     Attributes:
@@ -31,14 +31,14 @@ class Grade:
     closeness: float
 
 
-class Judge:
-    """Grades slim models by their answers and by how close they stay to the original.
+class Evaluator:
+    """Scores pruned models by their answers and by how close they stay to the original.
 
     Example:
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         >>> samples = Samples(np.ones((4, 2), np.float32), np.zeros(0, np.int64))
-        >>> judge = Judge(model, samples)
-        >>> judge.grade(model) >= judge.grade(keras.models.clone_model(model))
+        >>> evaluator = Evaluator(model, samples)
+        >>> evaluator.evaluate(model) >= evaluator.evaluate(keras.models.clone_model(model))
         True
     """
 
@@ -55,8 +55,8 @@ class Judge:
         Args:
             model: the original.
             samples: validation samples; without targets only closeness counts.
-            classes: outputs that slim models keep; `None` for all.
-            outputs: what the original says about the samples, as `grade_outputs` takes it, where
+            classes: outputs that pruned models keep; `None` for all.
+            outputs: what the original says about the samples, as `score_outputs` takes it, where
                 that is known already.
         """
         self.samples = samples
@@ -81,30 +81,30 @@ class Judge:
             return [np.log(np.maximum(output, LEAST_PROBABILITY)) for output in outputs]
         return outputs
 
-    def grade(self, smaller: keras.Model) -> Grade:
-        """Grade a slim model; one whose outputs are not finite is worse than any other.
+    def evaluate(self, smaller: keras.Model) -> Score:
+        """Score a pruned model; one whose outputs are not finite is worse than any other.
 
         Args:
             smaller: with the outputs of the original, or only those of the kept classes.
         """
-        return self.grade_outputs(self._predict(smaller))
+        return self.score_outputs(self._predict(smaller))
 
-    def grade_outputs(self, found: list[np.ndarray]) -> Grade:
-        """Grade what a model says about the validation samples.
+    def score_outputs(self, found: list[np.ndarray]) -> Score:
+        """Score what a model says about the validation samples.
 
         Args:
             found: every output, `(n, ...)`, logits in place of probabilities.
         """
         if not all(np.isfinite(output).all() for output in found):
-            return Grade(0.0, -np.inf)
+            return Score(0.0, -np.inf)
         closeness = np.mean(
             [self._compare(*pair) for pair in zip(self._outputs, found, strict=True)]
         )
         answers = len(found) == 1 and _has_classes(found[0]) and self.samples.targets.size
         if not answers:
-            return Grade(0.0, float(closeness))
+            return Score(0.0, float(closeness))
         accuracy = measure_accuracy(found[0], self.samples.targets, self.classes)
-        return Grade(accuracy, float(closeness))
+        return Score(accuracy, float(closeness))
 
     def _compare(self, wanted: np.ndarray, found: np.ndarray) -> float:
         if _has_classes(found) and self._compares:

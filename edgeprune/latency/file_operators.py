@@ -31,7 +31,7 @@ def read_operators(path: str | os.PathLike[str]) -> tuple[Operator, ...]:
 
     Raises:
         ModelError: the file cannot be read.
-        EdgepruneError: no reader is installed.
+        EdgepruneError: no consumer is installed.
 
     Example:
         >>> sum(operator.macs for operator in read_operators("model.tflite"))   # doctest: +SKIP
@@ -56,7 +56,7 @@ def parse_operators(content: bytes, name: str = "the model") -> tuple[Operator, 
 
     Raises:
         ModelError: the flatbuffer is damaged.
-        EdgepruneError: no reader is installed.
+        EdgepruneError: no consumer is installed.
     """
     model = parse_model(content, name)
     graph = model.subgraphs[0]

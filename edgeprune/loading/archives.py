@@ -79,7 +79,7 @@ def check_weights_file(source: Source) -> None:
 def readable_weights(source: Source) -> Iterator[Path]:
     """Give the weights under a name whose ending tells Keras what their content is.
 
-    A whole model of Keras 2 is given without its training settings: no reader of it needs them.
+    A whole model of Keras 2 is given without its training settings: no consumer of it needs them.
     """
     suffix = _SUFFIXES.get(source.layout)
     name = source.weights.name

@@ -53,8 +53,8 @@ def read_source(path: Path, weights: Path | None) -> Source:
         raise ModelError(f"'{path}' is a SavedModel and holds its own weights; give it alone.")
     if kind is Format.SAVED_MODEL:
         return Source(path, {}, 2, path / "variables" / "variables", "checkpoint", False)
-    readers = {Format.ARCHIVE: _read_archive, Format.HDF5: _read_hdf5, Format.JSON: _read_json}
-    source = readers[kind](path)
+    consumers = {Format.ARCHIVE: _read_archive, Format.HDF5: _read_hdf5, Format.JSON: _read_json}
+    source = consumers[kind](path)
     if weights is not None:
         source = _with_weights(source, weights)
     elif kind is Format.JSON:

@@ -2,7 +2,7 @@
 
 Widths are fixed; a genome names for every group one criterion of each cluster and its weight.
 Differential evolution starts from the pure criteria, so the result is never below the best of them
-on the samples that judge.
+on the samples that evaluator.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import differential_evolution
 
-from edgeprune.evaluation.evaluator import Grade
+from edgeprune.evaluation.evaluator import Score
 from edgeprune.scoring.blends import BLENDED, gather_opinions
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.support.progress import stage
 from edgeprune.surgery.plan import Plan
@@ -34,22 +34,22 @@ class Blending:
     Attributes:
         plan: of the best blend, or of a pure criterion that nothing beat.
         weights: group name -> name of a criterion -> weight.
-        grade: of the plan.
-        pure: grade of every criterion alone, at the same widths.
-        evaluations: how many plans were graded.
+        score: of the plan.
+        pure: score of every criterion alone, at the same widths.
+        evaluations: how many plans were scored.
     """
 
     plan: Plan = field(repr=False)
     weights: Weights = field(repr=False)
-    grade: Grade
-    pure: Mapping[str, Grade]
+    score: Score
+    pure: Mapping[str, Score]
     evaluations: int
 
 
 def search_blends(
-    evidence: Evidence,
+    context: PruningContext,
     plan: Plan,
-    grade: Callable[[Plan], Grade],
+    score: Callable[[Plan], Score],
     *,
     time_limit: float = float("inf"),
     clock: Callable[[], float] = time.monotonic,
@@ -57,21 +57,21 @@ def search_blends(
     """Search criteria and weights for the groups that a plan shrinks, at the plan's widths.
 
     Args:
-        evidence: of the model; `settings` say how many generations and blends.
+        context: of the model; `settings` say how many generations and blends.
         plan: gives the widths.
-        grade: how good a plan is on validation samples.
-        time_limit: in seconds; the pure criteria are graded whatever the time.
+        score: how good a plan is on validation samples.
+        time_limit: in seconds; the pure criteria are scored whatever the time.
         clock: in seconds.
     """
-    settings = evidence.settings
-    search = _Search(evidence, plan, grade)
+    settings = context.settings
+    search = _Search(context, plan, score)
     members = len(BLENDED)
     size = members + max(settings.population, 1)
     total = size * max(settings.generations, 1)
     end = clock() + time_limit
     with stage("blending criteria", total) as advance:
 
-        def judge(genome: np.ndarray) -> float:
+        def evaluator(genome: np.ndarray) -> float:
             if clock() < end or search.evaluations < members:
                 search.try_genome(genome)
                 advance()
@@ -79,11 +79,11 @@ def search_blends(
             return 0.0
 
         pure = {name: search.try_genome(search.pure(name)) for name in BLENDED}
-        generator = np.random.default_rng(evidence.seed)
+        generator = np.random.default_rng(context.seed)
         first = np.stack([search.pure(name) for name in BLENDED])
         others = generator.random((size - members, first.shape[1]))
         differential_evolution(
-            judge,
+            evaluator,
             [(0.0, 1.0)] * first.shape[1],
             init=np.vstack([first, others]),
             maxiter=max(settings.generations, 1) - 1,
@@ -97,38 +97,38 @@ def search_blends(
 
 
 class _Search:
-    """Turns genomes into plans, and remembers their grades."""
+    """Turns genomes into plans, and remembers their scores."""
 
     def __init__(
         self,
-        evidence: Evidence,
+        context: PruningContext,
         plan: Plan,
-        grade: Callable[[Plan], Grade],
+        score: Callable[[Plan], Score],
     ) -> None:
-        self.evidence = evidence
+        self.context = context
         self.plan = plan
-        self.grade = grade
-        self.groups = [evidence.groups[name] for name in plan.keep]
-        self.opinions = {group.name: gather_opinions(evidence, group) for group in self.groups}
-        self.grades: dict[Plan, Grade] = {}
+        self.score = score
+        self.groups = [context.groups[name] for name in plan.keep]
+        self.opinions = {group.name: gather_opinions(context, group) for group in self.groups}
+        self.scores: dict[Plan, Score] = {}
         self.evaluations = 0
-        self.best: tuple[Grade, Plan, np.ndarray] = (Grade(-1.0, -np.inf), plan, np.empty(0))
+        self.best: tuple[Score, Plan, np.ndarray] = (Score(-1.0, -np.inf), plan, np.empty(0))
 
-    def try_genome(self, genome: np.ndarray) -> Grade:
-        """Grade a genome; the first of several equals stays the best."""
+    def try_genome(self, genome: np.ndarray) -> Score:
+        """Score a genome; the first of several equals stays the best."""
         plan = self.make_plan(genome)
-        if plan not in self.grades:
-            self.grades[plan] = self.grade(plan)
+        if plan not in self.scores:
+            self.scores[plan] = self.score(plan)
         self.evaluations += 1
-        found = self.grades[plan]
+        found = self.scores[plan]
         if found > self.best[0]:
             self.best = (found, plan, genome)
         return found
 
     def value(self, genome: np.ndarray) -> float:
-        """Return a grade as one number: closeness decides between equal accuracies."""
-        grade = self.grades[self.make_plan(genome)]
-        return grade.accuracy + NEGLIGIBLE * float(np.exp(min(grade.closeness, 0.0)))
+        """Return a score as one number: closeness decides between equal accuracies."""
+        score = self.scores[self.make_plan(genome)]
+        return score.accuracy + NEGLIGIBLE * float(np.exp(min(score.closeness, 0.0)))
 
     def pure(self, name: str) -> np.ndarray:
         """Return the genome in which one criterion decides alone."""
@@ -164,9 +164,9 @@ class _Search:
     def _choose(
         self, group: Group, weights: Mapping[str, float], kept: Sequence[int]
     ) -> tuple[int, ...]:
-        def score(evidence: Evidence, group: Group) -> np.ndarray:
+        def score(context: PruningContext, group: Group) -> np.ndarray:
             return self.opinions[group.name].blend(weights)
 
-        scores = dead_last(score)(self.evidence, group)
+        scores = dead_last(score)(self.context, group)
         order = np.argsort(-scores, kind="stable")
         return tuple(sorted(order[: len(kept)].tolist()))

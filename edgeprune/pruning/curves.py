@@ -36,7 +36,7 @@ def measure_curves(
         model: as for `prune`.
         data: calibration samples, as for `prune`.
         classes: outputs to keep, in this order; `None` keeps all.
-        validation: samples that are graded; a quarter of `data` by default.
+        validation: samples that are scored; a quarter of `data` by default.
         pruning: its criterion says which channels go, its step which widths are measured.
         cache: file that is written after every group; what it has is not measured again.
 
@@ -53,7 +53,7 @@ def measure_curves(
         ...     keras.Input((8, 8, 1)), keras.layers.Conv2D(16, 3, name="conv"),
         ...     keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)])
         >>> inputs = np.random.default_rng(0).random((32, 8, 8, 1), dtype="float32")
-        >>> sorted(measure_curves(model, inputs).grades["conv"])
+        >>> sorted(measure_curves(model, inputs).scores["conv"])
         [4, 8, 12, 16]
     """
     pruning = Pruning.parse(pruning)
@@ -61,10 +61,10 @@ def measure_curves(
     chosen = None if classes is None else tuple(int(number) for number in classes)
     budgets = Budgets.parse("macs=100%")
     search = open_search(model, data, budgets, chosen, validation, pruning)
-    evidence = search.evidence
-    rankings = rank_groups(evidence, criterion)
+    context = search.context
+    rankings = rank_groups(context, criterion)
     limits = CostLimits(search.costs, *budgets)
-    problem = Problem(evidence.groups, rankings, limits, search.step)
-    measure = measure_widths(search.measure, evidence, rankings)
+    problem = Problem(context.groups, rankings, limits, search.step)
+    measure = measure_widths(search.measure, context, rankings)
     settings = f"classes {chosen} criterion {criterion} step {search.step} seed {pruning.seed}"
     return measure_sensitivity(problem, measure, cache=cache, settings=settings)

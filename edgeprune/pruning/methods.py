@@ -40,8 +40,8 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "auto": Method(
-        summary="The best combination known so far: greedy least squares on what the readers lose, "
-        "widths by gain per cost, the recovery that validation prefers.",
+        summary="The best combination known so far: greedy least squares on what the consumers "
+        "lose, widths by gain per cost, the recovery that validation prefers.",
         source="Ours.",
         criterion="greedy_least_squares",
     ),
@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
         summary="Choose channels by QR with column pivoting and write the others as combinations "
         "of them.",
         source='After Zhang, Davoodi, Hu, "CHaPR: Efficient Inference of CNNs via Channel Pruning" '
-        "(2020). Ours: pivots from the covariance, on all readers of a group at once.",
+        "(2020). Ours: pivots from the covariance, on all consumers of a group at once.",
         criterion="pivoted_qr",
         recovery="least_squares",
         recalibration="off",

@@ -15,14 +15,14 @@ from edgeprune.data import Samples
 from edgeprune.distillation import Training
 from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
 from edgeprune.evaluation.equivalence import Equivalence
-from edgeprune.evaluation.evaluator import Judge, hold_out
+from edgeprune.evaluation.evaluator import Evaluator, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_classes, check_model, make_samples
 from edgeprune.latency import Deployment
 from edgeprune.pruning.pruning_settings import DEFAULT_STEP, Pruning
 from edgeprune.pruning.search import Candidate, Search
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
-from edgeprune.scoring.observations import Observations
+from edgeprune.scoring.context import PruningContext
 from edgeprune.support.deprecation import PRUNING, moved_keywords
 from edgeprune.support.gradients import without_gradients
 from edgeprune.support.progress import stage, timing
@@ -147,7 +147,7 @@ def _prune(
         found = search.run(method, pruning.search_seconds)
         after = CostModel(find_groups(found.model)).full
     return Pruned(
-        found.model, found.unrecovered, found.model, found.plan, search.evidence.groups,
+        found.model, found.unrecovered, found.model, found.plan, search.context.groups,
         search.costs.full, after, found.equivalence, found.candidates, seconds,
     )  # fmt: skip
 
@@ -208,14 +208,14 @@ def open_search(
         costs = CostModel(groups, deployment)
         check_budget(groups, costs, budgets, step, fix_classes(groups, classes))
     samples, held_out = divide_samples(model, data, validation, classes, pruning.seed)
-    judge = Judge(model, held_out, classes)
+    evaluator = Evaluator(model, held_out, classes)
     present, targets = _renumber(samples.targets)
     statistics = collect_statistics(
         groups, samples.inputs, targets, num_classes=len(present), seed=pruning.seed
     )
-    observations = Observations(groups, samples.inputs, samples.targets, classes, pruning.seed)
-    evidence = Evidence(groups, statistics, classes, pruning.seed, observations, present)
-    return Search(model, evidence, samples.inputs, costs, budgets, judge, step)
+    calibration = CalibrationSamples(groups, samples.inputs, samples.targets, classes, pruning.seed)
+    context = PruningContext(groups, statistics, classes, pruning.seed, calibration, present)
+    return Search(model, context, samples.inputs, costs, budgets, evaluator, step)
 
 
 def _renumber(targets: np.ndarray) -> tuple[tuple[int, ...], np.ndarray | None]:

@@ -1,4 +1,4 @@
-"""From evidence and a budget to a plan: rank channels, choose widths, write down what stays."""
+"""From context and a budget to a plan: rank channels, choose widths, write down what stays."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeprune.allocation import (
 from edgeprune.cost.budgets import Budget, Budgets
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.pruning.methods import METHODS, Method
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.norms import score_l1
 from edgeprune.scoring.subsets import follow_order
@@ -31,7 +31,7 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def make_plan(
-    evidence: Evidence,
+    context: PruningContext,
     costs: CostModel,
     budget: Budget | Budgets,
     *,
@@ -45,7 +45,7 @@ def make_plan(
     chosen, until these no longer change.
 
     Args:
-        evidence: weights and statistics of the model, and the classes that will be kept.
+        context: weights and statistics of the model, and the classes that will be kept.
         costs: of the model.
         budget: what must be met, all of several.
         method: its criterion, allocation and settings count.
@@ -55,93 +55,93 @@ def make_plan(
     Raises:
         BudgetError: the budget cannot be met.
     """
-    groups = evidence.groups
-    limits = CostLimits(costs, *Budgets.parse(budget), fixed=fix_classes(groups, evidence.classes))
+    groups = context.groups
+    limits = CostLimits(costs, *Budgets.parse(budget), fixed=fix_classes(groups, context.classes))
     allocate = ALLOCATIONS[method.allocation]
     widths: dict[str, int] = {}
     for _ in range(max(method.settings.rounds, 1)):
-        seen = replace(evidence, widths=widths, settings=method.settings)
+        seen = replace(context, widths=widths, settings=method.settings)
         rankings = rank_groups(seen, method.criterion)
         before = widths
-        graded = None if measure is None else measure_widths(measure, evidence, rankings)
-        widths = allocate(Problem(groups, rankings, limits, step, graded))
+        scored = None if measure is None else measure_widths(measure, context, rankings)
+        widths = allocate(Problem(groups, rankings, limits, step, scored))
         if widths == before:
             break
-    return write_plan(evidence, rankings, widths)
+    return write_plan(context, rankings, widths)
 
 
 def measure_widths(
-    measure: Callable[[Plan], float], evidence: Evidence, rankings: Mapping[str, Ranking]
+    measure: Callable[[Plan], float], context: PruningContext, rankings: Mapping[str, Ranking]
 ) -> Callable[[Mapping[str, int]], float]:
     """Return how good the model is when some groups keep the first channels of their rankings.
 
     Args:
         measure: how good it is by a plan.
-        evidence: names the groups and the classes.
+        context: names the groups and the classes.
         rankings: of every removable group.
     """
-    return lambda widths: measure(write_plan(evidence, rankings, widths))
+    return lambda widths: measure(write_plan(context, rankings, widths))
 
 
-def rank_groups(evidence: Evidence, criterion: str) -> dict[str, Ranking]:
+def rank_groups(context: PruningContext, criterion: str) -> dict[str, Ranking]:
     """Rank the channels of every removable group.
 
     Args:
-        evidence: of the model.
+        context: of the model.
         criterion: name in `CRITERIA`.
     """
-    removable = evidence.groups.removable
+    removable = context.groups.removable
     rankings = {}
     with stage("ranking channels", len(removable)) as advance:
         for group in removable:
-            rankings[group.name] = rank(evidence, group, criterion)
+            rankings[group.name] = rank(context, group, criterion)
             advance()
     return rankings
 
 
 def write_plan(
-    evidence: Evidence, rankings: Mapping[str, Ranking], widths: Mapping[str, int]
+    context: PruningContext, rankings: Mapping[str, Ranking], widths: Mapping[str, int]
 ) -> Plan:
     """Return the plan that keeps the first channels of every ranking.
 
     Args:
-        evidence: names the groups and the classes.
+        context: names the groups and the classes.
         rankings: of every removable group.
         widths: of every removable group.
     """
     keep = {
         name: keep_channels(rankings[name], width)
         for name, width in widths.items()
-        if width < evidence.groups[name].width
+        if width < context.groups[name].width
     }
-    return Plan(keep, evidence.groups.fingerprint, evidence.classes)
+    return Plan(keep, context.groups.fingerprint, context.classes)
 
 
-def rank(evidence: Evidence, group: Group, criterion: str) -> Ranking:
-    """Order a group's channels by a criterion and say what its readers lose at every width.
+def rank(context: PruningContext, group: Group, criterion: str) -> Ranking:
+    """Order a group's channels by a criterion and say what its consumers lose at every width.
 
-    Where no reader has statistics, the loss is taken to be the share of the filters' squared L1
-    norms that is gone: 1 for all of them, as for a reader that has lost its signal.
+    Where no consumer has statistics, the loss is taken to be the share of the filters' squared L1
+    norms that is gone: 1 for all of them, as for a consumer that has lost its signal.
 
     Args:
-        evidence: weights and statistics of the model.
+        context: weights and statistics of the model.
         group: whose channels are ranked.
         criterion: name in `CRITERIA`.
     """
-    return price(evidence, group, CRITERIA[criterion](evidence, group))
+    return price(context, group, CRITERIA[criterion](context, group))
 
 
-def price(evidence: Evidence, group: Group, scores: np.ndarray) -> Ranking:
-    """Order a group's channels by given scores and say what its readers lose at every width.
+def price(context: PruningContext, group: Group, scores: np.ndarray) -> Ranking:
+    """Order a group's channels by given scores and say what its consumers lose at every width.
 
     Args:
-        evidence: see `rank`.
+        context: see `rank`.
         group: see `rank`.
         scores: `(width,)`, higher = keep.
     """
     order = np.argsort(-scores, kind="stable")
-    views = evidence.views(group)
+    views = context.views(group)
     if views:
         return Ranking(order, follow_order(views, order), scores[order])
-    power = score_l1(evidence, group)[order] ** 2 + TINY
+    power = score_l1(context, group)[order] ** 2 + TINY
     return Ranking(order, 1 - np.append(0, np.cumsum(power) / power.sum()), scores[order])

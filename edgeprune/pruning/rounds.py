@@ -18,7 +18,7 @@ from edgeprune.evaluation.equivalence import check_equivalence
 from edgeprune.evaluation.preconditions import ArrayData
 from edgeprune.pruning.one_shot import Pruned, divide_samples, prune
 from edgeprune.pruning.pruning_settings import Pruning
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.surgery.precision import full_float32
 from edgeprune.tracing.groups import Groups, find_groups
@@ -106,7 +106,7 @@ def prune_in_rounds(
 @full_float32()
 def _prove_whole(model: keras.Model, pruned: Pruned, groups: Groups, samples: Samples) -> Pruned:
     """Return what all rounds together made of the original, with one proof."""
-    smaller = slim(model, pruned.plan, groups=groups)
+    smaller = remove_channels(model, pruned.plan, groups=groups)
     proof = check_equivalence(model, smaller, pruned.plan, groups, samples.inputs[:PROBES])
     before = CostModel(groups).full
     return replace(pruned, unrecovered=smaller, groups=groups, before=before, equivalence=proof)
@@ -117,7 +117,7 @@ def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
 
     Args:
         first: for the original.
-        second: for what `slim` makes of it with the first.
+        second: for what `remove_channels` makes of it with the first.
         groups: of the original.
     """
     keep = dict(first.keep)

@@ -10,14 +10,14 @@ import numpy as np
 from edgeprune.cost.budgets import Budgets
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.evaluation.equivalence import Equivalence, check_equivalence
-from edgeprune.evaluation.evaluator import Grade, Judge
+from edgeprune.evaluation.evaluator import Evaluator, Score
 from edgeprune.pruning.blending import search_blends
 from edgeprune.pruning.methods import Method
 from edgeprune.pruning.planning import make_plan
-from edgeprune.recovery import CONTENDERS, RECOVERIES, REFITS, Loss, recalibrate
-from edgeprune.scoring.context import Evidence
+from edgeprune.recovery import CONTENDERS, RECOVERIES, REFITS, RecoveryContext, recalibrate
+from edgeprune.scoring.context import PruningContext
 from edgeprune.support.progress import stage
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 
 PROBES = 16
@@ -30,13 +30,13 @@ class Candidate:
     Attributes:
         recovery: name in `RECOVERIES`.
         recalibrated: whether BatchNorm was recalibrated after it.
-        grade: on validation samples.
+        score: on validation samples.
         criterion: that chose the channels; of a blend, what it was compared with.
     """
 
     recovery: str
     recalibrated: bool
-    grade: Grade
+    score: Score
     criterion: str
 
     @property
@@ -70,20 +70,20 @@ class Search:
 
     Attributes:
         model: the original.
-        evidence: of the original on calibration samples.
+        context: of the original on calibration samples.
         inputs: the calibration samples.
         costs: of the original.
         budgets: what must be met.
-        judge: grades on validation samples.
+        evaluator: scores on validation samples.
         step: see `allowed_widths`.
     """
 
     model: keras.Model
-    evidence: Evidence
+    context: PruningContext
     inputs: np.ndarray
     costs: CostModel
     budgets: Budgets
-    judge: Judge
+    evaluator: Evaluator
     step: int
 
     def run(self, method: Method, search_seconds: float) -> Found:
@@ -100,14 +100,14 @@ class Search:
         with stage("choosing channels"):
             plan, compared = self.plan(method, search_seconds)
         with stage("surgery and proof"):
-            smaller = slim(self.model, plan, groups=self.evidence.groups)
+            smaller = remove_channels(self.model, plan, groups=self.context.groups)
             probes = self.inputs[:PROBES]
-            proof = check_equivalence(self.model, smaller, plan, self.evidence.groups, probes)
+            proof = check_equivalence(self.model, smaller, plan, self.context.groups, probes)
         tried = self._recover(method, plan, smaller)
-        tried.sort(key=lambda pair: pair[0].grade, reverse=True)  # among equals the earlier
+        tried.sort(key=lambda pair: pair[0].score, reverse=True)  # among equals the earlier
         (best, model), *others = tried
         rest = [*(candidate for candidate, _ in others), *compared]
-        rest.sort(key=lambda candidate: candidate.grade, reverse=True)
+        rest.sort(key=lambda candidate: candidate.score, reverse=True)
         return Found(model, smaller, plan, proof, (best, *rest))
 
     def plan(self, method: Method, search_seconds: float) -> tuple[Plan, list[Candidate]]:
@@ -121,7 +121,7 @@ class Search:
             The plan, and what a search compared it with.
         """
         plan = make_plan(
-            self.evidence, self.costs, self.budgets,
+            self.context, self.costs, self.budgets,
             method=method, step=self.step, measure=self.measure,
         )  # fmt: skip
         if method.criterion != "blended" or not method.settings.generations or not plan.keep:
@@ -129,12 +129,14 @@ class Search:
         recovery = "least_squares" if method.recovery == "auto" else method.recovery
         recalibrated = method.recalibration == "on"
 
-        def grade(found: Plan) -> Grade:
-            model = RECOVERIES[recovery](self._loss(found))
-            return self.judge.grade(recalibrate(model, self.inputs) if recalibrated else model)
+        def score(found: Plan) -> Score:
+            model = RECOVERIES[recovery](self._open_recovery(found))
+            return self.evaluator.evaluate(
+                recalibrate(model, self.inputs) if recalibrated else model
+            )
 
-        context = replace(self.evidence, settings=method.settings)
-        blending = search_blends(context, plan, grade, time_limit=search_seconds)
+        context = replace(self.context, settings=method.settings)
+        blending = search_blends(context, plan, score, time_limit=search_seconds)
         return blending.plan, [
             Candidate(recovery, recalibrated, found, f"{name} alone")
             for name, found in blending.pure.items()
@@ -146,29 +148,31 @@ class Search:
         Args:
             plan: what is kept.
         """
-        grade = self.judge.grade(self._loss(plan).folded)
-        return grade.accuracy if self.judge.samples.targets.size else grade.closeness
+        score = self.evaluator.evaluate(self._open_recovery(plan).folded)
+        return score.accuracy if self.evaluator.samples.targets.size else score.closeness
 
-    def _loss(self, plan: Plan, smaller: keras.Model | None = None) -> Loss:
-        context = self.evidence
+    def _open_recovery(self, plan: Plan, smaller: keras.Model | None = None) -> RecoveryContext:
+        context = self.context
         if smaller is None:
-            smaller = slim(self.model, plan, groups=context.groups)
-        return Loss(smaller, context.groups, plan, context.statistics, self.inputs, context.seed)
+            smaller = remove_channels(self.model, plan, groups=context.groups)
+        return RecoveryContext(
+            smaller, context.groups, plan, context.statistics, self.inputs, context.seed
+        )
 
     def _recover(
         self, method: Method, plan: Plan, smaller: keras.Model
     ) -> list[tuple[Candidate, keras.Model]]:
         """Try the recoveries that are asked for."""
-        loss = self._loss(plan, smaller)
+        recovery = self._open_recovery(plan, smaller)
         names = list(CONTENDERS) if method.recovery == "auto" else [method.recovery]
         found: list[tuple[Candidate, keras.Model]] = []
         with stage("recovery", len(names)) as advance:
             for name in names:
-                recovered = RECOVERIES[name](loss)
+                recovered = RECOVERIES[name](recovery)
                 for recalibrated in _list_recalibrations(method, name):
-                    model = recalibrate(recovered, loss.inputs) if recalibrated else recovered
-                    grade = self.judge.grade(model)
-                    found.append((Candidate(name, recalibrated, grade, method.criterion), model))
+                    model = recalibrate(recovered, recovery.inputs) if recalibrated else recovered
+                    score = self.evaluator.evaluate(model)
+                    found.append((Candidate(name, recalibrated, score, method.criterion), model))
                 advance()
         return found
 

@@ -26,11 +26,11 @@ REFITS = frozenset({"refit", "refit_augmented", "refit_head"})
 
 
 @dataclass(frozen=True)
-class Loss:
+class RecoveryContext:
     """What was taken away, and what is known about it.
 
     Attributes:
-        smaller: `slim(model, plan)`.
+        smaller: `remove_channels(model, plan)`.
         groups: of the original, which is in their graph.
         plan: what was kept.
         statistics: of the original on calibration data.
@@ -47,12 +47,12 @@ class Loss:
 
     @cached_property
     def folded(self) -> keras.Model:
-        """The slim model after the least-squares fold: where refits start."""
+        """The pruned model after the least-squares fold: where refits start."""
         return fold(self.smaller, self.groups, self.plan, self.statistics, "least_squares")
 
     @cached_property
     def refitted(self) -> keras.Model:
-        """The slim model after fold and refit: where the refit of the head starts."""
+        """The pruned model after fold and refit: where the refit of the head starts."""
         return self._refit(self.inputs)
 
     @cached_property
@@ -66,47 +66,47 @@ class Loss:
         return refit(self.folded, self.groups, self.plan, inputs, seed=self.seed)
 
 
-Recovery = Callable[[Loss], keras.Model]
+Recovery = Callable[[RecoveryContext], keras.Model]
 
 
-def keep_as_cut(loss: Loss) -> keras.Model:
-    """Do nothing: the slim model as surgery left it."""
-    return loss.smaller
+def keep_as_cut(context: RecoveryContext) -> keras.Model:
+    """Do nothing: the pruned model as surgery left it."""
+    return context.smaller
 
 
-def fold_means(loss: Loss) -> keras.Model:
+def fold_means(context: RecoveryContext) -> keras.Model:
     """Replace every removed channel by its mean."""
-    return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "mean")
+    return fold(context.smaller, context.groups, context.plan, context.statistics, "mean")
 
 
-def fold_correlated(loss: Loss) -> keras.Model:
+def fold_correlated(context: RecoveryContext) -> keras.Model:
     """Replace every removed channel by the kept one that goes along with it best."""
-    return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "correlated")
+    return fold(context.smaller, context.groups, context.plan, context.statistics, "correlated")
 
 
-def fold_affine(loss: Loss) -> keras.Model:
+def fold_affine(context: RecoveryContext) -> keras.Model:
     """Replace every removed channel by the best affine function of one kept channel."""
-    return fold(loss.smaller, loss.groups, loss.plan, loss.statistics, "affine")
+    return fold(context.smaller, context.groups, context.plan, context.statistics, "affine")
 
 
-def fold_least_squares(loss: Loss) -> keras.Model:
+def fold_least_squares(context: RecoveryContext) -> keras.Model:
     """Replace every removed channel by the best affine combination of the kept ones."""
-    return loss.folded
+    return context.folded
 
 
-def refit_kernels(loss: Loss) -> keras.Model:
-    """Fold by least squares, then solve the readers' kernels again, front to back."""
-    return loss.refitted
+def refit_kernels(context: RecoveryContext) -> keras.Model:
+    """Fold by least squares, then solve the consumers' kernels again, front to back."""
+    return context.refitted
 
 
-def refit_on_augmented_images(loss: Loss) -> keras.Model:
+def refit_on_augmented_images(context: RecoveryContext) -> keras.Model:
     """Fold and refit with mirrored and shifted images beside the samples."""
-    return loss.augmented
+    return context.augmented
 
 
-def refit_kernels_and_head(loss: Loss) -> keras.Model:
+def refit_kernels_and_head(context: RecoveryContext) -> keras.Model:
     """Refit on augmented images, then the head on the kept classes' logits."""
-    return refit_head(loss.augmented, loss.groups, loss.plan, loss.inputs)
+    return refit_head(context.augmented, context.groups, context.plan, context.inputs)
 
 
 RECOVERIES: dict[str, Recovery] = {
@@ -120,4 +120,4 @@ RECOVERIES: dict[str, Recovery] = {
     "refit_head": refit_kernels_and_head,
 }
 
-__all__ = ["CONTENDERS", "RECOVERIES", "REFITS", "Loss", "Recovery", "recalibrate"]
+__all__ = ["CONTENDERS", "RECOVERIES", "REFITS", "Recovery", "RecoveryContext", "recalibrate"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import layers, ops
 
-from edgeprune.scoring.landings import Landing, LandingFinder
+from edgeprune.scoring.destinations import Destination, DestinationFinder
 from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Axis, Groups
 
@@ -23,12 +23,12 @@ class Depthwise:
     Attributes:
         call: of the original.
         axis: the axis of its kernel that holds the channels.
-        landing: where its output ends up.
+        destination: where its output ends up.
     """
 
     call: Call
     axis: Axis
-    landing: Landing
+    destination: Destination
 
     @property
     def path(self) -> str:
@@ -49,7 +49,7 @@ def find_depthwise(groups: Groups) -> tuple[Depthwise, ...]:
     """
     times = Counter(call.path for call in groups.graph.calls)
     axes = {(axis.layer, axis.weight, axis.axis): axis for axis in groups.axes}
-    landings = LandingFinder(groups.graph)
+    destinations = DestinationFinder(groups.graph)
     found = []
     for call in groups.graph.calls:
         layer = call.operation
@@ -57,7 +57,7 @@ def find_depthwise(groups: Groups) -> tuple[Depthwise, ...]:
             continue
         axis = axes.get((call.path, 0, len(layer.kernel.shape) - 2))
         if layer.depth_multiplier == 1 and times[call.path] == 1 and axis is not None:
-            found.append(Depthwise(call, axis, landings.find(call)))
+            found.append(Depthwise(call, axis, destinations.find(call)))
     return tuple(found)
 
 
@@ -73,13 +73,13 @@ def fit_depthwise(
     ridge: float,
     rectified: bool,
 ) -> np.ndarray:
-    """Return what to add to a slim depthwise kernel and to its constant.
+    """Return what to add to a pruned depthwise kernel and to its constant.
 
     Args:
         original: the layer of the original, C channels.
-        smaller: the same layer of the slim model, K channels.
+        smaller: the same layer of the pruned model, K channels.
         before: `(n, taps * C)` patches of the original.
-        after: `(n, taps * K)` patches of the slim model at the same places.
+        after: `(n, taps * K)` patches of the pruned model at the same places.
         kept: `(K,)` channels of the original that stay.
         scale: `(K,)` of the BatchNormalization that follows; 1 if none does.
         shift: `(K,)` likewise; 0 if none does.

@@ -1,4 +1,4 @@
-"""Least squares for the kernel of one reader, with what a ReLU sets to zero left free."""
+"""Least squares for the kernel of one consumer, with what a ReLU sets to zero left free."""
 
 from __future__ import annotations
 

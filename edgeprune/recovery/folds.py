@@ -1,6 +1,6 @@
-"""Folds: what a removed channel carried is carried by kept ones, through the readers' kernels.
+"""Folds: what a removed channel carried is carried by kept ones, through the consumers' kernels.
 
-With x_p ~ sum_k T[k, p] x_k + b_p for every removed channel p, a reader's kernel becomes
+With x_p ~ sum_k T[k, p] x_k + b_p for every removed channel p, a consumer's kernel becomes
 W'_k = W_k + sum_p T[k, p] W_p, and a constant takes the b_p. Exact for any padding as far as the
 replacement is exact, except for the constant, which is the best single one.
 """
@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.scoring.consumer_kinds import assign_kernel, kernel_matrix, tap_coverage
-from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.consumers import Consumer, find_consumers
 from edgeprune.scoring.sums import Moments, Statistics
 from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
 from edgeprune.surgery.plan import Plan
@@ -34,10 +34,10 @@ def fold(
     statistics: Statistics,
     replacement: Replacement = "least_squares",
 ) -> keras.Model:
-    """Return the slim model with removed channels folded into the readers of the kept ones.
+    """Return the pruned model with removed channels folded into the consumers of the kept ones.
 
     Args:
-        smaller: `slim(model, plan)`; not changed.
+        smaller: `remove_channels(model, plan)`; not changed.
         groups: of the original, which is in their graph.
         plan: what was kept.
         statistics: of the original on calibration data.
@@ -46,48 +46,48 @@ def fold(
             ConvNets Online for Efficient Specialist Models", 2017; ours: the correlation keeps its
             sign); `affine` by the best affine function of one kept channel, never worse than these
             two on the calibration data; `least_squares` by the best affine combination of all kept
-            channels that the reader sees (interpolative decomposition, after Zhang et al., CHaPR,
+            channels that the consumer sees (interpolative decomposition, after Zhang et al., CHaPR,
             2020).
 
     Returns:
-        A new model of the same size; a reader without bias and BatchNorm behind it has one more.
+        A new model of the same size; a consumer without bias and BatchNorm behind it has one more.
 
     Example:
         >>> from edgeprune.tracing.groups import find_groups
         >>> from edgeprune.scoring.statistics import collect_statistics
-        >>> from edgeprune.surgery.channel_removal import slim
+        >>> from edgeprune.surgery.channel_removal import remove_channels
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
         >>> groups, plan = find_groups(model), Plan({"hidden": (0, 3)})
         >>> inputs = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
         >>> statistics = collect_statistics(groups, inputs)
-        >>> folded = fold(slim(model, plan), groups, plan, statistics)
+        >>> folded = fold(remove_channels(model, plan), groups, plan, statistics)
         >>> bool(np.abs(folded(inputs) - model(inputs)).max() < 1e-2)  # two of four dimensions
         True
     """
     ranks = channel_ranks(groups, plan)
-    readers = [
-        reader
-        for reader in find_readers(groups)
-        if reader.path in statistics.moments and not reader.keeps(ranks).all()
+    consumers = [
+        consumer
+        for consumer in find_consumers(groups)
+        if consumer.path in statistics.moments and not consumer.keeps(ranks).all()
     ]
-    result = give_biases(smaller, readers)
+    result = give_biases(smaller, consumers)
     operations = operations_by_path(result)
-    for reader in readers:
-        kept = reader.keeps(ranks)
-        transfer, offset = replace_channels(statistics.moments[reader.path], kept, replacement)
+    for consumer in consumers:
+        kept = consumer.keeps(ranks)
+        transfer, offset = replace_channels(statistics.moments[consumer.path], kept, replacement)
         full = np.zeros((kept.sum(), len(kept)))
         full[:, kept] = np.eye(kept.sum())
         full[:, ~kept] = transfer
-        kernel = kernel_matrix(reader.layer)[:, :, kept_positions(reader.outputs, ranks)]
-        by_slot = kernel[:, reader.slots]  # taps, slots, channels, outputs
-        slots = _kept_slots(reader, kept)
+        kernel = kernel_matrix(consumer.layer)[:, :, kept_positions(consumer.outputs, ranks)]
+        by_slot = kernel[:, consumer.slots]  # taps, slots, channels, outputs
+        slots = _kept_slots(consumer, kept)
         folded = np.empty((len(kernel), slots.size, kernel.shape[-1]))
         folded[:, slots] = full @ by_slot
-        assign_kernel(operations[reader.path], folded)
-        shares = tap_coverage(reader.layer, reader.call.inputs[0].shape)
+        assign_kernel(operations[consumer.path], folded)
+        shares = tap_coverage(consumer.layer, consumer.call.inputs[0].shape)
         constant = np.einsum("t,tsco,sc->o", shares, by_slot[:, :, ~kept], offset)
-        add_constant(operations, reader, constant)
+        add_constant(operations, consumer, constant)
     return result
 
 
@@ -97,12 +97,12 @@ def replace_channels(
     """Return how removed channels are written with kept ones.
 
     Args:
-        moments: of the reader that sees them.
+        moments: of the consumer that sees them.
         kept: `(C,)` mask.
         replacement: see `fold`.
 
     Returns:
-        T `(kept, removed)` and b `(m, removed)`, one for each slot (see `Reader.slots`).
+        T `(kept, removed)` and b `(m, removed)`, one for each slot (see `Consumer.slots`).
     """
     mean = moments.mean
     transfer = _transfer(moments.covariance, kept, replacement)
@@ -134,9 +134,9 @@ def _transfer(covariance: np.ndarray, kept: np.ndarray, replacement: Replacement
     return transfer
 
 
-def _kept_slots(reader: Reader, kept: np.ndarray) -> np.ndarray:
-    """Return the slots of the kept channels in the slim kernel, `(m, kept)`."""
-    stays = np.zeros(reader.axis.group.size, bool)
-    stays[reader.slots[:, kept].ravel()] = True
+def _kept_slots(consumer: Consumer, kept: np.ndarray) -> np.ndarray:
+    """Return the slots of the kept channels in the pruned kernel, `(m, kept)`."""
+    stays = np.zeros(consumer.axis.group.size, bool)
+    stays[consumer.slots[:, kept].ravel()] = True
     renumbered = np.cumsum(stays) - 1
-    return np.asarray(renumbered[reader.slots[:, kept]])
+    return np.asarray(renumbered[consumer.slots[:, kept]])

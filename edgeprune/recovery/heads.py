@@ -14,7 +14,7 @@ from edgeprune.errors import ClassError
 from edgeprune.recovery.intercepts import give_biases
 from edgeprune.recovery.matching import home
 from edgeprune.scoring.consumer_kinds import assign_kernel, kernel_matrix
-from edgeprune.scoring.landings import Landing
+from edgeprune.scoring.destinations import Destination
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, Graph, build_graph, run
 from edgeprune.tracing.groups import Groups, find_head
@@ -31,17 +31,17 @@ class Head:
 
     Attributes:
         path: of the layer.
-        landing: its own output.
+        destination: its own output.
     """
 
     path: str
-    landing: Landing = field(default_factory=lambda: Landing(None))
+    destination: Destination = field(default_factory=lambda: Destination(None))
 
 
 def refit_head(
     recovered: keras.Model, groups: Groups, plan: Plan, inputs: np.ndarray
 ) -> keras.Model:
-    """Return a copy whose head gives, from the features of the slim model, the original's logits.
+    """Return a copy whose head gives, from the features of the pruned model, the original's logits.
 
     Only the kept classes count, and where softmax follows only their differences. The correction of
     the head is a ridge regression; its penalty is the one with the least error on samples that are
@@ -49,7 +49,7 @@ def refit_head(
     improved stays.
 
     Args:
-        recovered: a slim model after other recoveries; not changed.
+        recovered: a pruned model after other recoveries; not changed.
         groups: of the original, which is in their graph.
         plan: what was kept.
         inputs: `(n, ...)` preprocessed calibration samples.

@@ -1,4 +1,4 @@
-"""Where a constant goes that a recovery wants to add to a reader's output."""
+"""Where a constant goes that a recovery wants to add to a consumer's output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from edgeprune.scoring.landings import Landing
+from edgeprune.scoring.destinations import Destination
 from edgeprune.tracing.replica import operations_by_path, rebuild, replicate, reproduce, set_weights
 
 
@@ -21,26 +21,27 @@ class Receiver(Protocol):
         ...
 
     @property
-    def landing(self) -> Landing:
+    def destination(self) -> Destination:
         """Where its output ends up."""
         ...
 
 
-def give_biases(smaller: keras.Model, readers: Iterable[Receiver]) -> keras.Model:
-    """Return a copy in which readers can take a constant.
+def give_biases(smaller: keras.Model, consumers: Iterable[Receiver]) -> keras.Model:
+    """Return a copy in which consumers can take a constant.
 
-    A reader without a bias gets one, at zero, unless a BatchNormalization follows: Keras subtracts
-    that layer's moving mean, so the constant goes there and the layer stays as the user built it.
+    A consumer without a bias gets one, at zero, unless a BatchNormalization follows: Keras
+    subtracts that layer's moving mean, so the constant goes there and the layer stays as the user
+    built it.
 
     Args:
-        smaller: a slim model; not changed.
-        readers: of the original, those that need to take a constant.
+        smaller: a pruned model; not changed.
+        consumers: of the original, those that need to take a constant.
     """
     operations: Mapping[str, Any] = operations_by_path(smaller)
     without = {
-        reader.path
-        for reader in readers
-        if not operations[reader.path].use_bias and reader.landing.normalization is None
+        consumer.path
+        for consumer in consumers
+        if not operations[consumer.path].use_bias and consumer.destination.normalization is None
     }
 
     def make(path: str, operation: keras.Operation) -> keras.Operation:
@@ -58,15 +59,15 @@ def give_biases(smaller: keras.Model, readers: Iterable[Receiver]) -> keras.Mode
     return copy
 
 
-def add_constant(operations: Mapping[str, Any], reader: Receiver, constant: np.ndarray) -> None:
-    """Add a constant to what a reader of a slim model gives, in its bias or the next BatchNorm.
+def add_constant(operations: Mapping[str, Any], consumer: Receiver, constant: np.ndarray) -> None:
+    """Add a constant to what a consumer of a pruned model gives, in its bias or the next BatchNorm.
 
     Args:
         operations: of the model that `give_biases` returned, by path; changed in place.
-        reader: of the original.
+        consumer: of the original.
         constant: `(kept outputs,)`.
     """
-    layer, normalization = operations[reader.path], reader.landing.normalization
+    layer, normalization = operations[consumer.path], consumer.destination.normalization
     if layer.use_bias:
         layer.bias.assign(keras.ops.convert_to_numpy(layer.bias) + constant)
     elif normalization is not None:

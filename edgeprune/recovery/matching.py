@@ -10,8 +10,8 @@ from keras import ops
 
 from edgeprune.recovery.batches import Values
 from edgeprune.scoring.consumer_kinds import channels_last, kernel_matrix, take_patches
-from edgeprune.scoring.consumers import Reader
-from edgeprune.scoring.landings import Landing
+from edgeprune.scoring.consumers import Consumer
+from edgeprune.scoring.destinations import Destination
 
 LEAST_SCALE = np.float32(1e-6)
 
@@ -19,7 +19,7 @@ Sample = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def match(
-    reader: Reader,
+    consumer: Consumer,
     layer: Any,
     normalization: Any | None,
     kept: np.ndarray,
@@ -27,27 +27,27 @@ def match(
     after: tuple[Any, Values],
     places: np.ndarray,
 ) -> Sample:
-    """Return what the slim reader multiplies with, and what lands: there, and in the original.
+    """Return what the pruned consumer multiplies with, and what lands: there, and in the original.
 
     Args:
-        reader: of the original.
-        layer: the same layer of the slim model.
-        normalization: the BatchNormalization behind it in the slim model, if there is one.
+        consumer: of the original.
+        layer: the same layer of the pruned model.
+        normalization: the BatchNormalization behind it in the pruned model, if there is one.
         kept: `(kept outputs,)` which of the original's outputs stay.
         before: the original's input of the layer, and its other tensors.
-        after: those of the slim model.
+        after: those of the pruned model.
         places: `(n,)` output positions.
 
     Returns:
         `(n, taps, channels)` and twice `(n, kept outputs)`.
     """
-    landing = reader.landing
+    destination = consumer.destination
     patches = home(take_patches(layer, after[0], places))
     found = multiply(layer, normalization, patches)
-    seen = home(take_patches(reader.layer, before[0], places))
-    own = landing.normalization
-    wanted = multiply(reader.layer, None if own is None else own.operation, seen)
-    for other in landing.added if knows(landing, before[1], after[1]) else ():
+    seen = home(take_patches(consumer.layer, before[0], places))
+    own = destination.normalization
+    wanted = multiply(consumer.layer, None if own is None else own.operation, seen)
+    for other in destination.added if knows(destination, before[1], after[1]) else ():
         found += _rows(channels_last(layer, after[1][other]), places)
         wanted += _rows(channels_last(layer, before[1][other]), places)
     return patches, found, wanted[:, kept]
@@ -59,13 +59,13 @@ def join(samples: Sequence[Sample]) -> Sample:
     return patches, found, wanted
 
 
-def knows(landing: Landing, before: Values, after: Values) -> bool:
+def knows(destination: Destination, before: Values, after: Values) -> bool:
     """Whether everything that is added to a layer's output was computed already."""
-    return all(number in before and number in after for number in landing.added)
+    return all(number in before and number in after for number in destination.added)
 
 
 def multiply(layer: Any, normalization: Any | None, patches: np.ndarray) -> np.ndarray:
-    """Return what a reader makes of patches, normalised if it is, `(n, outputs)`."""
+    """Return what a consumer makes of patches, normalised if it is, `(n, outputs)`."""
     kernel = kernel_matrix(layer).astype(np.float32)
     blocks = patches.shape[-1] // kernel.shape[1]
     parts = [

@@ -1,4 +1,4 @@
-"""BatchNorm recalibration: moving statistics of the slim model, measured on calibration data."""
+"""BatchNorm recalibration: moving statistics of the pruned model, measured on calibration data."""
 
 from __future__ import annotations
 

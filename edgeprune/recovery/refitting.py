@@ -1,7 +1,7 @@
-"""Sequential refit: solve each reader's kernel anew, front to back, without gradients.
+"""Sequential refit: solve each consumer's kernel anew, front to back, without gradients.
 
-Inputs come from the already recovered prefix of the slim model, targets from the original model on
-the same samples: `min ||X_original W - X_slim W'||^2` over sampled patches, so errors of earlier
+Inputs come from the already recovered prefix of the pruned model, targets from the original model
+on the same samples: `min ||X_original W - X_slim W'||^2` over sampled patches, so errors of earlier
 layers are seen and corrected by later ones. Ours; it continues He, Zhang, Sun, "Channel Pruning for
 Accelerating Very Deep Neural Networks" (2017), and takes from Zhang et al., "Accelerating Very Deep
 Convolutional Networks" (2015), that what a ReLU sets to zero anyway need not be matched.
@@ -27,8 +27,8 @@ from edgeprune.scoring.consumer_kinds import (
     kernel_matrix,
     take_windows,
 )
-from edgeprune.scoring.consumers import Reader, find_readers
-from edgeprune.scoring.landings import Landing
+from edgeprune.scoring.consumers import Consumer, find_consumers
+from edgeprune.scoring.destinations import Destination
 from edgeprune.support.progress import stage
 from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
 from edgeprune.surgery.plan import Plan
@@ -42,7 +42,7 @@ MOST_NUMBERS = 2**25
 """Numbers in the patches of one layer: wide kernels are solved at fewer places."""
 
 Pair = tuple[Values, Values]
-Refitted = Reader | Depthwise
+Refitted = Consumer | Depthwise
 
 
 def refit(
@@ -54,14 +54,14 @@ def refit(
     ridge: float = RIDGE,
     seed: int = 0,
 ) -> keras.Model:
-    """Return the slim model with the kernels of its readers solved again, front to back.
+    """Return the pruned model with the kernels of its consumers solved again, front to back.
 
     Layers before the first removed channel stay as they are. A layer that is called several times
     is solved for all its calls together, before the first of them. Memory is bounded: wide kernels
     are solved at fewer places, by the smaller of the two normal systems.
 
     Args:
-        smaller: `slim(model, plan)` or a fold of it; not changed.
+        smaller: `remove_channels(model, plan)` or a fold of it; not changed.
         groups: of the original, which is in their graph.
         plan: what was kept.
         inputs: `(n, ...)` preprocessed calibration samples; fewer are used where their feature
@@ -71,17 +71,17 @@ def refit(
         seed: of the choice of positions.
 
     Returns:
-        A new model of the same size; a reader without bias and BatchNorm behind it has one more.
+        A new model of the same size; a consumer without bias and BatchNorm behind it has one more.
 
     Example:
         >>> from edgeprune.tracing.groups import find_groups
-        >>> from edgeprune.surgery.channel_removal import slim
+        >>> from edgeprune.surgery.channel_removal import remove_channels
         >>> keras.utils.set_random_seed(0)
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
         >>> groups, plan = find_groups(model), Plan({"hidden": (0, 3)})
         >>> inputs = np.random.default_rng(0).normal(size=(50, 2)).astype("float32")
-        >>> smaller = slim(model, plan)
+        >>> smaller = remove_channels(model, plan)
         >>> def error(found): return float(np.abs(found(inputs) - model(inputs)).max())
         >>> error(refit(smaller, groups, plan, inputs)) < 0.1 * error(smaller)
         True
@@ -105,8 +105,8 @@ def _find_affected(groups: Groups, ranks: list[np.ndarray]) -> list[Refitted]:
         if call.path in shrunk or any(ref.number in changed for ref in call.inputs):
             affected.add(call.path)
             changed.update(ref.number for ref in call.outputs)
-    readers = [_land_alone(r) for r in find_readers(groups) if r.path in affected]
-    return [*readers, *(layer for layer in find_depthwise(groups) if layer.path in affected)]
+    consumers = [_land_alone(r) for r in find_consumers(groups) if r.path in affected]
+    return [*consumers, *(layer for layer in find_depthwise(groups) if layer.path in affected)]
 
 
 def _find_shrunk(groups: Groups, ranks: list[np.ndarray]) -> set[str]:
@@ -118,16 +118,16 @@ def _find_shrunk(groups: Groups, ranks: list[np.ndarray]) -> set[str]:
     }
 
 
-def _land_alone(reader: Reader) -> Reader:
+def _land_alone(consumer: Consumer) -> Consumer:
     """Let a layer that is called several times be judged on its own output at all its calls."""
-    if not reader.shared:
-        return reader
-    rectified = getattr(reader.layer.activation, "__name__", "") == "relu"
-    return replace(reader, landing=Landing(None, rectified))
+    if not consumer.shared:
+        return consumer
+    rectified = getattr(consumer.layer.activation, "__name__", "") == "relu"
+    return replace(consumer, destination=Destination(None, rectified))
 
 
 class _Lockstep:
-    """Runs the original and the slim model call by call on the same samples."""
+    """Runs the original and the pruned model call by call on the same samples."""
 
     def __init__(
         self, groups: Groups, ranks: list[np.ndarray], result: keras.Model, ridge: float, seed: int
@@ -161,13 +161,13 @@ class _Lockstep:
             release(call, index, last, [held for pair in values for held in pair])
             advance()
 
-    def _refit(self, reader: Reader, sample: tuple[Sample, bool]) -> None:
-        """Find the kernel and the constant that bring a reader closest to the original."""
+    def _refit(self, consumer: Consumer, sample: tuple[Sample, bool]) -> None:
+        """Find the kernel and the constant that bring a consumer closest to the original."""
         (patches, found, wanted), whole = sample
-        layer, normalization = self._slim_layers(reader)
+        layer, normalization = self._slim_layers(consumer)
         kernel = kernel_matrix(layer)
         scale, _ = scale_and_shift(normalization, kernel.shape[-1])
-        rectified = reader.landing.rectified and whole
+        rectified = consumer.destination.rectified and whole
         blocks = patches.shape[-1] // kernel.shape[1]  # channel groups of the convolution
         change, constant = np.empty_like(kernel), np.empty(kernel.shape[-1])
         for x, outputs in zip(
@@ -180,48 +180,48 @@ class _Lockstep:
             ).solve(ridge=self.ridge, rectified=rectified)
             change[:, :, outputs] = solved.reshape(*kernel.shape[:2], -1)
         assign_kernel(layer, kernel + change)
-        add_constant(self.operations, reader, constant)
+        add_constant(self.operations, consumer, constant)
 
     def _slim_layers(self, layer: Refitted) -> tuple[Any, Any]:
-        """Return a layer and the BatchNormalization behind it in the slim model."""
-        normalization = layer.landing.normalization
+        """Return a layer and the BatchNormalization behind it in the pruned model."""
+        normalization = layer.destination.normalization
         return self.operations[layer.path], (
             None if normalization is None else self.operations[normalization.path]
         )
 
     def _sample_calls(
-        self, reader: Reader, index: int, values: Sequence[Pair]
+        self, consumer: Consumer, index: int, values: Sequence[Pair]
     ) -> tuple[Sample, bool]:
-        """Return samples of all calls of a reader, the next of which has this index.
+        """Return samples of all calls of a consumer, the next of which has this index.
 
         To see the later ones, both models run on as they are now. The second result says whether
         all that is added to its output was known.
         """
         graph = self.graphs[0]
-        calls = [i for i, call in enumerate(graph.calls) if call.path == reader.path]
-        count = _count_rows(kernel_matrix(self.operations[reader.path])) // len(calls)
+        calls = [i for i, call in enumerate(graph.calls) if call.path == consumer.path]
+        count = _count_rows(kernel_matrix(self.operations[consumer.path])) // len(calls)
         share = max(count // len(values), 1)
         samples, whole = [], True
         for before, after in values:
-            whole = whole and knows(reader.landing, before, after)
+            whole = whole and knows(consumer.destination, before, after)
             ahead = dict(before), dict(after)
             for number in range(index, calls[-1] + 1):
                 if number in calls:
-                    samples.append(self._sample(reader, graph.calls[number], ahead, share))
+                    samples.append(self._sample(consumer, graph.calls[number], ahead, share))
                 if number < calls[-1]:
                     for of_model, held in zip(self.graphs, ahead, strict=True):
                         execute(of_model.calls[number], held)
         return join(samples), whole
 
-    def _sample(self, reader: Reader, call: Call, values: Pair, count: int) -> Sample:
-        """Match a reader with the original at some places of one batch."""
+    def _sample(self, consumer: Consumer, call: Call, values: Pair, count: int) -> Sample:
+        """Match a consumer with the original at some places of one batch."""
         before, after = values
         number = call.inputs[0].number
-        layer, normalization = self._slim_layers(reader)
-        kept = kept_positions(reader.outputs, self.ranks)
-        places = self._choose(count_places(reader.layer, before[number]), count)
+        layer, normalization = self._slim_layers(consumer)
+        kept = kept_positions(consumer.outputs, self.ranks)
+        places = self._choose(count_places(consumer.layer, before[number]), count)
         seen = (before[number], before), (after[number], after)
-        return match(reader, layer, normalization, kept, *seen, places)
+        return match(consumer, layer, normalization, kept, *seen, places)
 
     def _choose(self, total: int, count: int) -> np.ndarray:
         return self.generator.choice(total, min(total, count), replace=False)
@@ -242,7 +242,7 @@ class _Lockstep:
             depthwise.layer, layer, np.concatenate(seen), np.concatenate(found), kept,
             *scale_and_shift(normalization, len(kept)),
             ridge=self.ridge,
-            rectified=depthwise.landing.rectified and not depthwise.landing.added,
+            rectified=depthwise.destination.rectified and not depthwise.destination.added,
         )  # fmt: skip
         kernel = home(layer.kernel)
         layer.kernel.assign(kernel + change[:-1].reshape(kernel.shape))

@@ -11,15 +11,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, Fitness, Obstacle
+from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, ChipCompatibility, Obstacle
 
 if TYPE_CHECKING:
-    from edgeprune.tflite.compatibility import Suitability
+    from edgeprune.tflite.compatibility import Compatibility
 
 MEBIBYTE = 2**20
 
 
-def describe_suitability(found: Suitability) -> Group:
+def describe_compatibility(found: Compatibility) -> Group:
     """Return the tables for one model on one target.
 
     Args:
@@ -57,7 +57,7 @@ def _amount(number: int) -> str:
     return f"{number / MEBIBYTE:.2f} MiB"
 
 
-def _list_operators(fitness: Fitness) -> Table:
+def _list_operators(fitness: ChipCompatibility) -> Table:
     table = Table(title="Operators (expected)", title_justify="left", box=SIMPLE_HEAD)
     table.add_column("operator")
     table.add_column("count", justify="right")

@@ -32,7 +32,7 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
                 "name": group.name,
                 "width": group.width,
                 "writers": list(group.layers("writes")),
-                "readers": list(group.layers("reads")),
+                "consumers": list(group.layers("reads")),
                 **{
                     f"{quantity}_share": shares[quantity][group.name]
                     * group.width
@@ -77,12 +77,12 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
 
 def _describe(group: Group) -> Text:
     """Return the name of a group, and below it who writes and reads it and why it is locked."""
-    writers, readers = group.layers("writes"), group.layers("reads")
+    writers, consumers = group.layers("writes"), group.layers("reads")
     text = Text(group.name, style="bold" if not group.locked else "")
     if writers and set(writers) != {group.name}:
         text.append(f"\nwritten by {_layers(writers)}", style="not bold")
-    if readers:
-        text.append(f"\nread by {_layers(readers)}", style="dim not bold")
+    if consumers:
+        text.append(f"\nread by {_layers(consumers)}", style="dim not bold")
     if group.locked:
         text.append(f"\nlocked: {'; '.join(group.locked)}", style="yellow not bold")
     return text

@@ -36,8 +36,8 @@ How the channels of a group are ranked: higher = keep. Written by
 `edgeprune.report.method_list.write_criteria_page` from the code; a test compares.
 
 One contract holds for all: the same seed gives the same scores; scores follow the channels when
-these change places; channels that carry nothing to any reader come last; only the classes that
-will be kept count; where a group has several writers or readers, what is summed is said below.
+these change places; channels that carry nothing to any consumer come last; only the classes that
+will be kept count; where a group has several writers or consumers, what is summed is said below.
 `random` and the criteria of random masks draw with the seed, in the order of the channels' norms,
 so that the arrangement of channels does not matter. Statistics are collected once for all; a
 further pass runs only when a criterion asks for it.

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.stats import rankdata
 
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.scoring.geometry import score_fermat, score_fpgm
 from edgeprune.scoring.norms import score_bn_scale, score_l1, score_l2
@@ -73,7 +73,7 @@ class Opinions:
 
 
 @dead_last
-def score_blended(evidence: Evidence, group: Group) -> np.ndarray:
+def score_blended(context: PruningContext, group: Group) -> np.ndarray:
     """Weighted sum of the opinions of several criteria, one of each cluster that ranks alike.
 
     After He et al., "Blending Pruning Criteria for CNNs" (2021). The method `blending` searches
@@ -81,29 +81,29 @@ def score_blended(evidence: Evidence, group: Group) -> np.ndarray:
     are normalised by their ranks in the group, and the data-driven criteria take part.
 
     Args:
-        evidence: of the model.
+        context: of the model.
         group: whose channels are scored.
 
     Returns:
         `(width,)`, higher = keep.
     """
-    opinions = gather_opinions(evidence, group)
+    opinions = gather_opinions(context, group)
     return opinions.blend(dict.fromkeys(opinions.representatives, 1.0))
 
 
-def gather_opinions(evidence: Evidence, group: Group) -> Opinions:
+def gather_opinions(context: PruningContext, group: Group) -> Opinions:
     """Ask all criteria about a group and cluster them by rank correlation.
 
     Average linkage on one minus Spearman's correlation, into two to four clusters: as many as there
     are below half a correlation.
 
     Args:
-        evidence: of the model.
+        context: of the model.
         group: whose channels are scored.
     """
     width = group.width
     shares = {
-        name: rankdata(criterion(evidence, group)) / width for name, criterion in BLENDED.items()
+        name: rankdata(criterion(context, group)) / width for name, criterion in BLENDED.items()
     }
     distance = 1 - correlate_ranks(list(shares.values()))
     return Opinions(shares, cluster_criteria(tuple(shares), distance))

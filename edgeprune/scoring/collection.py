@@ -1,4 +1,4 @@
-"""One pass over calibration data: what readers see, summed on the backend."""
+"""One pass over calibration data: what consumers see, summed on the backend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from edgeprune.scoring.consumer_kinds import channels_last
-from edgeprune.scoring.consumers import Reader, find_readers, take_places
+from edgeprune.scoring.consumers import Consumer, find_consumers, take_places
 from edgeprune.scoring.sums import Moments, Spread, Statistics
 from edgeprune.support.progress import stage
 from edgeprune.tracing.graph import Call, run
@@ -41,15 +41,15 @@ def collect_statistics(
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
 ) -> Statistics:
-    """Run the calibration samples through the model once and sum what its readers see.
+    """Run the calibration samples through the model once and sum what its consumers see.
 
     Args:
         groups: of the model; the model itself is in their graph.
         inputs: `(n, ...)` preprocessed samples.
         targets: `(n,)` class of each sample, 0 to `num_classes - 1`; all 0 if not given.
         num_classes: number of classes.
-        positions: sampled positions per sample and reader; by default 16, and up to 64 where there
-            are few samples for the number of channels.
+        positions: sampled positions per sample and consumer; by default 16, and up to 64 where
+            there are few samples for the number of channels.
         batch_size: samples per forward pass.
         seed: of the choice of positions.
 
@@ -98,9 +98,9 @@ class _Collector:
     Attributes:
         wanted: from a number of columns to positions per sample.
         offers: places that there were in the first batch, and how many were wanted, in call order.
-        rows: path of a reader -> rows per sample, over all its calls.
-        landed: path of a reader -> positions per sample where its output lands.
-        sums: path of a reader -> what `_sum_up` found, added up over all batches.
+        rows: path of a consumer -> rows per sample, over all its calls.
+        landed: path of a consumer -> positions per sample where its output lands.
+        sums: path of a consumer -> what `_sum_up` found, added up over all batches.
         classes: samples per class.
     """
 
@@ -110,10 +110,10 @@ class _Collector:
         self.graph = groups.graph
         self.wanted = wanted
         self.generator = generator
-        self.readers = {reader.path: reader for reader in find_readers(groups)}
-        self.landings: dict[int | None, list[Reader]] = {}
-        for reader in self.readers.values():
-            self.landings.setdefault(reader.landing.tensor, []).append(reader)
+        self.consumers = {consumer.path: consumer for consumer in find_consumers(groups)}
+        self.destinations: dict[int | None, list[Consumer]] = {}
+        for consumer in self.consumers.values():
+            self.destinations.setdefault(consumer.destination.tensor, []).append(consumer)
         self.offers: list[tuple[int, int]] = []
         self.rows: dict[str, int] = {}
         self.landed: dict[str, int] = {}
@@ -153,12 +153,12 @@ class _Collector:
         return Statistics({path: self._moments(path, calls[path]) for path in self.sums})
 
     def _moments(self, path: str, calls: int) -> Moments:
-        """Say what the sums of a reader were taken over."""
+        """Say what the sums of a consumer were taken over."""
         total, gram, class_total, class_squares, *landed = self.sums[path]
         samples = round(float(np.sum(self.classes)))
-        landing = Spread(self.landed[path] * samples, *landed) if landed else Spread()
+        destination = Spread(self.landed[path] * samples, *landed) if landed else Spread()
         count, classes = self.rows[path] * samples, np.asarray(self.classes * calls)
-        return Moments(count, total, gram, classes, class_total, class_squares, landing)
+        return Moments(count, total, gram, classes, class_total, class_squares, destination)
 
     def _choose_next(self, size: int, most: int) -> np.ndarray | None:
         self.offers.append((size, most))
@@ -171,9 +171,9 @@ class _Collector:
         return self.generator.choice(size, most, replace=False).astype(np.int32)
 
     def _sum_up(self, batch: Any, one_hot: Any, choose: Choose) -> Tensors:
-        """Return the sums of each reader, and of where its output lands, as tensors.
+        """Return the sums of each consumer, and of where its output lands, as tensors.
 
-        Readers that see one tensor alike share their places and sums.
+        Consumers that see one tensor alike share their places and sums.
         """
         sums: Tensors = {}
         spreads: Tensors = {}
@@ -181,13 +181,13 @@ class _Collector:
         self.rows.clear()
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            reader = self.readers.get(call.path)
-            if reader is not None:
-                view = (call.inputs[0].number, *reader.view)
+            consumer = self.consumers.get(call.path)
+            if consumer is not None:
+                view = (call.inputs[0].number, *consumer.view)
                 if view not in seen:
-                    most = self.wanted(len(reader.channels))
-                    rows = reader.rows_at(args[0], _limit(choose, most))
-                    seen[view] = _sum(reader, rows, one_hot), rows.shape[1]
+                    most = self.wanted(len(consumer.channels))
+                    rows = consumer.rows_at(args[0], _limit(choose, most))
+                    seen[view] = _sum(consumer, rows, one_hot), rows.shape[1]
                 found, count = seen[view]
                 before = sums.get(call.path)
                 sums[call.path] = (
@@ -195,12 +195,12 @@ class _Collector:
                 )
                 self.rows[call.path] = self.rows.get(call.path, 0) + count
             result = call.operation(*args, **kwargs)
-            landing = self.landings.get(call.outputs[0].number, [])
-            if landing:
-                offered = channels_last(landing[0].layer, result)
+            destination = self.destinations.get(call.outputs[0].number, [])
+            if destination:
+                offered = channels_last(destination[0].layer, result)
                 most = self.wanted(1)
                 landed = take_places(offered, offered.shape[-1], _limit(choose, most))
-                paths = [reader.path for reader in landing]
+                paths = [consumer.path for consumer in destination]
                 spreads.update(dict.fromkeys(paths, _spread(landed)))
                 self.landed.update(dict.fromkeys(paths, landed.shape[1]))
             return result
@@ -218,7 +218,7 @@ class _Observer(keras.Model):
         self.compile(jit_compile=keras.backend.backend() == "jax")
 
     def call(self, given: list[Any]) -> Tensors:
-        """Take samples, their classes, and the places of every reader that offers too many."""
+        """Take samples, their classes, and the places of every consumer that offers too many."""
         batch, one_hot, *chosen = given
         places = iter(chosen)
         return self._sum_up(
@@ -226,11 +226,11 @@ class _Observer(keras.Model):
         )
 
 
-def _sum(reader: Reader, rows: Any, one_hot: Any) -> list[Any]:
+def _sum(consumer: Consumer, rows: Any, one_hot: Any) -> list[Any]:
     """Return the sums of `Moments` that are not counts, in its order, as tensors."""
     pooled = ops.mean(rows, axis=1)
     flat = ops.reshape(rows, (-1, rows.shape[-1]))
-    by_slot = rows if len(reader.slots) > 1 else ops.expand_dims(flat, 1)
+    by_slot = rows if len(consumer.slots) > 1 else ops.expand_dims(flat, 1)
     by_class = ops.transpose(one_hot)
     return [
         ops.sum(by_slot, axis=0),

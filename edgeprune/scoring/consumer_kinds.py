@@ -1,6 +1,6 @@
 """How layers read, seen as matrices: `output = patches @ kernel + bias`.
 
-`READERS` maps the layer types for which that is known; others are left as surgery made them.
+`CONSUMERS` maps the layer types for which that is known; others are left as surgery made them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Tensor = Any
 
 
 @dataclass(frozen=True)
-class ReaderKind:
+class ConsumerKind:
     """How one layer type reads.
 
     Attributes:
@@ -52,19 +52,19 @@ def _after_depthwise(layer: Any, x: Tensor) -> Tensor:
     )
 
 
-READERS: dict[type, ReaderKind] = {
-    L.Conv1D: ReaderKind("kernel", channels_last, slides=True),
-    L.Conv2D: ReaderKind("kernel", channels_last, slides=True),
-    L.Conv3D: ReaderKind("kernel", channels_last, slides=True),
-    L.SeparableConv1D: ReaderKind("pointwise_kernel", _after_depthwise),
-    L.SeparableConv2D: ReaderKind("pointwise_kernel", _after_depthwise),
-    L.Dense: ReaderKind("kernel", channels_last),
+CONSUMERS: dict[type, ConsumerKind] = {
+    L.Conv1D: ConsumerKind("kernel", channels_last, slides=True),
+    L.Conv2D: ConsumerKind("kernel", channels_last, slides=True),
+    L.Conv3D: ConsumerKind("kernel", channels_last, slides=True),
+    L.SeparableConv1D: ConsumerKind("pointwise_kernel", _after_depthwise),
+    L.SeparableConv2D: ConsumerKind("pointwise_kernel", _after_depthwise),
+    L.Dense: ConsumerKind("kernel", channels_last),
 }
 
 
 def kernel_of(layer: Any) -> Any:
     """Return the variable that holds a layer's reading weight."""
-    return getattr(layer, READERS[type(layer)].kernel)
+    return getattr(layer, CONSUMERS[type(layer)].kernel)
 
 
 def kernel_matrix(layer: Any) -> np.ndarray:
@@ -90,14 +90,14 @@ def take_patches(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
     """Gather what a layer's kernel multiplies with, zeros beyond the border.
 
     Args:
-        layer: of one of the types in `READERS`.
+        layer: of one of the types in `CONSUMERS`.
         x: its input.
         places: `(n,)` output positions, counted over samples, rows, columns.
 
     Returns:
         `(n, taps, channels)`: its sum of products with the kernel is the output without bias.
     """
-    kind = READERS[type(layer)]
+    kind = CONSUMERS[type(layer)]
     seen = kind.see(layer, x)
     channels = seen.shape[-1]
     if not kind.slides:
@@ -106,7 +106,7 @@ def take_patches(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
 
 
 def take_windows(layer: Any, x: Tensor, places: np.ndarray) -> Tensor:
-    """Gather what a depthwise kernel slides over, as `take_patches` does for readers.
+    """Gather what a depthwise kernel slides over, as `take_patches` does for consumers.
 
     Args:
         layer: a depthwise convolution.
@@ -169,13 +169,13 @@ def tap_coverage(layer: Any, shape: Sequence[int | None]) -> np.ndarray:
     the channel is right on average when each tap is weighted with this share.
 
     Args:
-        layer: of one of the types in `READERS`.
+        layer: of one of the types in `CONSUMERS`.
         shape: of its input, batch first; along sizes that are not known every tap is on the map.
 
     Returns:
         `(taps,)`: all 1 without padding.
     """
-    if not READERS[type(layer)].slides:
+    if not CONSUMERS[type(layer)].slides:
         return np.ones(1)
     sizes = shape[2:] if _is_channels_first(layer) else shape[1:-1]
     known = _spans(layer, [size or 1 for size in sizes])

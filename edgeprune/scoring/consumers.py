@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from edgeprune.scoring.consumer_kinds import READERS, Tensor, channels_last, kernel_of
-from edgeprune.scoring.landings import Landing, LandingFinder
+from edgeprune.scoring.consumer_kinds import CONSUMERS, Tensor, channels_last, kernel_of
+from edgeprune.scoring.destinations import Destination, DestinationFinder
 from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Axis, Groups
 
@@ -20,20 +20,20 @@ MOST_COLUMNS = 4096
 
 
 @dataclass(frozen=True)
-class Reader:
+class Consumer:
     """One layer that reads channels of groups.
 
     Attributes:
         call: its first call.
         axis: the reading axis of its kernel, with the channels on it.
-        landing: where its output ends up.
+        destination: where its output ends up.
         outputs: the writing axis of its kernel.
         shared: whether it is called more than once.
     """
 
     call: Call
     axis: Axis
-    landing: Landing
+    destination: Destination
     outputs: Axis
     shared: bool = False
 
@@ -79,8 +79,8 @@ class Reader:
 
     @property
     def view(self) -> tuple[object, ...]:
-        """Equal for readers that see the same in the same tensor."""
-        as_it_is = READERS[type(self.layer)].see is channels_last
+        """Equal for consumers that see the same in the same tensor."""
+        as_it_is = CONSUMERS[type(self.layer)].see is channels_last
         order = getattr(self.layer, "data_format", None) == "channels_first"
         return ("" if as_it_is else self.path, order, self.slots.shape, self.slots.tobytes())
 
@@ -116,7 +116,7 @@ class Reader:
             x: `(batch, ...)` input of the layer.
             choose: takes the number of places, returns those wanted or `None` for all.
         """
-        seen = READERS[type(self.layer)].see(self.layer, x)
+        seen = CONSUMERS[type(self.layer)].see(self.layer, x)
         seen = take_places(seen, self.axis.group.size, choose)
         if len(self.slots) == 1:
             return seen
@@ -137,7 +137,7 @@ def take_places(x: Tensor, columns: int, choose: Callable[[int], Any]) -> Tensor
     return rows if chosen is None else ops.take(rows, chosen, axis=1)
 
 
-def find_readers(groups: Groups) -> tuple[Reader, ...]:
+def find_consumers(groups: Groups) -> tuple[Consumer, ...]:
     """Return the layers that read channels and whose way of reading is known, in call order.
 
     Example:
@@ -146,17 +146,17 @@ def find_readers(groups: Groups) -> tuple[Reader, ...]:
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"),
         ...     keras.layers.Dense(2, name="head")])
-        >>> [reader.path for reader in find_readers(find_groups(model))]
+        >>> [consumer.path for consumer in find_consumers(find_groups(model))]
         ['hidden', 'head']
     """
     axes = {(axis.layer, axis.weight, axis.axis): axis for axis in groups.axes}
     calls: dict[str, list[Call]] = {}
     for call in groups.graph.calls:
         calls.setdefault(call.path, []).append(call)
-    landings = LandingFinder(groups.graph)
-    readers = []
+    destinations = DestinationFinder(groups.graph)
+    consumers = []
     for path, (call, *more) in calls.items():
-        if type(call.operation) not in READERS:
+        if type(call.operation) not in CONSUMERS:
             continue
         kernel = kernel_of(call.operation)
         index = [id(weight) for weight in call.operation.weights].index(id(kernel))
@@ -164,7 +164,9 @@ def find_readers(groups: Groups) -> tuple[Reader, ...]:
         reads = axes.get((path, index, rank - 2))
         if reads is None or reads.role != "reads":
             continue
-        reader = Reader(call, reads, landings.find(call), axes[path, index, rank - 1], bool(more))
-        if len(reader.channels) <= MOST_COLUMNS:
-            readers.append(reader)
-    return tuple(readers)
+        consumer = Consumer(
+            call, reads, destinations.find(call), axes[path, index, rank - 1], bool(more)
+        )
+        if len(consumer.channels) <= MOST_COLUMNS:
+            consumers.append(consumer)
+    return tuple(consumers)

@@ -11,10 +11,10 @@ import numpy as np
 from keras import ops
 
 from edgeprune.errors import ClassError, EdgepruneError
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.consumer_kinds import kernel_matrix
-from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.consumers import Consumer, find_consumers
 from edgeprune.scoring.method_settings import DEFAULT_SETTINGS, Settings
-from edgeprune.scoring.observations import Observations
 from edgeprune.scoring.sums import Moments, Statistics
 from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Group, Groups, find_head
@@ -27,12 +27,12 @@ TINY = float(np.finfo(float).tiny)
 
 @dataclass(frozen=True)
 class View:
-    """One reader's view of a group.
+    """One consumer's view of a group.
 
     Attributes:
-        covariance: `(width, width)` of the channels where the reader sees them.
+        covariance: `(width, width)` of the channels where the consumer sees them.
         metric: `(width, width)`: tr(metric E) is the damage that an error of covariance E in the
-            channels does to the reader's output, 1 being as large as the signal there.
+            channels does to the consumer's output, 1 being as large as the signal there.
     """
 
     covariance: np.ndarray
@@ -40,7 +40,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class PruningContext:
     """Weights, groups and statistics of one model.
 
     Attributes:
@@ -48,7 +48,7 @@ class Evidence:
         statistics: of the calibration data.
         classes: outputs that will be kept; `None` for all.
         seed: for criteria that draw.
-        observations: of the calibration samples, for criteria that need more than the statistics.
+        calibration: the calibration samples, for criteria that need more than the statistics.
         present: class of each row of the statistics' sums per class; `None` where row i is class i.
         widths: that groups will probably have, by name.
         settings: of the method.
@@ -58,24 +58,24 @@ class Evidence:
     statistics: Statistics
     classes: tuple[int, ...] | None = None
     seed: int = 0
-    observations: Observations | None = field(default=None, repr=False)
+    calibration: CalibrationSamples | None = field(default=None, repr=False)
     present: tuple[int, ...] | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     settings: Settings = DEFAULT_SETTINGS
 
     @property
-    def observed(self) -> Observations:
-        """The observations.
+    def samples(self) -> CalibrationSamples:
+        """The calibration samples.
 
         Raises:
             EdgepruneError: there are none.
         """
-        if self.observations is None or not len(self.observations.inputs):
+        if self.calibration is None or not len(self.calibration.inputs):
             raise EdgepruneError(
-                "This criterion needs calibration samples; the evidence has statistics only. Give "
-                "it `Observations(groups, inputs, targets)`."
+                "This criterion needs calibration samples; the context has statistics only. Give "
+                "it `CalibrationSamples(groups, inputs, targets)`."
             )
-        return self.observations
+        return self.calibration
 
     @cached_property
     def layers(self) -> dict[str, Any]:
@@ -92,11 +92,11 @@ class Evidence:
         }
 
     @cached_property
-    def _readers(self) -> list[tuple[Reader, Moments, np.ndarray]]:
+    def _consumers(self) -> list[tuple[Consumer, Moments, np.ndarray]]:
         """Every layer with statistics, and how much an error of each output's variance hurts."""
         known = self.statistics.moments
-        found = [(r, known[r.path]) for r in find_readers(self.groups) if r.path in known]
-        return [(reader, moments, self._weigh(reader, moments)) for reader, moments in found]
+        found = [(r, known[r.path]) for r in find_consumers(self.groups) if r.path in known]
+        return [(consumer, moments, self._weigh(consumer, moments)) for consumer, moments in found]
 
     @cached_property
     def _head(self) -> str | None:
@@ -107,26 +107,26 @@ class Evidence:
             return None
 
     def views(self, group: Group) -> list[View]:
-        """Return how each reader of a group sees its channels and what it makes of them.
+        """Return how each consumer of a group sees its channels and what it makes of them.
 
         Args:
             group: a group of these groups.
 
         Returns:
-            One view per reader that has statistics, all finite; none if the group is read in no
+            One view per consumer that has statistics, all finite; none if the group is read in no
             known way.
         """
         number = self.groups.index[group.name]
         found = []
-        for reader, moments, weight in self._readers:
-            columns, channels = reader.columns(number)
+        for consumer, moments, weight in self._consumers:
+            columns, channels = consumer.columns(number)
             if channels.size:
                 inner = np.ix_(channels, channels)
                 covariance, metric = np.zeros((2, group.width, group.width))
                 seen = [moments.covariance[np.ix_(row, row)] for row in columns]
                 covariance[inner] = np.mean(seen, axis=0)
-                slots = reader.slots[:, columns].reshape(-1, len(channels))
-                metric[inner] = _outer(self._kernel(reader)[:, slots], weight)
+                slots = consumer.slots[:, columns].reshape(-1, len(channels))
+                metric[inner] = _outer(self._kernel(consumer)[:, slots], weight)
                 if np.isfinite(covariance).all() and np.isfinite(metric).all():
                     found.append(View(covariance, metric))
         return found
@@ -138,7 +138,7 @@ class Evidence:
     def alive(self, group: Group) -> np.ndarray:
         """Return which channels vary where they are read, and count there, `(width,)`.
 
-        All do where no reader has statistics.
+        All do where no consumer has statistics.
         """
         if group.name not in self._alive:
             self._alive[group.name] = self._find_alive(group)
@@ -151,15 +151,15 @@ class Evidence:
     def _find_alive(self, group: Group) -> np.ndarray:
         number = self.groups.index[group.name]
         alive, known = np.zeros(group.width, bool), False
-        for reader, moments, _ in self._readers:
-            columns, channels = reader.columns(number)
+        for consumer, moments, _ in self._consumers:
+            columns, channels = consumer.columns(number)
             if not channels.size:
                 continue
             known = True
             power = np.diag(moments.gram)[columns].mean(axis=0) / moments.count
             variance = np.diag(moments.covariance)[columns].mean(axis=0)
-            slots = reader.slots[:, columns].reshape(-1, len(channels))
-            used = np.abs(self._kernel(reader)[:, slots]).max(axis=(0, 1, 3)) > 0
+            slots = consumer.slots[:, columns].reshape(-1, len(channels))
+            used = np.abs(self._kernel(consumer)[:, slots]).max(axis=(0, 1, 3)) > 0
             # What is not finite is not known to be dead.
             alive[channels] |= used & ~(variance <= CONSTANT * power)
         return alive if known else np.ones(group.width, bool)
@@ -171,7 +171,7 @@ class Evidence:
             group: a group of these groups.
 
         Returns:
-            For each reader with statistics, `(classes, width)`; NaN and infinity are 0.
+            For each consumer with statistics, `(classes, width)`; NaN and infinity are 0.
         """
         return [
             np.nan_to_num(total / count[:, None], posinf=0, neginf=0)
@@ -179,19 +179,19 @@ class Evidence:
         ]
 
     def class_sums(self, group: Group) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Return sums over the samples of each kept class of what each reader sees, pooled.
+        """Return sums over the samples of each kept class of what each consumer sees, pooled.
 
         Args:
             group: a group of these groups.
 
         Returns:
-            For each reader with statistics: number of samples `(classes,)`, sum and sum of squares
-            `(classes, width)`, over the classes that will be kept and have samples.
+            For each consumer with statistics: number of samples `(classes,)`, sum and sum of
+            squares `(classes, width)`, over the classes that will be kept and have samples.
         """
         number = self.groups.index[group.name]
         found = []
-        for reader, moments, _ in self._readers:
-            columns, channels = reader.columns(number)
+        for consumer, moments, _ in self._consumers:
+            columns, channels = consumer.columns(number)
             rows = np.nonzero((moments.class_count > 0) & self._kept(len(moments.class_count)))[0]
             if channels.size and rows.size:
                 total, squares = np.zeros((2, len(rows), group.width))
@@ -205,34 +205,34 @@ class Evidence:
         rows = range(num_rows) if self.present is None else self.present
         return np.array([self.classes is None or row in self.classes for row in rows])
 
-    def _kernel(self, reader: Reader) -> np.ndarray:
-        """Return `(taps, positions of the axis, outputs)` of what counts in a reader's output.
+    def _kernel(self, consumer: Consumer) -> np.ndarray:
+        """Return `(taps, positions of the axis, outputs)` of what counts in a consumer's output.
 
         The head is judged on the kept classes, and up to a common offset where softmax does not see
         that.
         """
-        kernel = kernel_matrix(reader.layer)
-        if reader.path != self._head:
+        kernel = kernel_matrix(consumer.layer)
+        if consumer.path != self._head:
             return kernel
         chosen = kernel if self.classes is None else kernel[:, :, list(self.classes)]
-        return chosen - chosen.mean(axis=-1, keepdims=True) if _compares(reader.layer) else chosen
+        return chosen - chosen.mean(axis=-1, keepdims=True) if _compares(consumer.layer) else chosen
 
-    def _weigh(self, reader: Reader, moments: Moments) -> np.ndarray:
-        """Return for each output of a reader what an error of variance 1 in it counts.
+    def _weigh(self, consumer: Consumer, moments: Moments) -> np.ndarray:
+        """Return for each output of a consumer what an error of variance 1 in it counts.
 
         The damage is the mean over outputs of the error's variance relative to the variance of the
         tensor in which the output lands; taps count as independent. Where there is no such tensor,
-        it is relative to what the reader makes of its input, and outputs of the head share that.
+        it is relative to what the consumer makes of its input, and outputs of the head share that.
         """
-        landing = reader.landing
-        if reader.path == self._head or landing.tensor is None:
-            by_slot = self._kernel(reader)[:, reader.slots]  # taps, slots, channels, outputs
+        destination = consumer.destination
+        if consumer.path == self._head or destination.tensor is None:
+            by_slot = self._kernel(consumer)[:, consumer.slots]  # taps, slots, channels, outputs
             variance = np.einsum("tsco,tsco->o", by_slot, moments.covariance @ by_slot)
-            if reader.path == self._head:
+            if consumer.path == self._head:
                 variance = np.full(len(variance), variance.mean())
             gain = np.ones(len(variance))
         else:
-            variance, gain = moments.landing.variance, _gain(landing.normalization)
+            variance, gain = moments.destination.variance, _gain(destination.normalization)
         floor = max(LEAST_SIGNAL * float(variance.mean()), TINY)
         return np.asarray(gain / np.maximum(variance, floor) / len(variance))
 
@@ -266,4 +266,4 @@ def _outer(by_slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return np.asarray(flat @ flat.T)
 
 
-Criterion = Callable[[Evidence, Group], np.ndarray]
+Criterion = Callable[[PruningContext, Group], np.ndarray]

@@ -1,12 +1,12 @@
 """How channels of a group are ranked: `CRITERIA`, from name to function; higher = keep."""
 
 from edgeprune.scoring.blends import score_blended
-from edgeprune.scoring.context import Criterion, Evidence, View
+from edgeprune.scoring.calibration_samples import CalibrationSamples
+from edgeprune.scoring.context import Criterion, PruningContext, View
 from edgeprune.scoring.discrimination import score_trace_ratio
 from edgeprune.scoring.geometry import score_fermat, score_fpgm
 from edgeprune.scoring.masks import score_best_mask, score_ensemble, score_random
 from edgeprune.scoring.norms import score_bn_scale, score_l1, score_l2
-from edgeprune.scoring.observations import Observations
 from edgeprune.scoring.reconstruction import score_lasso, score_thinet
 from edgeprune.scoring.responses import (
     score_activation_mean,
@@ -44,4 +44,4 @@ CRITERIA: dict[str, Criterion] = {
     "greedy_least_squares": score_greedy_least_squares,
 }
 
-__all__ = ["CRITERIA", "Criterion", "Evidence", "Observations", "View"]
+__all__ = ["CRITERIA", "CalibrationSamples", "Criterion", "PruningContext", "View"]

@@ -1,4 +1,4 @@
-"""Channels that carry nothing to any reader come last, whatever the criterion."""
+"""Channels that carry nothing to any consumer come last, whatever the criterion."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import wraps
 
 import numpy as np
 
-from edgeprune.scoring.context import Criterion, Evidence
+from edgeprune.scoring.context import Criterion, PruningContext
 from edgeprune.tracing.groups import Group
 
 
@@ -14,7 +14,7 @@ def dead_last(criterion: Criterion) -> Criterion:
     """Put dead channels below all others; among themselves they keep their order.
 
     A channel is dead if it is constant wherever it is read, or weighs nothing there: taking it out
-    costs nothing that a bias could not restore. Where no reader has statistics, nothing is known
+    costs nothing that a bias could not restore. Where no consumer has statistics, nothing is known
     to be dead.
 
     Args:
@@ -22,9 +22,9 @@ def dead_last(criterion: Criterion) -> Criterion:
     """
 
     @wraps(criterion)
-    def guarded(evidence: Evidence, group: Group) -> np.ndarray:
-        scores = np.array(criterion(evidence, group), np.float64)
-        alive = evidence.alive(group)
+    def guarded(context: PruningContext, group: Group) -> np.ndarray:
+        scores = np.array(criterion(context, group), np.float64)
+        alive = context.alive(group)
         if alive.all() or not alive.any():
             return scores
         span = float(np.ptp(scores)) or 1.0

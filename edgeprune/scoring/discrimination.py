@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.scoring.norms import sum_norms
 from edgeprune.tracing.groups import Group
@@ -15,27 +15,28 @@ LEAST_SCATTER = 1e-6
 
 
 @dead_last
-def score_trace_ratio(evidence: Evidence, group: Group) -> np.ndarray:
+def score_trace_ratio(context: PruningContext, group: Group) -> np.ndarray:
     """Between-class scatter minus the best trace ratio times within-class scatter.
 
     After Hu et al., "CATRO: Channel Pruning via Class-Aware Trace Ratio Optimization" (2021). The
     best channels at the width that the group will probably have, half by default, maximise sum of
-    between over sum of within, taken over pooled responses; scatters of several readers are summed.
+    between over sum of within, taken over pooled responses; scatters of several consumers are
+    summed.
     Ours: with samples of one class only, its mean response takes the place of the scatter between
     classes.
 
     Args:
-        evidence: statistics by class.
+        context: statistics by class.
         group: whose channels are scored.
 
     Returns:
-        `(width,)`, higher = keep; the L1 norm where no reader has statistics.
+        `(width,)`, higher = keep; the L1 norm where no consumer has statistics.
     """
-    found = evidence.class_sums(group)
+    found = context.class_sums(group)
     if not found:
-        return sum_norms(evidence, group)
+        return sum_norms(context, group)
     between, within = np.sum([measure_scatter(*sums) for sums in found], axis=0)
-    ratio = select_by_trace_ratio(between, within, evidence.width_of(group))[1]
+    ratio = select_by_trace_ratio(between, within, context.width_of(group))[1]
     return between - ratio * within
 
 

@@ -1,7 +1,7 @@
 """A model with one gate per channel of a group, wherever a known layer reads it.
 
-At 1 a gate lets its channel through, at 0 the readers see nothing of it, exactly as in `cut`. Gates
-may be numbers of the user or tensors that gradients are taken by.
+At 1 a gate lets its channel through, at 0 the consumers see nothing of it, exactly as in
+`mask_channels`. Gates may be numbers of the user or tensors that gradients are taken by.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.consumers import Consumer, find_consumers
 from edgeprune.tracing.graph import Call, Graph, run
 from edgeprune.tracing.groups import Groups
 
@@ -51,16 +51,16 @@ class GatedModel:
         return cls(groups, groups.graph)
 
     @cached_property
-    def _readers(self) -> dict[str, Reader]:
-        return {reader.path: reader for reader in find_readers(self.groups)}
+    def _consumers(self) -> dict[str, Consumer]:
+        return {consumer.path: consumer for consumer in find_consumers(self.groups)}
 
     @cached_property
     def gated(self) -> tuple[str, ...]:
         """Names of the removable groups that a known layer reads: those that can be gated."""
         read = {
             number
-            for reader in self._readers.values()
-            for number in np.unique(reader.axis.group).tolist()
+            for consumer in self._consumers.values()
+            for number in np.unique(consumer.axis.group).tolist()
         }
         return tuple(
             group.name for group in self.groups.removable if self.groups.index[group.name] in read
@@ -78,8 +78,8 @@ class GatedModel:
             inputs: one tensor per input of the graph.
             gates: group name -> `(width,)`, or `(batch, width)` for gates of each sample; groups
                 that are not named are open.
-            fills: path of a reader -> `(positions of its reading axis,)` what it sees in place of a
-                closed channel; 0 by default.
+            fills: path of a consumer -> `(positions of its reading axis,)` what it sees in place of
+                a closed channel; 0 by default.
 
         Returns:
             One tensor per output.
@@ -91,9 +91,9 @@ class GatedModel:
         constants = {} if fills is None else fills
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            reader = self._readers.get(call.path)
-            if reader is not None:
-                seen = _apply(self.groups, reader, args[0], closable, constants.get(call.path))
+            consumer = self._consumers.get(call.path)
+            if consumer is not None:
+                seen = _apply(self.groups, consumer, args[0], closable, constants.get(call.path))
                 args = (seen, *args[1:])
             return call.operation(*args, **kwargs)
 
@@ -117,7 +117,8 @@ class GatedModel:
         start = next(
             index
             for index, call in enumerate(calls)
-            if call.path in self._readers and (self._readers[call.path].axis.group == number).any()
+            if call.path in self._consumers
+            and (self._consumers[call.path].axis.group == number).any()
         )
         made = {ref.number for ref in self.graph.inputs}
         made |= {ref.number for call in calls[:start] for ref in call.outputs}
@@ -132,15 +133,15 @@ class GatedModel:
         return rest, before.run(inputs, gates or {})
 
 
-def input_positions(reader: Reader, channels: int) -> np.ndarray:
-    """Return for each channel of a reader's input the position of its reading axis.
+def input_positions(consumer: Consumer, channels: int) -> np.ndarray:
+    """Return for each channel of a consumer's input the position of its reading axis.
 
     Args:
-        reader: whose kernel's axis may be longer (a depth multiplier in a separable convolution) or
-            shorter (channel groups of a convolution) than its input.
+        consumer: whose kernel's axis may be longer (a depth multiplier in a separable convolution)
+            or shorter (channel groups of a convolution) than its input.
         channels: of its input.
     """
-    size = reader.axis.group.size
+    size = consumer.axis.group.size
     if channels < size:
         return np.arange(0, size, size // channels)
     return np.tile(np.arange(size), channels // size)
@@ -148,23 +149,23 @@ def input_positions(reader: Reader, channels: int) -> np.ndarray:
 
 def _apply(
     groups: Groups,
-    reader: Reader,
+    consumer: Consumer,
     x: Tensor,
     gates: Mapping[str, Tensor],
     fill: np.ndarray | None,
 ) -> Tensor:
-    """Multiply what a reader takes with the gates of its channels."""
+    """Multiply what a consumer takes with the gates of its channels."""
     numbers = [groups.index[name] for name in gates]
-    if not np.isin(reader.axis.group, numbers).any():
+    if not np.isin(consumer.axis.group, numbers).any():
         return x
-    first = getattr(reader.layer, "data_format", None) == "channels_first"
+    first = getattr(consumer.layer, "data_format", None) == "channels_first"
     axis = 1 if first else len(x.shape) - 1
-    positions = input_positions(reader, int(x.shape[axis]))
+    positions = input_positions(consumer, int(x.shape[axis]))
     index = np.zeros(len(positions), np.int32)  # an open gate stands in front of all
     start = 1
     for number, name in zip(numbers, gates, strict=True):
-        held = reader.axis.group[positions] == number
-        index[held] = start + reader.axis.channel[positions][held]
+        held = consumer.axis.group[positions] == number
+        index[held] = start + consumer.axis.channel[positions][held]
         start += groups[name].width
     given = list(gates.values())
     each = [g for g in given if len(g.shape) == 2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.scoring.norms import filters_of
 from edgeprune.tracing.groups import Group
@@ -15,24 +15,24 @@ PRECISION = 1e-9
 
 
 @dead_last
-def score_fpgm(evidence: Evidence, group: Group) -> np.ndarray:
+def score_fpgm(context: PruningContext, group: Group) -> np.ndarray:
     """Sum of the distances from each filter to all others, summed over the group's writers.
 
     After He et al., "Filter Pruning via Geometric Median" (2019).
 
     Args:
-        evidence: weights of the model.
+        context: weights of the model.
         group: whose channels are scored.
 
     Returns:
         `(width,)`, higher = keep.
     """
-    distances = [cdist(filters, filters).sum(axis=1) for filters in filters_of(evidence, group)]
+    distances = [cdist(filters, filters).sum(axis=1) for filters in filters_of(context, group)]
     return np.sum([np.zeros(group.width), *distances], axis=0)
 
 
 @dead_last
-def score_fermat(evidence: Evidence, group: Group) -> np.ndarray:
+def score_fermat(context: PruningContext, group: Group) -> np.ndarray:
     """Distance from each filter to the Fermat point of all, summed over the group's writers.
 
     The Fermat point, or geometric median, has the smallest sum of distances to the filters. After
@@ -40,14 +40,14 @@ def score_fermat(evidence: Evidence, group: Group) -> np.ndarray:
     in how it is found, by Weiszfeld's iteration.
 
     Args:
-        evidence: weights of the model.
+        context: weights of the model.
         group: whose channels are scored.
 
     Returns:
         `(width,)`, higher = keep.
     """
     scores = np.zeros(group.width)
-    for filters in filters_of(evidence, group):
+    for filters in filters_of(context, group):
         scores += np.linalg.norm(filters - find_fermat_point(filters), axis=1)
     return scores
 

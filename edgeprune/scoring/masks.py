@@ -13,8 +13,8 @@ from zlib import crc32
 import numpy as np
 from keras import ops
 
-from edgeprune.scoring.consumers import find_readers
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.consumers import find_consumers
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.scoring.gates import GatedModel
 from edgeprune.scoring.norms import sum_norms
@@ -26,23 +26,23 @@ PENALTIES = np.logspace(-3, 3, 13)
 
 
 @dead_last
-def score_random(evidence: Evidence, group: Group) -> np.ndarray:
+def score_random(context: PruningContext, group: Group) -> np.ndarray:
     """Score at random, with a seed: what any criterion has to beat.
 
     Args:
-        evidence: with the seed.
+        context: with the seed.
         group: whose channels are scored.
 
     Returns:
         `(width,)` between 0 and 1.
     """
     scores = np.empty(group.width)
-    scores[_arrange(evidence, group)] = _generator(evidence, group).random(group.width)
+    scores[_arrange(context, group)] = _generator(context, group).random(group.width)
     return scores
 
 
 @dead_last
-def score_best_mask(evidence: Evidence, group: Group) -> np.ndarray:
+def score_best_mask(context: PruningContext, group: Group) -> np.ndarray:
     """Keep the channels of the best of N random masks.
 
     After Anwar and Sung, "Coarse Pruning of Convolutional Neural Networks with Random Masks"
@@ -51,18 +51,18 @@ def score_best_mask(evidence: Evidence, group: Group) -> np.ndarray:
     better on average; silenced channels show their mean.
 
     Args:
-        evidence: observations of calibration samples, the loss included.
+        context: with calibration samples, the loss included.
         group: whose channels are scored.
 
     Returns:
         `(width,)`, above 1 for the channels of the best mask; the L1 norm where no known layer
         reads the group.
     """
-    trial = _Trial.of(evidence, group)
+    trial = _Trial.of(context, group)
     if trial is None:
-        return sum_norms(evidence, group)
-    off = group.width - evidence.width_of(group)
-    masks = _draw_masks(evidence, group, off, _generator(evidence, group))
+        return sum_norms(context, group)
+    off = group.width - context.width_of(group)
+    masks = _draw_masks(context, group, off, _generator(context, group))
     losses = np.array([trial.loss(mask) for mask in masks])
     better = -_average_by_channel(masks, losses)
     within = (better - better.min()) / max(float(np.ptp(better)), 1e-12)
@@ -70,7 +70,7 @@ def score_best_mask(evidence: Evidence, group: Group) -> np.ndarray:
 
 
 @dead_last
-def score_ensemble(evidence: Evidence, group: Group) -> np.ndarray:
+def score_ensemble(context: PruningContext, group: Group) -> np.ndarray:
     """Importance of each channel in a linear model of the loss under random masks.
 
     After Sandor, Pavel, Csato, "Pruning CNN's with linear filter ensembles" (2020): silence random
@@ -81,7 +81,7 @@ def score_ensemble(evidence: Evidence, group: Group) -> np.ndarray:
     penalty by generalised cross-validation.
 
     Args:
-        evidence: observations of calibration samples, the loss included; `settings` say how many
+        context: with calibration samples, the loss included; `settings` say how many
             masks and rounds.
         group: whose channels are scored.
 
@@ -89,15 +89,15 @@ def score_ensemble(evidence: Evidence, group: Group) -> np.ndarray:
         `(width,)`, higher = keep: the round in which a channel goes, and within it the share of its
         coefficient; the L1 norm where no known layer reads the group.
     """
-    trial = _Trial.of(evidence, group)
+    trial = _Trial.of(context, group)
     if trial is None:
-        return sum_norms(evidence, group)
-    generator, rounds = _generator(evidence, group), max(evidence.settings.mask_rounds, 1)
-    keep = evidence.width_of(group)
+        return sum_norms(context, group)
+    generator, rounds = _generator(context, group), max(context.settings.mask_rounds, 1)
+    keep = context.width_of(group)
     present = np.ones(group.width, bool)
-    scores, norms = np.zeros(group.width), sum_norms(evidence, group)
+    scores, norms = np.zeros(group.width), sum_norms(context, group)
     for number in range(rounds):
-        coefficient = measure_importance(evidence, group, trial.loss, present, generator)
+        coefficient = measure_importance(context, group, trial.loss, present, generator)
         left = np.nonzero(present)[0]
         rank = _rank(coefficient[left], norms[left])
         scores[left] = number + rank / len(left)
@@ -107,7 +107,7 @@ def score_ensemble(evidence: Evidence, group: Group) -> np.ndarray:
 
 
 def measure_importance(
-    evidence: Evidence,
+    context: PruningContext,
     group: Group,
     loss: Any,
     present: np.ndarray,
@@ -116,7 +116,7 @@ def measure_importance(
     """Return by how much silencing each channel raises the loss, in a linear model of it.
 
     Args:
-        evidence: `settings` say how many masks, and how many channels each silences.
+        context: `settings` say how many masks, and how many channels each silences.
         group: whose channels are silenced.
         loss: mask `(width,)` -> loss.
         present: `(width,)` channels that are still there; the others are silent in every mask.
@@ -127,8 +127,8 @@ def measure_importance(
     """
     from sklearn.linear_model import RidgeCV
 
-    off = max(1, round(evidence.settings.off_probability * int(present.sum())))
-    masks = _draw_masks(evidence, group, off, generator, present)
+    off = max(1, round(context.settings.off_probability * int(present.sum())))
+    masks = _draw_masks(context, group, off, generator, present)
     losses = np.array([loss(mask) for mask in masks])
     silenced = 1.0 - masks[:, present]
     finite = np.isfinite(losses)
@@ -155,55 +155,55 @@ class _Trial:
     """Measures masks of one group on fixed samples; what comes before the group is computed once.
 
     Attributes:
-        evidence: with the samples.
+        context: with the samples.
         group: whose channels are silenced.
-        rest: of the model, from the first reader of the group.
+        rest: of the model, from the first consumer of the group.
         inputs: of the rest.
-        fills: means, by reader.
+        fills: means, by consumer.
     """
 
-    evidence: Evidence
+    context: PruningContext
     group: Group
     rest: GatedModel
     inputs: list[Any]
     fills: dict[str, np.ndarray]
 
     @classmethod
-    def of(cls, evidence: Evidence, group: Group) -> _Trial | None:
+    def of(cls, context: PruningContext, group: Group) -> _Trial | None:
         """Prepare; `None` if no known layer reads the group."""
-        few = evidence.observed.subset(evidence.settings.mask_samples)
+        few = context.samples.subset(context.settings.mask_samples)
         if group.name not in few.gated.gated:
             return None
         rest, inputs = few.gated.after(group.name, [few.inputs])
-        return cls(evidence, group, rest, inputs, mean_fills(evidence))
+        return cls(context, group, rest, inputs, mean_fills(context))
 
     def loss(self, mask: np.ndarray) -> float:
         """Return the mean loss with some channels silenced."""
-        few = self.evidence.observed.subset(self.evidence.settings.mask_samples)
+        few = self.context.samples.subset(self.context.settings.mask_samples)
         outputs = self.rest.run(self.inputs, {self.group.name: mask}, self.fills)
         losses = few.objective.losses(outputs, 0, len(few.inputs))
         return float(ops.convert_to_numpy(losses).mean())
 
 
-def mean_fills(evidence: Evidence) -> dict[str, np.ndarray]:
-    """Return for each reader the mean at every position of its reading axis.
+def mean_fills(context: PruningContext) -> dict[str, np.ndarray]:
+    """Return for each consumer the mean at every position of its reading axis.
 
     Args:
-        evidence: with statistics.
+        context: with statistics.
     """
     found = {}
-    for reader in find_readers(evidence.groups):
-        moments = evidence.statistics.moments.get(reader.path)
+    for consumer in find_consumers(context.groups):
+        moments = context.statistics.moments.get(consumer.path)
         if moments is None:
             continue
-        mean = np.zeros(reader.axis.group.size, np.float32)
-        mean[reader.slots] = np.nan_to_num(moments.mean)
-        found[reader.path] = mean
+        mean = np.zeros(consumer.axis.group.size, np.float32)
+        mean[consumer.slots] = np.nan_to_num(moments.mean)
+        found[consumer.path] = mean
     return found
 
 
 def _draw_masks(
-    evidence: Evidence,
+    context: PruningContext,
     group: Group,
     off: int,
     generator: np.random.Generator,
@@ -214,10 +214,10 @@ def _draw_masks(
     Returns:
         `(masks, width)` of 0 and 1.
     """
-    arranged = _arrange(evidence, group)
+    arranged = _arrange(context, group)
     if present is not None:
         arranged = arranged[present[arranged]]
-    count = max(2, round(evidence.settings.masks_per_channel * len(arranged)))
+    count = max(2, round(context.settings.masks_per_channel * len(arranged)))
     repeats = -(-count * off // len(arranged))
     stream = np.concatenate([generator.permutation(arranged) for _ in range(repeats + 1)])
     masks = np.ones((count, group.width))
@@ -237,10 +237,10 @@ def _average_by_channel(masks: np.ndarray, losses: np.ndarray) -> np.ndarray:
     return np.where(often > 0, mean, losses.max())
 
 
-def _arrange(evidence: Evidence, group: Group) -> np.ndarray:
+def _arrange(context: PruningContext, group: Group) -> np.ndarray:
     """Return the channels in an order that depends on their weights only."""
-    return np.argsort(sum_norms(evidence, group), kind="stable")
+    return np.argsort(sum_norms(context, group), kind="stable")
 
 
-def _generator(evidence: Evidence, group: Group) -> np.random.Generator:
-    return np.random.default_rng((evidence.seed, crc32(group.name.encode())))
+def _generator(context: PruningContext, group: Group) -> np.random.Generator:
+    return np.random.default_rng((context.seed, crc32(group.name.encode())))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.linalg.lapack import dpstrf
 
-from edgeprune.scoring.context import Evidence, View
+from edgeprune.scoring.context import PruningContext, View
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.scoring.norms import score_l1
 from edgeprune.tracing.groups import Group
@@ -22,25 +22,25 @@ POOL = 128
 
 
 @dead_last
-def score_pivoted_qr(evidence: Evidence, group: Group) -> np.ndarray:
-    """Rank by pivoted QR of what readers see: each pivot is what the earlier ones explain least.
+def score_pivoted_qr(context: PruningContext, group: Group) -> np.ndarray:
+    """Rank by pivoted QR of what consumers see: each pivot is what the earlier ones explain least.
 
     After Zhang, Davoodi, Hu, "CHaPR: Efficient Inference of CNNs via Channel Pruning" (2020). Ours:
     pivots are taken by pivoted Cholesky of the covariance (a bias can restore any constant),
-    columns are scaled by how strongly the readers use them, and a group with several readers is
+    columns are scaled by how strongly the consumers use them, and a group with several consumers is
     judged on all of them.
 
     Args:
-        evidence: statistics and weights of the model.
+        context: statistics and weights of the model.
         group: whose channels are scored.
 
     Returns:
-        `(width,)`: `width` for the first pivot down to 1 for the last; the L1 norm where no reader
-        has statistics.
+        `(width,)`: `width` for the first pivot down to 1 for the last; the L1 norm where no
+        consumer has statistics.
     """
-    views = evidence.views(group)
+    views = context.views(group)
     if not views:
-        return score_l1(evidence, group)
+        return score_l1(context, group)
     stacked = np.zeros((group.width, group.width))
     for view in views:
         scale = np.sqrt(np.maximum(np.diag(view.metric), 0))
@@ -49,23 +49,23 @@ def score_pivoted_qr(evidence: Evidence, group: Group) -> np.ndarray:
 
 
 @dead_last
-def score_greedy_least_squares(evidence: Evidence, group: Group) -> np.ndarray:
-    """Rank by greedy selection: each channel taken is the one that lowers the readers' error most.
+def score_greedy_least_squares(context: PruningContext, group: Group) -> np.ndarray:
+    """Rank by greedy selection: the next channel is the one that lowers consumers' error most.
 
-    The error is what remains of each reader's output when the kept channels predict the others by
+    The error is what remains of each consumer's output when the kept channels predict the others by
     least squares. Ours; a forward selection on the objective of CHaPR (2020).
 
     Args:
-        evidence: statistics and weights of the model.
+        context: statistics and weights of the model.
         group: whose channels are scored.
 
     Returns:
-        `(width,)`: `width` for the first choice down to 1 for the last; the L1 norm where no reader
-        has statistics.
+        `(width,)`: `width` for the first choice down to 1 for the last; the L1 norm where no
+        consumer has statistics.
     """
-    views = evidence.views(group)
+    views = context.views(group)
     if not views:
-        return score_l1(evidence, group)
+        return score_l1(context, group)
     return _score(choose_greedily(views, group.width)[0])
 
 
@@ -118,18 +118,18 @@ def measure_pivots(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def choose_greedily(views: Sequence[View], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take channels one by one, each time the one that lowers the error in the readers most.
+    """Take channels one by one, each time the one that lowers the error in the consumers most.
 
     In groups of more than `POOL` channels the choice is among those that were worth most a few
     steps ago. Once nothing lowers the error any more, the rest follows, the largest first.
 
     Args:
-        views: of all readers of a group.
+        views: of all consumers of a group.
         width: number of channels.
 
     Returns:
         `(width,)` order, and `(width + 1,)` the error after 0, 1, ... channels, summed over
-        readers.
+        consumers.
 
     Example:
         >>> order, error = choose_greedily([View(np.diag([1.0, 2.0]), np.eye(2))], 2)
@@ -177,14 +177,15 @@ def _choose_in_pool(
 
 
 def follow_order(views: Sequence[View], order: np.ndarray) -> np.ndarray:
-    """Return the error that remains in the readers' outputs while channels are taken in an order.
+    """Return the error that remains in the consumers' outputs while channels are taken in an order.
 
     Args:
-        views: of all readers of a group.
+        views: of all consumers of a group.
         order: `(width,)` channels.
 
     Returns:
-        `(width + 1,)` the error after 0, 1, ... channels, summed over readers; 0 without readers.
+        `(width + 1,)` the error after 0, 1, ... channels, summed over consumers; 0 without
+        consumers.
 
     Example:
         >>> follow_order([View(np.diag([1.0, 4.0]), np.eye(2))], np.array([0, 1])).tolist()

@@ -1,4 +1,4 @@
-"""Sums over calibration samples at the inputs of readers: shards add up, files keep them."""
+"""Sums over calibration samples at the inputs of consumers: shards add up, files keep them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeprune.errors import DataError
 from edgeprune.support.files import replace_on_success
 
 FORMAT = "edgeprune statistics 1"
-LANDING = "landing."
+LANDING = "destination."
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class Spread:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums at the input of one reader over sampled positions, for the C columns of the reader.
+    """Sums at the input of one consumer over sampled positions, for the C columns of the consumer.
 
     Attributes:
         count: number of rows.
-        total: `(m, C)` sum of the rows of each slot (see `Reader.slots`).
+        total: `(m, C)` sum of the rows of each slot (see `Consumer.slots`).
         gram: `(C, C)` sum of outer products.
         class_count: `(K,)` samples per class, as often as the layer was called.
         class_total: `(K, C)` sum over samples of the mean over the sampled positions.
         class_squares: `(K, C)` sum over samples of the square of that mean.
-        landing: of the tensor where the reader's output lands; empty if there is none.
+        destination: of the tensor where the consumer's output lands; empty if there is none.
     """
 
     count: int
@@ -62,7 +62,7 @@ class Moments:
     class_count: np.ndarray
     class_total: np.ndarray
     class_squares: np.ndarray
-    landing: Spread = Spread()
+    destination: Spread = Spread()
 
     def __add__(self, other: Moments) -> Moments:
         """Add two shards."""
@@ -90,7 +90,7 @@ def _add(one: Sums, other: Sums) -> Sums:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments of every reader of a model, by the path of the layer."""
+    """Moments of every consumer of a model, by the path of the layer."""
 
     moments: Mapping[str, Moments]
 
@@ -102,7 +102,7 @@ class Statistics:
         """
         shapes, others = (
             {
-                path: (m.class_total.shape, m.landing.total.shape)
+                path: (m.class_total.shape, m.destination.total.shape)
                 for path, m in found.moments.items()
             }
             for found in (self, other)
@@ -131,7 +131,7 @@ class Statistics:
         arrays = {"format": np.array(FORMAT), "layers": np.array(list(self.moments), dtype=str)}
         for number, moments in enumerate(self.moments.values()):
             entries = {name: getattr(moments, name) for name in MOMENTS}
-            entries |= {LANDING + name: getattr(moments.landing, name) for name in SPREAD}
+            entries |= {LANDING + name: getattr(moments.destination, name) for name in SPREAD}
             arrays |= {f"{number}.{name}": np.asarray(value) for name, value in entries.items()}
         with replace_on_success(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -158,7 +158,7 @@ class Statistics:
             ) from error
 
 
-MOMENTS = tuple(entry.name for entry in fields(Moments) if entry.name != "landing")
+MOMENTS = tuple(entry.name for entry in fields(Moments) if entry.name != "destination")
 SPREAD = tuple(entry.name for entry in fields(Spread))
 
 
@@ -167,5 +167,5 @@ def _restore(arrays: Mapping[str, np.ndarray], number: int) -> Moments:
         found = arrays[f"{number}.{name}"]
         return int(found) if name.endswith("count") and not found.ndim else found
 
-    landing = Spread(*(read(LANDING + name) for name in SPREAD))
-    return Moments(**{name: read(name) for name in MOMENTS}, landing=landing)
+    destination = Spread(*(read(LANDING + name) for name in SPREAD))
+    return Moments(**{name: read(name) for name in MOMENTS}, destination=destination)

@@ -1,4 +1,6 @@
-"""Apply a plan: `slim` takes channels out, `cut` keeps them and silences whoever reads them.
+"""Apply a plan: `remove_channels` makes the pruned model, `mask_channels` the masked one.
+
+The masked model keeps all channels and silences whoever reads those that go.
 
 Both return a new model. They must agree on every input: that is the proof, run on every build
 (`edgeprune.evaluation.equivalence`), that the groups were traced correctly.
@@ -25,7 +27,7 @@ from edgeprune.tracing.replica import (
 )
 
 
-def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
+def remove_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
     """Return a smaller model without the channels (and classes) that the plan leaves out.
 
     Args:
@@ -44,7 +46,7 @@ def slim(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> ker
     Example:
         >>> model = keras.Sequential([
         ...     keras.Input((4,)), keras.layers.Dense(8, name="hidden"), keras.layers.Dense(2)])
-        >>> slim(model, Plan({"hidden": (0, 3, 5)})).get_layer("hidden").units
+        >>> remove_channels(model, Plan({"hidden": (0, 3, 5)})).get_layer("hidden").units
         3
     """
     groups = find_groups(model) if groups is None else groups
@@ -102,7 +104,7 @@ def set_entry(config: dict[str, Any], entry: str, position: int | None, size: in
         config[name] = tuple(sizes)
 
 
-def cut(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
+def mask_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
     """Return the full model with the weight slices that read removed channels set to zero.
 
     Zeroing what *writes* a channel would be wrong: the shift of a BatchNorm leaks through.
@@ -113,7 +115,7 @@ def cut(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> kera
         groups: the model's groups, if already traced.
 
     Returns:
-        A model of the original's size, the oracle for `slim`.
+        A model of the original's size, the oracle for `remove_channels`.
     """
     groups = find_groups(model) if groups is None else groups
     ranks = channel_ranks(groups, Plan(plan.keep, plan.fingerprint))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.boards import Target
 from edgeprune.errors import ConversionError, ModelError
-from edgeprune.tflite.edgetpu import Fitness, Obstacle, examine, is_edgetpu
+from edgeprune.tflite.edgetpu import ChipCompatibility, Obstacle, examine, is_edgetpu
 from edgeprune.tflite.flatbuffer import (
     count_activation_bytes,
     operator_kind,
@@ -27,7 +27,7 @@ NEWEST = {"tflite-runtime": (2, 14)}
 
 
 @dataclass(frozen=True)
-class Suitability:
+class Compatibility:
     """What was found out about one model on one target.
 
     Attributes:
@@ -48,7 +48,7 @@ class Suitability:
     notes: tuple[str, ...]
     size_bytes: int
     activation_bytes: int
-    edgetpu: Fitness | None = None
+    edgetpu: ChipCompatibility | None = None
 
     @property
     def fits(self) -> bool:
@@ -70,7 +70,7 @@ class Suitability:
         }
 
 
-def check_file(path: str | os.PathLike[str], target: Target) -> Suitability:
+def check_file(path: str | os.PathLike[str], target: Target) -> Compatibility:
     """Check a `.tflite` for a target.
 
     Args:
@@ -95,7 +95,7 @@ def check_file(path: str | os.PathLike[str], target: Target) -> Suitability:
     return _check(content, name, _scheme(content, name), target)
 
 
-def check_model(model: keras.Model, target: Target, *, name: str | None = None) -> Suitability:
+def check_model(model: keras.Model, target: Target, *, name: str | None = None) -> Compatibility:
     """Check a Keras model for a target: it is converted with made-up ranges and looked at.
 
     Args:
@@ -113,7 +113,7 @@ def check_model(model: keras.Model, target: Target, *, name: str | None = None) 
     model = with_any_batch(model)
     shapes = _check_shapes(model)
     if shapes:
-        return Suitability(called, target.name, target.scheme, tuple(shapes), (), 0, 0)
+        return Compatibility(called, target.name, target.scheme, tuple(shapes), (), 0, 0)
     try:
         if target.scheme.startswith("int8"):
             content = draft(model)
@@ -121,7 +121,7 @@ def check_model(model: keras.Model, target: Target, *, name: str | None = None) 
             content = convert(model, scheme=target.scheme)
     except ConversionError as error:
         obstacle = Obstacle("model", called, str(error), "replace these layers")
-        return Suitability(called, target.name, target.scheme, (obstacle,), (), 0, 0)
+        return Compatibility(called, target.name, target.scheme, (obstacle,), (), 0, 0)
     return _check(content, called, target.scheme, target)
 
 
@@ -152,7 +152,7 @@ def _scheme(content: bytes, name: str) -> str:
     return next((kind for kind in ("int16", "int8", "uint8") if kind in kinds), "unknown")
 
 
-def _check(content: bytes, name: str, scheme: str, target: Target) -> Suitability:
+def _check(content: bytes, name: str, scheme: str, target: Target) -> Compatibility:
     parsed = parse_model(content, name)
     fitness = examine(content, name) if is_edgetpu(target.delegate) else None
     obstacles = list(fitness.obstacles if fitness is not None else _check_operators(parsed, scheme))
@@ -162,7 +162,7 @@ def _check(content: bytes, name: str, scheme: str, target: Target) -> Suitabilit
     notes = list(fitness.notes) if fitness is not None else []
     if scheme != target.scheme and fitness is None:
         notes.append(f"It is {scheme}; {target.name} is usually given {target.scheme}.")
-    return Suitability(
+    return Compatibility(
         name,
         target.name,
         scheme,

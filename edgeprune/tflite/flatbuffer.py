@@ -47,7 +47,7 @@ def parse_model(content: bytes, name: str = "the model") -> Any:
     schema = find_schema()
     try:
         return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
-    except Exception as error:  # the reader follows offsets wherever a damaged file points
+    except Exception as error:  # the consumer follows offsets wherever a damaged file points
         raise ModelError(f"{name} is damaged: its operators cannot be read.") from error
 
 

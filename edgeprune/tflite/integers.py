@@ -24,10 +24,10 @@ def set_input_range(parsed: Any, scale: float, zero_point: int) -> None:
     subgraph = parsed.subgraphs[0]
     (entrance,) = subgraph.inputs
     _set_quantization(subgraph.tensors[entrance], scale, zero_point)
-    readers = [operator for operator in subgraph.operators if entrance in operator.inputs]
-    if len(readers) != 1 or operator_kind(parsed, readers[0]) != "QUANTIZE":
+    consumers = [operator for operator in subgraph.operators if entrance in operator.inputs]
+    if len(consumers) != 1 or operator_kind(parsed, consumers[0]) != "QUANTIZE":
         return
-    inner = readers[0].outputs[0]
+    inner = consumers[0].outputs[0]
     layers = [operator for operator in subgraph.operators if inner in operator.inputs]
     if inner in subgraph.outputs or not all(_adds_bias(parsed, layer, inner) for layer in layers):
         return

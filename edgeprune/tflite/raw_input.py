@@ -101,10 +101,10 @@ def _affine_layer(model: keras.Model, mean: np.ndarray, std: np.ndarray) -> kera
 def _fold(model: keras.Model, mean: np.ndarray, std: np.ndarray) -> keras.Model | None:
     """Return a copy whose first convolution takes bytes; `None` where that is not exact."""
     graph = build_graph(model)
-    readers = graph.consumers().get(graph.inputs[0].number, [])
-    if len(readers) != 1 or not _pads_nothing(readers[0].operation):
+    consumers = graph.consumers().get(graph.inputs[0].number, [])
+    if len(consumers) != 1 or not _pads_nothing(consumers[0].operation):
         return None
-    first = readers[0].operation
+    first = consumers[0].operation
     calls = [call for call in graph.calls if call.operation is first]
     if len(calls) != 1:
         return None

@@ -83,8 +83,8 @@ class Group:
     def __str__(self) -> str:
         """Describe the group in one line."""
         state = f"  locked: {self.reason}" if self.locked else ""
-        writers, readers = (", ".join(self.layers(role)) or "-" for role in ("writes", "reads"))
-        return f"{self.name}: {self.width} channels, {writers} -> {readers}{state}"
+        writers, consumers = (", ".join(self.layers(role)) or "-" for role in ("writes", "reads"))
+        return f"{self.name}: {self.width} channels, {writers} -> {consumers}{state}"
 
 
 @dataclass(frozen=True)

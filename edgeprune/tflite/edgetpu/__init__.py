@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgeprune.tflite.edgetpu.chip_compatibility import ChipCompatibility, Obstacle, examine
 from edgeprune.tflite.edgetpu.compiler import (
     Compilation,
     compile_model,
@@ -9,14 +10,13 @@ from edgeprune.tflite.edgetpu.compiler import (
     find_compiler,
 )
 from edgeprune.tflite.edgetpu.compiler_log import CompilerLog, parse_log
-from edgeprune.tflite.edgetpu.fitness import Fitness, Obstacle, examine
 from edgeprune.tflite.edgetpu.parameters import PARAMETER_MEMORY_BYTES, edgetpu_parameter_bytes
 
 __all__ = [
     "PARAMETER_MEMORY_BYTES",
+    "ChipCompatibility",
     "Compilation",
     "CompilerLog",
-    "Fitness",
     "Obstacle",
     "compile_model",
     "compiler_command",

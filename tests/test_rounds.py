@@ -10,7 +10,7 @@ from edgeprune.distillation import Training
 from edgeprune.errors import EdgepruneError
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
 from edgeprune.pruning.rounds import compose, prune_in_rounds
-from edgeprune.surgery.channel_removal import slim
+from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import find_groups
 
@@ -22,7 +22,10 @@ def test_two_plans_in_turn_equal_their_composition():
     second = Plan({"first": (0, 2, 3, 7)})
     whole = compose(first, second, groups)
     inputs = digits()[0][:20].astype(np.float32)
-    in_turn, at_once = slim(slim(model, first), second), slim(model, whole, groups=groups)
+    in_turn, at_once = (
+        remove_channels(remove_channels(model, first), second),
+        remove_channels(model, whole, groups=groups),
+    )
     np.testing.assert_array_equal(predict(in_turn, inputs), predict(at_once, inputs))
 
 
@@ -38,7 +41,7 @@ def test_rounds_meet_the_budget_and_keep_the_users_classes():
     )
     assert [round(training.epochs) for training in trainings] == [10, 20]
     assert pruned.after.macs <= 0.25 * pruned.before.macs
-    again = slim(model, pruned.plan)
+    again = remove_channels(model, pruned.plan)
     assert [w.shape for w in again.weights] == [w.shape for w in pruned.model.weights]
     chosen = np.isin(y, (8, 3, 5)) & (np.arange(len(y)) >= NUM_TRAIN)
     found = predict(pruned.model, x[chosen].astype(np.float32))

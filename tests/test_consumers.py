@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from edgeprune.scoring import consumers as reader
+from edgeprune.scoring import consumers as consumer
 from edgeprune.scoring.consumer_kinds import (
-    READERS,
+    CONSUMERS,
     count_places,
     kernel_matrix,
     take_patches,
     tap_coverage,
 )
-from edgeprune.scoring.consumers import find_readers
+from edgeprune.scoring.consumers import find_consumers
 from edgeprune.tracing.groups import find_groups
 
 pytestmark = pytest.mark.usefixtures("channels_first")
@@ -79,10 +79,10 @@ def test_patches_times_the_kernel_are_the_output(layer, shape) -> None:
 
 
 def test_every_kind_of_reader_is_tried_above() -> None:
-    assert {type(layer) for layer, _ in LAYERS} == set(READERS)
+    assert {type(layer) for layer, _ in LAYERS} == set(CONSUMERS)
 
 
-SLIDING = [(layer, shape) for layer, shape in LAYERS if READERS[type(layer)].slides]
+SLIDING = [(layer, shape) for layer, shape in LAYERS if CONSUMERS[type(layer)].slides]
 
 
 @pytest.mark.parametrize(("layer", "shape"), SLIDING, ids=ids)
@@ -109,8 +109,8 @@ def test_coverage_is_whole_without_padding_and_where_sizes_are_not_known() -> No
     assert tap_coverage(separable, (None, 8, 7, 6)).tolist() == [1]
 
 
-def readers_of(model: keras.Model) -> dict:
-    return {found.path: found for found in find_readers(find_groups(model))}
+def consumers_of(model: keras.Model) -> dict:
+    return {found.path: found for found in find_consumers(find_groups(model))}
 
 
 def flat_model() -> keras.Model:
@@ -121,13 +121,13 @@ def flat_model() -> keras.Model:
 
 
 def test_a_flattened_map_has_one_column_per_channel_and_a_slot_per_position() -> None:
-    head = readers_of(flat_model())["head"]
+    head = consumers_of(flat_model())["head"]
     assert head.channels[:, 1].tolist() == [0, 1, 2, 3]
     np.testing.assert_array_equal(head.slots, np.arange(24).reshape(6, 4))
 
 
 def test_the_rows_of_a_flattened_map_are_its_positions() -> None:
-    head = readers_of(flat_model())["head"]
+    head = consumers_of(flat_model())["head"]
     maps = np.random.default_rng(0).normal(size=(3, 6, 4)).astype(np.float32)
     flat = ops.convert_to_tensor(maps.reshape(3, 24))
     np.testing.assert_array_equal(head.rows(flat, 2, np.random.default_rng(0)), maps)
@@ -138,7 +138,7 @@ def test_multiplied_channels_have_a_column_each() -> None:
     x = layers.Conv2D(4, 1, name="conv")(inputs)
     x = layers.SeparableConv2D(5, 3, depth_multiplier=2, name="separable")(x)
     model = keras.Model(inputs, layers.GlobalMaxPooling2D()(x))
-    separable = readers_of(model)["separable"]
+    separable = consumers_of(model)["separable"]
     assert separable.channels[:, 1].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     columns, channels = separable.columns(find_groups(model).index["conv"])
     assert (columns.tolist(), channels.tolist()) == ([[0, 2, 4, 6], [1, 3, 5, 7]], [0, 1, 2, 3])
@@ -164,7 +164,7 @@ def joined_model(*, flatten: bool) -> keras.Model:
 def test_a_reader_of_joined_tensors_has_columns_of_each_group() -> None:
     model = joined_model(flatten=False)
     groups = find_groups(model)
-    head = readers_of(model)["head"]
+    head = consumers_of(model)["head"]
     columns, channels = head.columns(groups.index["left"])
     assert (columns.tolist(), channels.tolist()) == ([[2, 3, 4, 5]], [0, 1, 2, 3])
     columns, channels = head.columns(groups.index["right"])
@@ -175,7 +175,7 @@ def test_a_reader_of_joined_tensors_has_columns_of_each_group() -> None:
 def test_channels_held_unequally_often_have_a_column_per_position() -> None:
     model = joined_model(flatten=True)
     groups = find_groups(model)
-    head = readers_of(model)["head"]
+    head = consumers_of(model)["head"]
     np.testing.assert_array_equal(head.slots, np.arange(18)[None])
     columns, channels = head.columns(groups.index["left"])
     np.testing.assert_array_equal(columns, 2 + np.arange(16).reshape(4, 4))
@@ -188,14 +188,14 @@ def test_kept_columns_follow_the_ranks_of_the_plan() -> None:
     groups = find_groups(model)
     ranks = [np.arange(group.width) for group in groups]
     ranks[groups.index["left"]] = np.array([-1, 0, -1, 1])
-    kept = readers_of(model)["head"].keeps(ranks)
+    kept = consumers_of(model)["head"].keeps(ranks)
     assert kept.tolist() == [True, True] + 4 * [False, True, False, True]
 
 
 def test_sampled_rows_are_rows_of_the_map_at_the_same_places_in_every_sample() -> None:
     inputs = keras.Input((5, 4, 3))
     x = layers.Conv2D(2, 3, name="conv")(inputs)
-    conv = readers_of(keras.Model(inputs, layers.GlobalMaxPooling2D()(x)))["conv"]
+    conv = consumers_of(keras.Model(inputs, layers.GlobalMaxPooling2D()(x)))["conv"]
     maps = np.random.default_rng(0).normal(size=(3, 5, 4, 3)).astype(np.float32)
     flat = maps.reshape(3, 20, 3)
     rows = np.asarray(conv.rows(ops.convert_to_tensor(maps), 7, np.random.default_rng(0)))
@@ -213,7 +213,7 @@ def test_channel_groups_of_a_convolution_count_as_places() -> None:
     inputs = keras.Input((4, 4, 3))
     x = layers.Conv2D(6, 1, name="first")(inputs)
     x = layers.Conv2D(4, 3, groups=2, name="grouped")(x)
-    grouped = readers_of(keras.Model(inputs, layers.GlobalMaxPooling2D()(x)))["grouped"]
+    grouped = consumers_of(keras.Model(inputs, layers.GlobalMaxPooling2D()(x)))["grouped"]
     maps = np.random.default_rng(0).normal(size=(2, 4, 4, 6)).astype(np.float32)
     rows = grouped.rows(ops.convert_to_tensor(maps), 1000, np.random.default_rng(0))
     np.testing.assert_array_equal(rows, maps.reshape(2, 32, 3))
@@ -221,17 +221,17 @@ def test_channel_groups_of_a_convolution_count_as_places() -> None:
 
 def test_layers_with_too_many_channels_are_left_alone(monkeypatch) -> None:
     model = flat_model()
-    monkeypatch.setattr(reader, "MOST_COLUMNS", 4)
-    assert list(readers_of(model)) == ["head"]  # the input of `conv` has 5 channels
-    monkeypatch.setattr(reader, "MOST_COLUMNS", 3)
-    assert readers_of(model) == {}
+    monkeypatch.setattr(consumer, "MOST_COLUMNS", 4)
+    assert list(consumers_of(model)) == ["head"]  # the input of `conv` has 5 channels
+    monkeypatch.setattr(consumer, "MOST_COLUMNS", 3)
+    assert consumers_of(model) == {}
 
 
 # Where outputs land.
 
 
 def landing_of(tail, *, model_outputs=None, **options):
-    """Find the landing of a convolution in front of `tail(conv output, input)`."""
+    """Find the destination of a convolution in front of `tail(conv output, input)`."""
     inputs = keras.Input((6, 6, 4))
     conv = layers.Conv2D(4, 3, padding="same", name="conv", **options)(inputs)
     outputs = tail(conv, inputs)
@@ -239,7 +239,7 @@ def landing_of(tail, *, model_outputs=None, **options):
     numbers = {}
     for call in find_groups(model).graph.calls:
         numbers[call.path] = call.outputs[0].number
-    return readers_of(model)["conv"].landing, numbers
+    return consumers_of(model)["conv"].destination, numbers
 
 
 def test_a_residual_block_lands_in_the_sum() -> None:
@@ -248,11 +248,11 @@ def test_a_residual_block_lands_in_the_sum() -> None:
         x = layers.Add(name="add")([x, inputs])
         return layers.ReLU(name="relu")(x)
 
-    landing, numbers = landing_of(tail)
-    assert landing.tensor == numbers["add"]
-    assert landing.normalization.path == "norm"
-    assert landing.added == (0,)
-    assert landing.rectified
+    destination, numbers = landing_of(tail)
+    assert destination.tensor == numbers["add"]
+    assert destination.normalization.path == "norm"
+    assert destination.added == (0,)
+    assert destination.rectified
 
 
 @pytest.mark.parametrize(
@@ -269,20 +269,24 @@ def test_a_residual_block_lands_in_the_sum() -> None:
     ids=ids,
 )
 def test_only_a_plain_relu_rectifies(end, rectified) -> None:
-    landing, numbers = landing_of(lambda x, inputs: end(x))
-    assert landing.rectified is rectified
-    assert landing.tensor == numbers["conv"]
+    destination, numbers = landing_of(lambda x, inputs: end(x))
+    assert destination.rectified is rectified
+    assert destination.tensor == numbers["conv"]
 
 
 def test_an_activation_of_the_layer_itself_comes_before_a_normalization() -> None:
     def tail(x, inputs):
         return layers.BatchNormalization(name="norm")(x)
 
-    landing, numbers = landing_of(tail, activation="relu")
-    assert (landing.tensor, landing.rectified) == (numbers["conv"], True)
-    assert landing.normalization is None
-    landing, _ = landing_of(tail, activation="tanh")
-    assert (landing.tensor, landing.rectified, landing.normalization) == (None, False, None)
+    destination, numbers = landing_of(tail, activation="relu")
+    assert (destination.tensor, destination.rectified) == (numbers["conv"], True)
+    assert destination.normalization is None
+    destination, _ = landing_of(tail, activation="tanh")
+    assert (destination.tensor, destination.rectified, destination.normalization) == (
+        None,
+        False,
+        None,
+    )
 
 
 def two_uses(x, inputs):
@@ -306,9 +310,9 @@ def norm_called_twice(x, inputs):
     "tail", [two_uses, also_given_out, rows_normalized, norm_called_twice],
 )  # fmt: skip
 def test_a_normalization_counts_only_if_it_is_for_this_output_alone(tail) -> None:
-    landing, numbers = landing_of(tail)
-    assert landing.normalization is None
-    assert landing.tensor == numbers["conv"]
+    destination, numbers = landing_of(tail)
+    assert destination.normalization is None
+    assert destination.tensor == numbers["conv"]
 
 
 @pytest.mark.parametrize(
@@ -321,8 +325,8 @@ def test_a_normalization_counts_only_if_it_is_for_this_output_alone(tail) -> Non
     ids=["twice", "broadcast", "difference"],
 )
 def test_only_a_plain_sum_of_different_tensors_is_a_residual_sum(tail) -> None:
-    landing, numbers = landing_of(tail)
-    assert (landing.tensor, landing.added) == (numbers["conv"], ())
+    destination, numbers = landing_of(tail)
+    assert (destination.tensor, destination.added) == (numbers["conv"], ())
 
 
 def test_a_layer_called_twice_is_known_as_shared_and_lands_where_its_first_call_does() -> None:
@@ -330,6 +334,6 @@ def test_a_layer_called_twice_is_known_as_shared_and_lands_where_its_first_call_
     conv = layers.Conv2D(4, 3, padding="same", name="conv")
     x = layers.BatchNormalization(name="norm")(conv(inputs))
     model = keras.Model(inputs, conv(x))
-    found = readers_of(model)["conv"]
+    found = consumers_of(model)["conv"]
     assert found.shared
-    assert found.landing.normalization is None
+    assert found.destination.normalization is None

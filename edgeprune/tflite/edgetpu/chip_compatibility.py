@@ -33,7 +33,7 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
-class Fitness:
+class ChipCompatibility:
     """What the Edge TPU would do with a model; predicted from documented rules, not measured.
 
     Attributes:
@@ -63,7 +63,7 @@ class Fitness:
         return asdict(self) | {"fits": self.fits, "on_chip": self.on_chip}
 
 
-def examine(content: bytes, name: str = "the model") -> Fitness:
+def examine(content: bytes, name: str = "the model") -> ChipCompatibility:
     """Look at every operator of a `.tflite`.
 
     Args:
@@ -103,7 +103,7 @@ def examine(content: bytes, name: str = "the model") -> Fitness:
             f"{PARAMETER_MEMORY_BYTES:,} that the chip holds: the rest is sent at every "
             "inference. `edgeprune build --budget fits=edgetpu` prunes until they fit."
         )
-    return Fitness(tuple(obstacles), placement, bytes_needed, tuple(notes))
+    return ChipCompatibility(tuple(obstacles), placement, bytes_needed, tuple(notes))
 
 
 def _node(parsed: Any, operator: Any) -> Node:

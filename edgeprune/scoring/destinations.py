@@ -1,4 +1,4 @@
-"""Where a reader's output ends up before the next nonlinearity."""
+"""Where a consumer's output ends up before the next nonlinearity."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from edgeprune.tracing.graph import Call, Graph
 
 
 @dataclass(frozen=True)
-class Landing:
-    """Where a reader's output ends up.
+class Destination:
+    """Where a consumer's output ends up.
 
     Attributes:
         tensor: number of the tensor in which it lands: the sum of a residual block, else the
             normalised output, else the output itself; `None` where the layer's own activation bends
             it first.
         rectified: whether a ReLU is all that follows, so that negative values do not matter.
-        normalization: the BatchNormalization in between, if any; it and the reader are called once,
-            so that its moving mean can take a constant that is added to the reader's output.
+        normalization: the BatchNormalization in between, if any; it and the consumer are called
+            once, so that its moving mean can take a constant that is added to the consumer's
+            output.
         added: numbers of the tensors that are added to it, in a residual block.
     """
 
@@ -31,8 +32,8 @@ class Landing:
     added: tuple[int, ...] = ()
 
 
-class LandingFinder:
-    """Follows outputs of readers through one graph."""
+class DestinationFinder:
+    """Follows outputs of consumers through one graph."""
 
     def __init__(self, graph: Graph) -> None:
         """Look once at who consumes what.
@@ -44,12 +45,12 @@ class LandingFinder:
         self._outputs = {ref.number for ref in graph.outputs}
         self._times = Counter(call.path for call in graph.calls)
 
-    def find(self, call: Call) -> Landing:
+    def find(self, call: Call) -> Destination:
         """Follow the output of a call through a BatchNormalization and into a residual sum."""
         tensor, activation = call.outputs[0].number, _activation(call.operation)
         if activation != "linear":
             rectified = activation == "relu"
-            return Landing(tensor if rectified else None, rectified)
+            return Destination(tensor if rectified else None, rectified)
         normalization: Call | None = None
         added: tuple[int, ...] = ()
         following = self._following(tensor)
@@ -62,7 +63,7 @@ class LandingFinder:
             tensor = following.outputs[0].number
             following = self._following(tensor)
         rectified = following is not None and _activation(following.operation) == "relu"
-        return Landing(tensor, rectified, normalization, added)
+        return Destination(tensor, rectified, normalization, added)
 
     def _following(self, tensor: int) -> Call | None:
         """Return the only call that takes a tensor; `None` if the model gives it out as well."""

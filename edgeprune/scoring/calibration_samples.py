@@ -16,7 +16,7 @@ from edgeprune.scoring.consumer_kinds import (
     kernel_matrix,
     take_patches,
 )
-from edgeprune.scoring.consumers import Reader, find_readers
+from edgeprune.scoring.consumers import Consumer, find_consumers
 from edgeprune.scoring.gates import GatedModel, input_positions
 from edgeprune.scoring.losses import Objective, batch_size
 from edgeprune.support.gradients import differentiate
@@ -32,7 +32,7 @@ Tensor = Any
 
 @dataclass(frozen=True)
 class Responses:
-    """What one reader sees of a group.
+    """What one consumer sees of a group.
 
     Attributes:
         pooled: `(n, width)` mean over positions, sample by sample.
@@ -46,7 +46,7 @@ class Responses:
 
 
 @dataclass(frozen=True, eq=False)
-class Observations:
+class CalibrationSamples:
     """Calibration samples of one model, and what is seen when it runs on them.
 
     The plain statistics serve most criteria and stay cheap; everything here is computed at most
@@ -85,27 +85,29 @@ class Observations:
         return Objective(self.groups, self.inputs, self.targets, self.classes, self.seed)
 
     @cached_property
-    def _subsets(self) -> dict[int, Observations]:
+    def _subsets(self) -> dict[int, CalibrationSamples]:
         return {}
 
-    def subset(self, count: int) -> Observations:
+    def subset(self, count: int) -> CalibrationSamples:
         """Return some of the samples, drawn with the seed; the same again for the same number."""
         if count not in self._subsets:
             self._subsets[count] = self._draw(count)
         return self._subsets[count]
 
-    def _draw(self, count: int) -> Observations:
+    def _draw(self, count: int) -> CalibrationSamples:
         if count >= len(self.inputs):
             return self
         order = np.random.default_rng(self.seed).permutation(len(self.inputs))
         chosen = np.sort(order[:count])
         targets = self.targets[chosen] if self.targets.size else self.targets
-        return Observations(self.groups, self.inputs[chosen], targets, self.classes, self.seed)
+        return CalibrationSamples(
+            self.groups, self.inputs[chosen], targets, self.classes, self.seed
+        )
 
     # One forward pass.
 
     def responses(self, group: Group) -> list[Responses]:
-        """Return what each reader of a group sees of its channels; none if nobody is known."""
+        """Return what each consumer of a group sees of its channels; none if nobody is known."""
         found = []
         for columns, channels, (pooled, active, magnitude) in self._of(group, self._responses):
             whole = np.zeros((len(pooled), group.width))
@@ -121,33 +123,33 @@ class Observations:
         pooled: dict[str, list[np.ndarray]] = {}
         sums: dict[str, np.ndarray] = {}
 
-        def on_reader(reader: Reader, x: Tensor) -> None:
-            rows = reader.rows(x, EVERYWHERE, np.random.default_rng(0))
+        def on_consumer(consumer: Consumer, x: Tensor) -> None:
+            rows = consumer.rows(x, EVERYWHERE, np.random.default_rng(0))
             size = float(np.prod(rows.shape[:2]))
             active = ops.sum(ops.cast(ops.not_equal(rows, 0), "float32"), axis=(0, 1))
             found = np.stack([_home(active), _home(ops.sum(ops.abs(rows), axis=(0, 1)))])
             found = np.vstack([found, np.full(found.shape[1], size)])
-            sums[reader.path] = sums.get(reader.path, np.zeros(1)) + found
-            pooled.setdefault(reader.path, []).append(_home(ops.mean(rows, axis=1)))
+            sums[consumer.path] = sums.get(consumer.path, np.zeros(1)) + found
+            pooled.setdefault(consumer.path, []).append(_home(ops.mean(rows, axis=1)))
 
-        self._watch(on_reader)
+        self._watch(on_consumer)
         return {
             path: (np.concatenate(pooled[path]), found[0] / found[2], found[1] / found[2])
             for path, found in sums.items()
         }
 
     def ranks(self, group: Group) -> list[np.ndarray]:
-        """Return the mean rank of each channel's map, for each reader of a group, `(width,)`."""
+        """Return the mean rank of each channel's map, for each consumer of a group, `(width,)`."""
         number = self.groups.index[group.name]
         found = []
-        for reader in self.readers:
-            if reader.path not in self._ranks:
+        for consumer in self.consumers:
+            if consumer.path not in self._ranks:
                 continue
-            ranks = self._ranks[reader.path]
-            positions = input_positions(reader, len(ranks))
-            held = reader.axis.group[positions] == number
+            ranks = self._ranks[consumer.path]
+            positions = input_positions(consumer, len(ranks))
+            held = consumer.axis.group[positions] == number
             if held.any():
-                channel = reader.axis.channel[positions[held]]
+                channel = consumer.axis.channel[positions[held]]
                 total = np.bincount(channel, ranks[held], group.width)
                 found.append(total / np.maximum(np.bincount(channel, minlength=group.width), 1))
         return found
@@ -156,23 +158,23 @@ class Observations:
     def _ranks(self) -> dict[str, np.ndarray]:
         ranks: dict[str, list[np.ndarray]] = {}
 
-        def on_reader(reader: Reader, x: Tensor) -> None:
-            maps = np.moveaxis(_home(channels_last(reader.layer, x)), -1, 1)
+        def on_consumer(consumer: Consumer, x: Tensor) -> None:
+            maps = np.moveaxis(_home(channels_last(consumer.layer, x)), -1, 1)
             sides = maps.shape[2] if maps.ndim > 2 else 1
             found = np.linalg.matrix_rank(maps.reshape(*maps.shape[:2], sides, -1))
-            ranks.setdefault(reader.path, []).append(found.astype(np.float64))
+            ranks.setdefault(consumer.path, []).append(found.astype(np.float64))
 
-        self.subset(RANKED_SAMPLES)._watch(on_reader)
+        self.subset(RANKED_SAMPLES)._watch(on_consumer)
         return {path: np.concatenate(parts).mean(axis=0) for path, parts in ranks.items()}
 
     def contributions(self, group: Group) -> list[np.ndarray]:
-        """Return sums of products of what channels add to sampled outputs of each reader.
+        """Return sums of products of what channels add to sampled outputs of each consumer.
 
-        At a sampled position one output of the reader is drawn; it is the sum over channels of
+        At a sampled position one output of the consumer is drawn; it is the sum over channels of
         kernel times patch (and a bias).
 
         Returns:
-            `(width, width)` per reader, in units of the energy of the whole sum.
+            `(width, width)` per consumer, in units of the energy of the whole sum.
         """
         found = []
         for columns, channels, gram in self._of(group, self._contributions):
@@ -189,25 +191,25 @@ class Observations:
     def _contributions(self) -> dict[str, np.ndarray]:
         grams: dict[str, np.ndarray] = {}
         generator = np.random.default_rng(self.seed)
-        kernels = {reader.path: kernel_matrix(reader.layer) for reader in self.readers}
+        kernels = {consumer.path: kernel_matrix(consumer.layer) for consumer in self.consumers}
         batches = -(-len(self.inputs) // batch_size(self.groups.graph))
 
-        def on_reader(reader: Reader, x: Tensor) -> None:
-            total = count_places(reader.layer, x)
-            wanted = max(LEAST_PLACES, 4 * reader.slots.shape[1]) // batches + 1
+        def on_consumer(consumer: Consumer, x: Tensor) -> None:
+            total = count_places(consumer.layer, x)
+            wanted = max(LEAST_PLACES, 4 * consumer.slots.shape[1]) // batches + 1
             places = generator.choice(total, min(total, wanted), replace=False)
-            patches = _home(take_patches(reader.layer, x, places))
-            kernel = kernels[reader.path]
+            patches = _home(take_patches(consumer.layer, x, places))
+            kernel = kernels[consumer.path]
             blocks = patches.shape[-1] // kernel.shape[1]
             outputs = generator.integers(0, kernel.shape[-1], len(patches))
             block = outputs * blocks // kernel.shape[-1]
             within = np.arange(kernel.shape[1]) + (block * kernel.shape[1])[:, None]
             seen = np.take_along_axis(patches, within[:, None], axis=-1)
             added = np.einsum("ntc,tcn->nc", seen, kernel[:, :, outputs], optimize=True)
-            by_column = added[:, reader.slots].sum(axis=1)
-            grams[reader.path] = grams.get(reader.path, 0) + by_column.T @ by_column
+            by_column = added[:, consumer.slots].sum(axis=1)
+            grams[consumer.path] = grams.get(consumer.path, 0) + by_column.T @ by_column
 
-        self._watch(on_reader)
+        self._watch(on_consumer)
         return grams
 
     # One further pass, backwards.
@@ -215,7 +217,7 @@ class Observations:
     def gate_gradients(self, group: Group) -> np.ndarray | None:
         """Return the gradient of each sample's loss by each channel's gate, `(n, width)`.
 
-        By the chain rule it is the sum over positions and readers of activation times gradient.
+        By the chain rule it is the sum over positions and consumers of activation times gradient.
         `None` if no known layer reads the group.
         """
         return self._gate_gradients.get(group.name)
@@ -242,28 +244,28 @@ class Observations:
     # What is shared.
 
     @cached_property
-    def readers(self) -> tuple[Reader, ...]:
+    def consumers(self) -> tuple[Consumer, ...]:
         """The layers that read channels."""
-        return find_readers(self.groups)
+        return find_consumers(self.groups)
 
     def _of(
         self, group: Group, found: Mapping[str, Any]
     ) -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:
-        """Yield for each reader of a group its columns, their channels and what was found."""
+        """Yield for each consumer of a group its columns, their channels and what was found."""
         number = self.groups.index[group.name]
-        for reader in self.readers:
-            columns, channels = reader.columns(number)
-            if channels.size and reader.path in found:
-                yield columns, channels, found[reader.path]
+        for consumer in self.consumers:
+            columns, channels = consumer.columns(number)
+            if channels.size and consumer.path in found:
+                yield columns, channels, found[consumer.path]
 
-    def _watch(self, on_reader: Callable[[Reader, Tensor], None]) -> None:
-        """Run all samples through the model and show what every reader takes."""
-        by_path = {reader.path: reader for reader in self.readers}
+    def _watch(self, on_consumer: Callable[[Consumer, Tensor], None]) -> None:
+        """Run all samples through the model and show what every consumer takes."""
+        by_path = {consumer.path: consumer for consumer in self.consumers}
         size = batch_size(self.groups.graph)
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if call.path in by_path:
-                on_reader(by_path[call.path], args[0])
+                on_consumer(by_path[call.path], args[0])
             return call.operation(*args, **kwargs)
 
         for start in range(0, len(self.inputs), size):

@@ -285,7 +285,7 @@ def test_slim_operations_survive_saving(tmp_path) -> None:
         x = FOLLOWED[name](layers.Conv2D(6, 1)(x))
     x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 2)))
     model = networks.randomize(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x))))
-    small = networks.slim(model, networks.random_plan(find_groups(model)))
+    small = networks.remove_channels(model, networks.random_plan(find_groups(model)))
     small.save(tmp_path / "small.keras")
     reopened = keras.models.load_model(tmp_path / "small.keras")
     data = networks.random_inputs(model)

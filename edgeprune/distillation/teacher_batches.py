@@ -14,11 +14,11 @@ from edgeprune.distillation.training_settings import Augmentation, Training
 
 KEPT_BYTES = 2**30
 
-Lesson = tuple[np.ndarray, list[np.ndarray]]
+TeacherBatch = tuple[np.ndarray, list[np.ndarray]]
 
 
-class Lessons:
-    """What a slim model is shown, epoch by epoch; the same for the same seed."""
+class TeacherBatches:
+    """What a pruned model is shown, epoch by epoch; the same for the same seed."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Lessons:
         self._kept: list[np.ndarray] | None = None
         self._known = np.zeros(len(source), bool)
 
-    def read_epoch(self, epoch: int, start: int = 0) -> Iterator[Lesson]:
+    def read_epoch(self, epoch: int, start: int = 0) -> Iterator[TeacherBatch]:
         """Give the batches of an epoch in random order; the next is prepared while one is in use.
 
         Args:
@@ -62,7 +62,7 @@ class Lessons:
         """
         return read_ahead(self._prepare(epoch, start))
 
-    def _prepare(self, epoch: int, start: int) -> Iterator[Lesson]:
+    def _prepare(self, epoch: int, start: int) -> Iterator[TeacherBatch]:
         draw = self._draw_round(epoch // self._settings.reuse)
         generator = np.random.default_rng((self._settings.seed, 1, epoch))
         order = generator.permutation(len(self._source))
@@ -100,13 +100,13 @@ class Lessons:
         return answers
 
 
-def read_ahead(lessons: Iterator[Lesson]) -> Iterator[Lesson]:
-    """Give the same lessons, each made in another thread while the one before is in use.
+def read_ahead(batches: Iterator[TeacherBatch]) -> Iterator[TeacherBatch]:
+    """Give the same batches, each made in another thread while the one before is in use.
 
     Files are decoded and the original answers beside the training step, which leaves cores idle.
     """
-    with ThreadPoolExecutor(1, "lessons") as executor:
-        coming = executor.submit(next, lessons, None)
-        while (lesson := coming.result()) is not None:
-            coming = executor.submit(next, lessons, None)
-            yield lesson
+    with ThreadPoolExecutor(1, "teacher_batches") as executor:
+        coming = executor.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = executor.submit(next, batches, None)
+            yield batch

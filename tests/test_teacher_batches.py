@@ -1,4 +1,4 @@
-"""Lessons: the next is prepared while one is in use, in order, and mistakes are not swallowed."""
+"""Batches: the next is prepared while one is in use, in order, and mistakes are not swallowed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from edgeprune.distillation.lessons import read_ahead
+from edgeprune.distillation.teacher_batches import read_ahead
 from edgeprune.errors import DataError
 
 
@@ -24,10 +24,10 @@ def test_the_next_is_prepared_while_one_is_in_use() -> None:
         prepared.set()
         yield 1
 
-    lessons = read_ahead(prepare())
-    assert next(lessons) == 0
+    teacher_batches = read_ahead(prepare())
+    assert next(teacher_batches) == 0
     assert prepared.wait(timeout=600)
-    assert list(lessons) == [1]
+    assert list(teacher_batches) == [1]
 
 
 def test_a_picture_that_cannot_be_read_ends_the_training_with_its_error() -> None:
@@ -35,15 +35,15 @@ def test_a_picture_that_cannot_be_read_ends_the_training_with_its_error() -> Non
         yield 0
         raise DataError("Cannot read broken.jpg.")
 
-    lessons = read_ahead(prepare())
-    assert next(lessons) == 0
+    teacher_batches = read_ahead(prepare())
+    assert next(teacher_batches) == 0
     with pytest.raises(DataError, match=r"broken\.jpg"):
-        next(lessons)
+        next(teacher_batches)
 
 
 def test_leaving_early_asks_for_no_more_than_one() -> None:
     made = []
-    lessons = read_ahead(made.append(number) or number for number in range(20))
-    next(lessons)
-    lessons.close()
+    teacher_batches = read_ahead(made.append(number) or number for number in range(20))
+    next(teacher_batches)
+    teacher_batches.close()
     assert made in ([0], [0, 1])

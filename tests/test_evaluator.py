@@ -7,7 +7,7 @@ import pytest
 from keras import layers
 
 from edgeprune.data import Samples
-from edgeprune.evaluation.evaluator import Grade, Judge, hold_out, select
+from edgeprune.evaluation.evaluator import Evaluator, Score, hold_out, select
 
 NO_TARGETS = np.zeros(0, np.int64)
 
@@ -39,30 +39,30 @@ ENDS = [("softmax", 5), (None, 5), ("sigmoid", 5), ("sigmoid", 1), (None, 1)]
 @pytest.mark.parametrize(("activation", "outputs"), ENDS)
 def test_the_closer_a_model_stays_the_better_its_grade(activation, outputs) -> None:
     model = build(activation, outputs)
-    judge = Judge(model, Samples(images(model), NO_TARGETS))
-    grades = [judge.grade(disturb(model, amount)) for amount in (0.0, 0.02, 0.1, 0.5)]
-    assert grades == sorted(grades, reverse=True)
-    assert len({grade.closeness for grade in grades}) == 4
-    assert {grade.accuracy for grade in grades} == {0}
+    evaluator = Evaluator(model, Samples(images(model), NO_TARGETS))
+    scores = [evaluator.evaluate(disturb(model, amount)) for amount in (0.0, 0.02, 0.1, 0.5)]
+    assert scores == sorted(scores, reverse=True)
+    assert len({score.closeness for score in scores}) == 4
+    assert {score.accuracy for score in scores} == {0}
 
 
 def test_answers_count_before_closeness() -> None:
     model = build()
     x = images(model, 300)
     answers = np.asarray(model(x)).argmax(-1)
-    judge = Judge(model, Samples(x, answers))
-    assert judge.grade(model).accuracy == 1
+    evaluator = Evaluator(model, Samples(x, answers))
+    assert evaluator.evaluate(model).accuracy == 1
     worse = disturb(model, 0.1)
     expected = (np.asarray(worse(x)).argmax(-1) == answers).mean()
-    assert judge.grade(worse).accuracy == pytest.approx(expected)
-    assert Grade(0.9, -5.0) > Grade(0.8, -0.1) > Grade(0.8, -0.2)
+    assert evaluator.evaluate(worse).accuracy == pytest.approx(expected)
+    assert Score(0.9, -5.0) > Score(0.8, -0.1) > Score(0.8, -0.2)
 
 
 def test_closeness_is_the_cross_entropy_of_softmax_outputs() -> None:
     model, other = build(), build()
     other = disturb(model, 0.2)
     x = images(model)
-    found = Judge(model, Samples(x, NO_TARGETS)).grade(other).closeness
+    found = Evaluator(model, Samples(x, NO_TARGETS)).evaluate(other).closeness
     wanted, given = (np.asarray(net(x), np.float64) for net in (model, other))
     assert found == pytest.approx(float((wanted * np.log(given)).sum(-1).mean()), rel=1e-4)
 
@@ -71,7 +71,7 @@ def test_closeness_is_the_squared_error_of_what_are_no_classes() -> None:
     model = build(None, 1)
     other = disturb(model, 0.2)
     x = images(model)
-    found = Judge(model, Samples(x, NO_TARGETS)).grade(other).closeness
+    found = Evaluator(model, Samples(x, NO_TARGETS)).evaluate(other).closeness
     wanted, given = (np.asarray(net(x), np.float64) for net in (model, other))
     assert found == pytest.approx(-((wanted - given) ** 2).mean() / wanted.var(), rel=1e-3)
 
@@ -85,13 +85,13 @@ def test_a_specialist_is_compared_with_the_kept_outputs(activation) -> None:
     small.set_weights([*rest, kernel[:, kept], bias[kept]])
     x = images(model, 200)
     answers = np.asarray(model(x))[:, kept].argmax(-1)
-    judge = Judge(model, Samples(x, np.array(kept)[answers]), (4, 0, 2))
-    assert judge.grade(small).accuracy == 1
+    evaluator = Evaluator(model, Samples(x, np.array(kept)[answers]), (4, 0, 2))
+    assert evaluator.evaluate(small).accuracy == 1
     order = [0, 2, 4]
     wrong = build(activation, 3)
     wrong.set_weights([*rest, kernel[:, order], bias[order]])
-    assert judge.grade(small).closeness > judge.grade(wrong).closeness
-    assert judge.grade(wrong).accuracy < 1
+    assert evaluator.evaluate(small).closeness > evaluator.evaluate(wrong).closeness
+    assert evaluator.evaluate(wrong).accuracy < 1
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -102,10 +102,10 @@ def test_a_model_that_gives_no_numbers_loses_against_any_other(bad) -> None:
     weights[0][0, 0] = bad
     broken.set_weights(weights)
     x = images(model)
-    judge = Judge(model, Samples(x, np.asarray(model(x)).argmax(-1)))
+    evaluator = Evaluator(model, Samples(x, np.asarray(model(x)).argmax(-1)))
     hopeless = disturb(model, 100)
-    assert judge.grade(broken) == Grade(0.0, -np.inf)
-    assert judge.grade(broken) < judge.grade(hopeless)
+    assert evaluator.evaluate(broken) == Score(0.0, -np.inf)
+    assert evaluator.evaluate(broken) < evaluator.evaluate(hopeless)
 
 
 def test_every_output_of_a_model_counts() -> None:
@@ -113,19 +113,19 @@ def test_every_output_of_a_model_counts() -> None:
     x = layers.Dense(16, activation="relu")(inputs)
     outputs = {"one": layers.Dense(3, name="one")(x), "two": layers.Dense(2, name="two")(x)}
     model = networks.randomize(keras.Model(inputs, outputs))
-    judge = Judge(model, Samples(images(model), np.zeros(40, np.int64)))
-    assert judge.grade(model).accuracy == 0
+    evaluator = Evaluator(model, Samples(images(model), np.zeros(40, np.int64)))
+    assert evaluator.evaluate(model).accuracy == 0
     for layer in ("one", "two"):
         other = disturb(model, 0)
         head = other.get_layer(layer)
         head.set_weights([3 * weight for weight in head.get_weights()])
-        assert judge.grade(other).closeness < judge.grade(model).closeness
+        assert evaluator.evaluate(other).closeness < evaluator.evaluate(model).closeness
 
 
 def test_a_model_with_a_list_of_one_input_is_judged_without_a_warning(recwarn) -> None:
     inputs = keras.Input((8,), name="numbers")
     model = keras.Model([inputs], [layers.Dense(3)(inputs)])
-    Judge(model, Samples(images(model), NO_TARGETS)).grade(model)
+    Evaluator(model, Samples(images(model), NO_TARGETS)).evaluate(model)
     assert [str(warning.message) for warning in recwarn] == []
 
 
