@@ -1,1 +1,1 @@
-"""What all parts stand on: files, time, silence, derivatives."""
+"""What all parts stand on: files, progress, time, silence, derivatives."""
