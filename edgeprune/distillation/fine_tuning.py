@@ -31,6 +31,7 @@ from edgeprune.errors import DataError, ModelError
 from edgeprune.evaluation.evaluator import Evaluator, Score, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_model, make_samples
 from edgeprune.support.progress import stage
+from edgeprune.tracing.inference import full_float32
 
 PROBES = 256
 TINY = float(np.finfo(np.float32).tiny)
@@ -124,7 +125,8 @@ def fine_tune(
         batch_size = min(settings.batch_size, len(source))
         teacher = Teacher(original, block_ends, batch_size)
         kinds = find_kinds(original)
-        answers = teacher.answer(held_out.inputs)[: len(kinds)]
+        with full_float32():
+            answers = teacher.answer(held_out.inputs)[: len(kinds)]
         evaluator = Evaluator(original, held_out, chosen, outputs=_say(answers, kinds))
         augmentation = settings.augmentation
         if augmentation == "auto":
@@ -255,6 +257,7 @@ def _make_scorer(
 ) -> Callable[[Student], Score]:
     """Return what scores a student in the terms of an evaluator."""
 
+    @full_float32()
     def score(student: Student) -> Score:
         answers = student.answer(samples.inputs, min(PROBES, len(samples.inputs)))
         return evaluator.score_outputs(_say(answers, kinds))

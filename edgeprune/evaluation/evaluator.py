@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 from edgeprune.data import Samples
 from edgeprune.evaluation.equivalence import measure_accuracy
 from edgeprune.tracing.graph import build_graph, run
+from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.replica import ends_in_softmax
 
 BATCH_SIZE = 256
@@ -66,6 +67,7 @@ class Evaluator:
         outputs = self._predict(model) if outputs is None else outputs
         self._outputs = outputs if classes is None else [outputs[0][..., list(classes)]]
 
+    @full_float32()
     def _predict(self, model: keras.Model) -> list[np.ndarray]:
         """Return every output, logits in place of probabilities."""
         graph, inputs = build_graph(model), self.samples.inputs

@@ -14,7 +14,7 @@ from edgeprune.pruning.one_shot import open_search
 from edgeprune.pruning.planning import measure_widths, rank_groups
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.support.gradients import without_gradients
-from edgeprune.surgery.precision import full_float32
+from edgeprune.tracing.inference import full_float32
 
 
 @full_float32()

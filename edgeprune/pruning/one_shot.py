@@ -27,8 +27,8 @@ from edgeprune.support.deprecation import PRUNING, moved_keywords
 from edgeprune.support.gradients import without_gradients
 from edgeprune.support.progress import stage, timing
 from edgeprune.surgery.plan import Plan
-from edgeprune.surgery.precision import full_float32
 from edgeprune.tracing.groups import Groups, find_groups
+from edgeprune.tracing.inference import full_float32
 
 DEFAULT_BUDGET = "macs=50%"
 BudgetLike = Budget | Budgets | str | Sequence[str | Budget]

@@ -20,8 +20,8 @@ from edgeprune.pruning.one_shot import Pruned, divide_samples, prune
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
-from edgeprune.surgery.precision import full_float32
 from edgeprune.tracing.groups import Groups, find_groups
+from edgeprune.tracing.inference import full_float32
 
 PROBES = 16
 

@@ -18,6 +18,7 @@ from edgeprune.scoring.destinations import Destination
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, Graph, build_graph, run
 from edgeprune.tracing.groups import Groups, find_head
+from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.replica import operations_by_path
 
 BATCH_SIZE = 256
@@ -38,6 +39,7 @@ class Head:
     destination: Destination = field(default_factory=lambda: Destination(None))
 
 
+@full_float32()
 def refit_head(
     recovered: keras.Model, groups: Groups, plan: Plan, inputs: np.ndarray
 ) -> keras.Model:
