@@ -88,7 +88,9 @@ COMPARISONS = {
     ),
     "predict": lambda model, groups: predict(model, IMAGES),
     "predict compiled": lambda model, groups: predict(model, np.repeat(IMAGES, 20, axis=0)),
-    "Evaluator": lambda model, groups: Evaluator(model, Samples(IMAGES, NO_TARGETS)).evaluate(model),
+    "Evaluator": lambda model, groups: Evaluator(model, Samples(IMAGES, NO_TARGETS)).evaluate(
+        model
+    ),
     "collect_statistics": lambda model, groups: collect_statistics(groups, IMAGES),
     "recalibrate": lambda model, groups: recalibrate(model, IMAGES),
     "refit": lambda model, groups: refit(model, groups, Plan(), IMAGES),
