@@ -128,11 +128,12 @@ def _ends_in(model: keras.Model) -> str:
 
 
 def hold_out(samples: Samples, *, share: float = 0.25, seed: int = 0) -> tuple[Samples, Samples]:
-    """Split samples at random into those to work with and a held-out share.
+    """Split samples at random into those to work with and a held-out share, each class alike.
 
     Args:
         samples: at least one; a single one is in both parts.
-        share: of the samples to hold out, at least one.
+        share: of the samples to hold out, at least one; where there are class indices, of every
+            class as nearly as whole samples allow.
         seed: of the choice.
 
     Example:
@@ -140,10 +141,30 @@ def hold_out(samples: Samples, *, share: float = 0.25, seed: int = 0) -> tuple[S
         >>> len(kept.inputs), len(held.inputs)
         (6, 2)
     """
-    order = np.random.default_rng(seed).permutation(len(samples.inputs))
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(samples.inputs))
     count = min(max(1, round(share * len(order))), max(1, len(order) - 1))
+    targets = samples.targets
+    if len(targets) == len(order) > 1 and targets.ndim == 1 and targets.dtype.kind in "iu":
+        order = _deal(order, targets[order], count, generator)
     kept, held = order[count:] if len(order) > 1 else order, order[:count]
     return select(samples, kept), select(samples, held)
+
+
+def _deal(
+    order: np.ndarray, targets: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return an order whose first samples have the classes in the proportions of all."""
+    _, numbers, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    wanted = count * sizes / len(order)
+    quota = np.floor(wanted).astype(int)
+    # What is left over goes where most is missing; only samples of a class are not taken first.
+    first = np.lexsort((generator.random(len(sizes)), quota - wanted, sizes == 1))
+    quota[first[: count - quota.sum()]] += 1
+    by_class = np.argsort(numbers, kind="stable")
+    place = np.empty(len(order), int)
+    place[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(order[np.argsort(place >= quota[numbers], kind="stable")])
 
 
 def select(samples: Samples, chosen: np.ndarray) -> Samples:
