@@ -15,11 +15,9 @@ import numpy as np
 from edgeprune.data import Samples
 from edgeprune.distillation.augmentation import find_augmentation
 from edgeprune.distillation.objectives import (
-    Kind,
     LossFunction,
     Objective,
     find_block_ends,
-    find_kinds,
 )
 from edgeprune.distillation.schedule import CLOCK, Clock, Schedule
 from edgeprune.distillation.student import Student, Teacher
@@ -31,7 +29,9 @@ from edgeprune.errors import DataError, ModelError
 from edgeprune.evaluation.evaluator import Evaluator, Score, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_model, make_samples
 from edgeprune.support.progress import stage
+from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import Kind, OutputKind, Task, output_kinds
 
 PROBES = 256
 TINY = float(np.finfo(np.float32).tiny)
@@ -76,6 +76,7 @@ def fine_tune(
     validation: ArrayData | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     clock: Clock = CLOCK,
+    task: Task = "auto",
 ) -> FineTuned:
     """Return a pruned model trained to answer as the original does; labels help, but need not be.
 
@@ -97,6 +98,8 @@ def fine_tune(
         checkpoint: an `.npz` file that is written at every evaluation, and from which a run with
             the same model, data and settings goes on; gone once the run has ended.
         clock: gives seconds.
+        task: what the outputs mean, as for `prune`. Classes are compared as distributions, numbers
+            by their squared error.
 
     Returns:
         The best model on validation, never worse there than the one given.
@@ -118,16 +121,22 @@ def fine_tune(
     settings = Training.parse(settings)
     _check_models(model, original, classes)
     chosen = None if classes is None else tuple(int(number) for number in classes)
-    source, held_out = _divide(original, data, validation, chosen, settings.seed)
+    source, held_out = _divide(original, data, validation, chosen, settings.seed, task)
     schedule = Schedule(settings.seconds, clock=clock)
     with stage("fine-tuning", 100) as advance:
         block_ends = find_block_ends(original, model) if settings.features else []
         batch_size = min(settings.batch_size, len(source))
         teacher = Teacher(original, block_ends, batch_size)
-        kinds = find_kinds(original)
+        known = chosen is not None or len(source.targets) == len(source)
+        outputs = output_kinds(build_graph(original), task, labelled=known)
+        kinds = [output.kind for output in outputs]
         with full_float32():
             answers = teacher.answer(held_out.inputs)[: len(kinds)]
-        evaluator = Evaluator(original, held_out, chosen, outputs=_say(answers, kinds))
+        evaluator = Evaluator(
+            original, held_out, chosen,
+            outputs=_say(answers, outputs),
+            task=outputs[0].task if len(outputs) == 1 else task,
+        )  # fmt: skip
         augmentation = settings.augmentation
         if augmentation == "auto":
             augmentation = _find_augmentation(teacher, held_out.inputs[:PROBES])
@@ -141,7 +150,7 @@ def fine_tune(
         if settings.epochs is not None:
             schedule.steps = max(1, round(settings.epochs * teacher_batches.steps))
         training = TrainingLoop(
-            student, teacher_batches, schedule, settings, _make_scorer(evaluator, kinds, held_out)
+            student, teacher_batches, schedule, settings, _make_scorer(evaluator, outputs, held_out)
         )
         if checkpoint is not None:
             fingerprint = _fingerprint(model, original, len(source), chosen, settings)
@@ -184,18 +193,19 @@ def _divide(
     validation: ArrayData | None,
     classes: tuple[int, ...] | None,
     seed: int,
+    task: Task,
 ) -> tuple[Source, Samples]:
     """Return training and validation samples of the kept classes."""
     held_out = None
     if validation is not None:
-        held_out = make_samples(original, validation, classes, name="validation data")
+        held_out = make_samples(original, validation, classes, task=task, name="validation data")
     if not isinstance(data, Samples | np.ndarray | tuple):
         if held_out is None:
             raise DataError("A source of training samples needs validation samples beside it.")
         if not len(data):
             raise DataError("There are no training samples in the source.")
         return data, held_out
-    samples = make_samples(original, data, classes, name="training data")
+    samples = make_samples(original, data, classes, task=task, name="training data")
     if held_out is None:
         samples, held_out = hold_out(samples, seed=seed)
     return ArraySource(samples), held_out
@@ -253,23 +263,23 @@ def _make_losses(
 
 
 def _make_scorer(
-    evaluator: Evaluator, kinds: list[Kind], samples: Samples
+    evaluator: Evaluator, outputs: Sequence[OutputKind], samples: Samples
 ) -> Callable[[Student], Score]:
     """Return what scores a student in the terms of an evaluator."""
 
     @full_float32()
     def score(student: Student) -> Score:
         answers = student.answer(samples.inputs, min(PROBES, len(samples.inputs)))
-        return evaluator.score_outputs(_say(answers, kinds))
+        return evaluator.score_outputs(_say(answers, outputs))
 
     return score
 
 
-def _say(answers: list[np.ndarray], kinds: list[Kind]) -> list[np.ndarray]:
+def _say(answers: list[np.ndarray], outputs: Sequence[OutputKind]) -> list[np.ndarray]:
     """Return outputs as an evaluator expects them: probabilities in place of logits of sigmoids."""
     return [
-        1 / (1 + np.exp(-answer)) if kind == "independent" else answer
-        for answer, kind in zip(answers, kinds, strict=True)
+        1 / (1 + np.exp(-answer)) if output.ending == "sigmoid" else answer
+        for answer, output in zip(answers, outputs, strict=True)
     ]
 
 

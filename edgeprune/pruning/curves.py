@@ -15,6 +15,7 @@ from edgeprune.pruning.planning import measure_widths, rank_groups
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.support.gradients import without_gradients
 from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import Task
 
 
 @full_float32()
@@ -27,6 +28,7 @@ def measure_curves(
     validation: ArrayData | None = None,
     pruning: Pruning | str | None = None,
     cache: str | os.PathLike[str] | None = None,
+    task: Task = "auto",
 ) -> Sensitivity:
     """Narrow one group at a time, fold, and measure the accuracy on validation samples.
 
@@ -39,6 +41,7 @@ def measure_curves(
         validation: samples that are scored; a quarter of `data` by default.
         pruning: its criterion says which channels go, its step which widths are measured.
         cache: file that is written after every group; what it has is not measured again.
+        task: what the outputs mean, as for `prune`.
 
     Returns:
         The accuracy per group and width; its `plot` draws it. Without class indices, minus the
@@ -60,7 +63,7 @@ def measure_curves(
     criterion = pruning.find_method().criterion
     chosen = None if classes is None else tuple(int(number) for number in classes)
     budgets = Budgets.parse("macs=100%")
-    search = open_search(model, data, budgets, chosen, validation, pruning)
+    search = open_search(model, data, budgets, chosen, validation, pruning, task=task)
     context = search.context
     rankings = rank_groups(context, criterion)
     limits = CostLimits(search.costs, *budgets)

@@ -62,15 +62,17 @@ def invert_root(matrix: np.ndarray) -> np.ndarray:
     """Return `R` such that `R R^T` is the inverse of a matrix on the directions that it knows.
 
     Args:
-        matrix: `(n, n)`, finite, symmetric, positive semi-definite up to rounding.
+        matrix: `(n, n)`, symmetric, positive semi-definite up to rounding.
 
     Returns:
-        `(n, rank)`.
+        `(n, rank)`; of rank 0 if something is not finite.
 
     Example:
         >>> invert_root(np.diag([4.0, 0.0])).tolist()
         [[0.5], [0.0]]
     """
+    if not np.isfinite(matrix).all():
+        return np.zeros((len(matrix), 0))
     values, vectors = np.linalg.eigh(matrix)
     known = values > max(RANK * float(values.max(initial=0.0)), np.finfo(float).tiny)
     return np.asarray(vectors[:, known] / np.sqrt(values[known]))

@@ -110,15 +110,6 @@ def layer_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
     return found
 
 
-def output_operations(model: keras.Model) -> list[keras.Operation]:
-    """Return what makes each output of a model: of a nested model, the layer inside it."""
-    found = []
-    for tensor in functional_form(model).outputs:
-        operation, _, index = tensor._keras_history
-        found.append(output_operations(operation)[index] if is_model(operation) else operation)
-    return found
-
-
 def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
     """Apply a function to the leaves of nested lists, tuples and dicts."""
     return keras.tree.map_structure(function, structure)
