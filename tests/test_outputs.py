@@ -94,9 +94,9 @@ def test_several_linear_outputs_are_classes_only_where_somebody_says_so() -> Non
 
 def test_a_task_that_cannot_be_is_refused() -> None:
     data = FEATURES[:40]
-    with pytest.raises(EdgepruneError, match="Unknown task 'rank'. Choose from: auto, classify"):
+    with pytest.raises(EdgepruneError, match=r"Unknown task 'rank'. Choose from: auto, classify"):
         edgeprune.prune(linear(), data, task="rank")
-    with pytest.raises(ModelError, match="The task 'binary' needs one output; .* shape"):
+    with pytest.raises(ModelError, match=r"The task 'binary' needs one output; .* shape"):
         edgeprune.prune(linear(2), data, task="binary")
     with pytest.raises(ModelError, match="The task 'classify' needs at least two"):
         edgeprune.fine_tune(linear(1), linear(1), data, task="classify")
