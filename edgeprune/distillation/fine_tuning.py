@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +26,9 @@ from edgeprune.distillation.training_settings import Augmentation, Training
 from edgeprune.errors import DataError, ModelError
 from edgeprune.evaluation.evaluator import Evaluator, Score, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_model, make_samples
+from edgeprune.support.fingerprints import fingerprint
 from edgeprune.support.progress import stage
-from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.graph import build_graph, describe_graph
 from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.outputs import Kind, OutputKind, Task, output_kinds
 
@@ -96,7 +95,8 @@ def fine_tune(
         classes: outputs of the original that the pruned model has kept, in its order.
         validation: samples that choose the best state; a quarter of `data` by default.
         checkpoint: an `.npz` file that is written at every evaluation, and from which a run with
-            the same model, data and settings goes on; gone once the run has ended.
+            the same models, data and settings goes on; one of other ones is replaced, with a
+            warning. Gone once the run has ended.
         clock: gives seconds.
         task: what the outputs mean, as for `prune`. Classes are compared as distributions, numbers
             by their squared error.
@@ -153,8 +153,8 @@ def fine_tune(
             student, teacher_batches, schedule, settings, _make_scorer(evaluator, outputs, held_out)
         )
         if checkpoint is not None:
-            fingerprint = _fingerprint(model, original, len(source), chosen, settings)
-            training.keep(Path(checkpoint), fingerprint)
+            whole = _fingerprint(original, source, held_out, outputs, chosen, settings)
+            training.keep(Path(checkpoint), whole)
         training.run(advance)
     return FineTuned(
         model=student.finish(training.best_weights),
@@ -284,19 +284,20 @@ def _say(answers: list[np.ndarray], outputs: Sequence[OutputKind]) -> list[np.nd
 
 
 def _fingerprint(
-    model: keras.Model,
     original: keras.Model,
-    count: int,
+    source: Source,
+    held_out: Samples,
+    outputs: Sequence[OutputKind],
     classes: tuple[int, ...] | None,
     settings: Training,
 ) -> str:
-    """Return what a checkpoint must agree with.
+    """Return what a checkpoint must agree with, apart from the weights that training starts with.
 
-    The pruned model counts by its shapes: recovering it again need not give the same last digits.
+    Of the training samples, preprocessed, some are looked at: all of them may be more than memory
+    holds.
     """
-    shapes = [tuple(weight.shape) for weight in model.weights]
-    text = json.dumps([shapes, count, classes, settings.to_dict()])
-    digest = hashlib.sha256(text.encode())
-    for weight in original.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
+    some = np.unique(np.linspace(0, len(source) - 1, PROBES).astype(int))
+    return fingerprint(
+        describe_graph(build_graph(original)), len(source), source.targets, source.read(some),
+        held_out, outputs, classes, settings,
+    )  # fmt: skip
