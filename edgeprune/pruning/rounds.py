@@ -137,9 +137,10 @@ def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
 
 def _divide_budgets(budgets: Budgets, groups: Groups, rounds: int) -> list[Budgets]:
     """Return the budgets of each round, absolute, in even steps on a logarithmic scale."""
-    full = CostModel(groups).full
     budgets.require_counted("Rounds")
-    limits = [(b.quantity, getattr(full, b.quantity)) for b in budgets]
+    limits = [
+        (b.quantity, full.require_macs() if b.quantity == "macs" else full.params) for b in budgets
+    ]
     shares = [
         min(1.0, b.limit(original) / original)
         for b, (_, original) in zip(budgets, limits, strict=True)
