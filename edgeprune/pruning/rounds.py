@@ -138,9 +138,8 @@ def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
 def _divide_budgets(budgets: Budgets, groups: Groups, rounds: int) -> list[Budgets]:
     """Return the budgets of each round, absolute, in even steps on a logarithmic scale."""
     budgets.require_counted("Rounds")
-    limits = [
-        (b.quantity, full.require_macs() if b.quantity == "macs" else full.params) for b in budgets
-    ]
+    costs = CostModel(groups)
+    limits = [(b.quantity, costs.spend(b.quantity, {})) for b in budgets]
     shares = [
         min(1.0, b.limit(original) / original)
         for b, (_, original) in zip(budgets, limits, strict=True)

@@ -55,7 +55,7 @@ def fold(
 
     Example:
         >>> from edgeprune.tracing.groups import find_groups
-        >>> from edgeprune.scoring.statistics import collect_statistics
+        >>> from edgeprune.scoring.collection import collect_statistics
         >>> from edgeprune.surgery.channel_removal import remove_channels
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
