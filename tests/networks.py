@@ -11,9 +11,10 @@ from keras import layers
 
 from edgeprune.surgery.channel_removal import mask_channels, remove_channels
 from edgeprune.surgery.plan import Plan
-from edgeprune.tracing.graph import output_operations
+from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.groups import Groups, find_groups
 from edgeprune.tracing.opening import functional_form
+from edgeprune.tracing.outputs import output_kinds
 from edgeprune.tracing.replica import replace_softmax
 
 TOLERANCE = 1e-4
@@ -90,8 +91,7 @@ def difference(first: keras.Model, second: keras.Model, inputs: list) -> float:
 
 def logits(model: keras.Model) -> keras.Model:
     """The model itself, unless it ends in a softmax or sigmoid."""
-    squashed = (keras.activations.softmax, keras.activations.sigmoid)
-    if any(getattr(end, "activation", None) in squashed for end in output_operations(model)):
+    if any(output.ending != "linear" for output in output_kinds(build_graph(model))):
         return replace_softmax(model)
     return model
 

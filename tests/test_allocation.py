@@ -22,6 +22,7 @@ from edgeprune.allocation import (
     smallest_cost,
 )
 from edgeprune.allocation.gain import convex_hull
+from edgeprune.allocation.ranked import allocate_by_score, normalize
 from edgeprune.allocation.widths import NOTHING
 from edgeprune.cost.budgets import Budget
 from edgeprune.cost.cost_model import CostModel, Widths
@@ -273,3 +274,31 @@ def test_allocation_itself_refuses_what_no_width_meets() -> None:
 def test_the_best_channels_are_kept_sorted() -> None:
     ranking = Ranking(np.array([4, 0, 3, 1, 2]), np.zeros(6))
     assert keep_channels(ranking, 3) == (0, 3, 4)
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e3, 1e9])
+def test_dead_channels_do_not_lift_the_scores_of_live_ones(distance) -> None:
+    live = np.array([3.0, 2.0, 1.0])
+    alone = normalize(Ranking(np.arange(3), np.zeros(4), live))
+    scores = np.append(live, [1 - distance, 1 - 2 * distance])
+    beside = normalize(Ranking(np.arange(5), np.zeros(6), scores, dead=2))
+    np.testing.assert_allclose(beside[:3], alone)
+    assert (beside[3:] < alone.min()).all()
+
+
+def test_one_threshold_takes_the_dead_channels_first_and_spares_no_group_for_them() -> None:
+    groups = find_groups(build_branches())
+
+    def widths(dead: int) -> dict[str, int]:
+        generator = np.random.default_rng(0)
+        rankings = {}
+        for name, width in (("hidden0", 6), ("hidden1", 8), ("hidden2", 10)):
+            scores = -np.sort(-generator.random(width))
+            if name == "hidden2" and dead:
+                scores[-dead:] = -100 - np.arange(dead)
+            held = dead if name == "hidden2" else 0
+            rankings[name] = Ranking(np.arange(width), np.linspace(1, 0, width + 1), scores, held)
+        limits = CostLimits(CostModel(groups), Budget("macs", 0.5))
+        return allocate_by_score(Problem(groups, rankings, limits, 1))
+
+    assert widths(dead=6)["hidden2"] <= widths(dead=0)["hidden2"] <= 6

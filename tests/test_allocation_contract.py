@@ -170,20 +170,20 @@ def test_an_interrupted_measurement_goes_on_where_it_stopped(tmp_path) -> None:
     assert len(asked) == count
 
 
-def test_a_file_of_another_model_or_kind_is_refused(tmp_path) -> None:
+def test_a_file_of_another_model_is_replaced_and_one_of_another_kind_is_refused(tmp_path) -> None:
     groups = find_groups(build_branches((8, 12)))
     limits = CostLimits(CostModel(groups), Budget("macs", 0.6))
     problem = Problem(groups, random_rankings(groups), limits, 1)
     cache = tmp_path / "sensitivity.json"
     Sensitivity("another", 1.0, {}).save(cache)
-    with pytest.raises(
-        PlanError, match=r"measured on another model or in another way \(another; now"
-    ):
-        measure_sensitivity(problem, lambda widths: 0.0, cache=cache)
-    cache.unlink()
-    measure_sensitivity(problem, lambda widths: 0.0, cache=cache, settings="five classes")
-    with pytest.raises(PlanError, match=r"five classes; now .* two classes"):
-        measure_sensitivity(problem, lambda widths: 0.0, cache=cache, settings="two classes")
+    with pytest.warns(UserWarning, match=r"sensitivity .* is of another model, .*starting anew"):
+        measure_sensitivity(problem, lambda widths: 1.0, cache=cache, settings="five classes")
+    with pytest.warns(UserWarning, match="starting anew"):
+        found = measure_sensitivity(
+            problem, lambda widths: 2.0, cache=cache, settings="two classes"
+        )
+    assert found.full == 2
+    assert Sensitivity.load(cache) == found
     cache.write_text(json.dumps([1, 2]))
     with pytest.raises(PlanError, match=r"Cannot read the sensitivity .*delete the file"):
         measure_sensitivity(problem, lambda widths: 0.0, cache=cache)

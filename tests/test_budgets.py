@@ -51,10 +51,30 @@ def test_unreadable_budgets_are_refused_with_examples(text) -> None:
         Budget.parse(text)
 
 
-@pytest.mark.parametrize("text", ["macs=0%", "macs=150%", "params=0"])
+@pytest.mark.parametrize(
+    "text", ["macs=0%", "macs=150%", "params=0", "macs=1e400", "macs=1e400%", "fits=0B"]
+)
 def test_budgets_out_of_range_are_refused(text) -> None:
     with pytest.raises(BudgetError, match="is out of range"):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), -1, "50%", None])
+def test_amounts_that_are_no_numbers_are_refused(amount) -> None:
+    with pytest.raises(BudgetError, match=rf"Budget macs={amount} is out of range"):
+        Budget("macs", amount, relative=False)
+
+
+@pytest.mark.parametrize("text", ["fits=1.2.3B", "fits=.B", "fits=", "fits=B", "fits=nanB"])
+def test_a_place_of_no_size_is_refused(text) -> None:
+    with pytest.raises(BudgetError, match="Cannot fit into"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize("given", ["", " ", ",", "macs=50%,", [], [""]])
+def test_an_empty_budget_is_refused(given) -> None:
+    with pytest.raises(BudgetError, match=r"There is no budget|Cannot read the budget"):
+        Budgets.parse(given)
 
 
 def test_an_unknown_quantity_is_refused_with_the_known_ones() -> None:

@@ -96,3 +96,38 @@ def test_a_head_whose_classes_are_read_again_is_refused(data: Path, tmp_path: Pa
             out=tmp_path / "out", **SETTINGS,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("classes", [[1, 0], "one,zero"])
+def test_all_classes_in_another_order_are_counted_in_that_order(tmp_path: Path, classes) -> None:
+    """Nothing is cut, so every accuracy is the original's on all samples."""
+    images, targets = digits()
+    two = targets < 2
+    x, y = images[two].astype(np.float32), targets[two]
+    model = keras.Sequential([
+        keras.Input((8, 8, 1)), keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.Flatten(), keras.layers.Dense(2, "softmax"),
+    ])  # fmt: skip
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x / 16, y, epochs=8, verbose=0)
+    file = tmp_path / "two.npz"
+    cut = len(x) // 2
+    np.savez(
+        file, x_train=x[:cut] / 16, y_train=y[:cut], x_test=x[cut:] / 16, y_test=y[cut:],
+        classes=np.array(["zero", "one"]),
+    )  # fmt: skip
+    built = edgeprune.build(
+        model, edgeprune.Data(file, calibration=20, validation=20, preprocess="raw"),
+        classes=classes, budget="macs=100%", pruning=UNRECOVERED,
+        training=edgeprune.Training(seconds=None, epochs=1),
+        out=tmp_path / "out", **SETTINGS,
+    )  # fmt: skip
+    accuracy = built.outcome.accuracy
+    found = (model.predict(x[cut:] / 16, verbose=0).argmax(1) == y[cut:]).mean()
+    assert found > 0.9
+    for name in ("original", "original_subset", "pruned", "recovered", "tflite"):
+        assert accuracy[name] == pytest.approx(found), name
+    assert accuracy["trained"] > 0.9
+    assert built.outcome.classes == ("one", "zero")
+    scores = [one["validation_accuracy"] for one in built.outcome.candidates]
+    assert min(scores) > 0.9

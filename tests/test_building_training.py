@@ -98,7 +98,7 @@ def test_training_samples_serve_neither_test_nor_validation(splits: tuple[str, .
     [
         ({"seconds": None}, "Fine-tuning needs an end: give seconds, epochs or both"),
         ({"optimizer": "adam"}, "The optimizer must be sgd or adamw. Got 'adam'"),
-        ({"learning_rate": 0}, "Fine-tuning needs learning_rate above 0. Got 0"),
+        ({"learning_rate": 0}, "Fine-tuning needs a finite learning_rate above 0. Got 0"),
         ({"batch_size": 0}, "Fine-tuning needs batch_size of at least 1"),
         ({"distillation": 1.5}, "Fine-tuning needs distillation between 0 and 1"),
     ],

@@ -141,8 +141,21 @@ def test_of_two_measurements_the_faster_counts(own_targets) -> None:
 def test_records_of_another_machine_are_not_mixed_in(own_targets) -> None:
     with pytest.raises(KeyboardInterrupt):
         calibrate("x86-64", schemes=["int8"], models=FEW, measure=Machine(fails_after=8).measure)
-    with pytest.raises(BenchmarkError, match=r"holds measurements of PC.*this is laptop"):
-        calibrate("x86-64", schemes=["int8"], models=FEW, measure=Machine(name="laptop").measure)
+    laptop = Machine(name="laptop")
+    with pytest.warns(UserWarning, match=r"calibration of PC, .*starting anew"):
+        found = calibrate("x86-64", schemes=["int8"], models=FEW, measure=laptop.measure)
+    assert Counter(laptop.measured) == {model.name: 2 for model in FEW}
+    assert found.machine.startswith("laptop")
+
+
+def test_records_of_other_micro_models_are_not_mixed_in(own_targets) -> None:
+    other = [replace(FEW[0], shape=(10, 10, FEW[0].shape[-1])), *FEW[1:]]
+    with pytest.raises(KeyboardInterrupt):
+        calibrate("x86-64", schemes=["int8"], models=other, measure=Machine(fails_after=8).measure)
+    machine = Machine()
+    with pytest.warns(UserWarning, match="starting anew"):
+        calibrate("x86-64", schemes=["int8"], models=FEW, measure=machine.measure)
+    assert Counter(machine.measured) == {model.name: 2 for model in FEW}
 
 
 def test_a_machine_that_is_not_the_target_is_refused(own_targets) -> None:

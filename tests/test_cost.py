@@ -53,5 +53,8 @@ def test_a_shared_layer_costs_its_weights_once_and_its_work_twice() -> None:
 def test_work_of_a_model_without_fixed_size_cannot_be_counted() -> None:
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
+    costs = CostModel(find_groups(model))
     with pytest.raises(ModelError, match=r"MACs cannot be counted: .* no fixed height and width"):
-        CostModel(find_groups(model)).count({})
+        costs.spend("macs", {})
+    assert costs.full.macs is None
+    assert costs.spend("params", {}) == costs.full.params == model.count_params()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import keras
 import networks
@@ -10,7 +11,7 @@ from keras import layers
 from specialists import make_classifier, run_command, save_digits
 
 from edgeprune.allocation import Sensitivity
-from edgeprune.errors import EdgepruneError, PlanError
+from edgeprune.errors import EdgepruneError
 from edgeprune.pruning.curves import measure_curves
 
 
@@ -41,8 +42,54 @@ def test_what_carries_nothing_measures_as_harmless(tmp_path) -> None:
     assert set(found.scores["second"].values()) == {1.0}
     assert found.scores["first"][2] < 1
     assert found == Sensitivity.load(cache)
-    with pytest.raises(PlanError, match=r"classes None.*; now .*classes"):
-        measure_curves(model, (x, targets), classes=np.unique(targets)[:2], cache=cache)
+
+
+def change_weights(model: keras.Model) -> keras.Model:
+    other = keras.models.clone_model(model)
+    other.set_weights([0.9 * weight for weight in model.get_weights()])
+    return other
+
+
+def change_strides(model: keras.Model) -> keras.Model:
+    def build_layer(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if layer.name in ("first", "second"):
+            config["strides"] = (2, 2)
+        return type(layer).from_config(config)
+
+    other = keras.models.clone_model(model, clone_function=build_layer)
+    other.set_weights(model.get_weights())
+    return other
+
+
+@pytest.mark.parametrize(
+    "changed", ["weights", "strides", "data", "targets", "validation", "classes", "nothing"]
+)
+def test_curves_of_anything_else_are_not_taken_from_a_file(tmp_path, changed) -> None:
+    model, x = build(), images()
+    targets = np.asarray(model(x)).argmax(-1)
+    cache = tmp_path / "curves.json"
+    given = {"validation": (x[:40], targets[:40]), "cache": cache}
+    first = measure_curves(model, (x, targets), **given)
+    if changed == "weights":
+        model = change_weights(model)
+    elif changed == "strides":
+        model = change_strides(model)
+    elif changed == "data":
+        x = x + np.float32(0.25)
+    elif changed == "targets":
+        targets = np.roll(targets, 1)
+    elif changed == "validation":
+        given["validation"] = (x[40:80], targets[40:80])
+    elif changed == "classes":
+        given["classes"] = np.unique(targets)[:2].tolist()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = measure_curves(model, (x, targets), **given)
+    assert any("starting anew" in str(one.message) for one in told) == (changed != "nothing")
+    fresh = measure_curves(model, (x, targets), **{**given, "cache": None})
+    assert found == fresh
+    assert (found == first) == (changed == "nothing")
 
 
 def test_unknown_criteria_are_refused() -> None:

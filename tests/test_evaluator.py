@@ -157,3 +157,18 @@ def test_selected_samples_keep_their_targets() -> None:
     samples = Samples(np.arange(4, dtype=np.float32)[:, None], np.array([5, 6, 7, 8]))
     found = select(samples, np.array([2, 0]))
     assert (found.inputs[:, 0].tolist(), found.targets.tolist()) == ([2, 0], [7, 5])
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (400, 4, 40), (1, 1, 30), (3, 3, 3, 3, 3)])
+def test_every_class_gives_its_share_of_the_held_out_samples(sizes) -> None:
+    targets = np.repeat(np.arange(len(sizes)) * 7, sizes)  # sorted, and not counted from 0
+    inputs = np.arange(len(targets), dtype=np.float32)[:, None]
+    for seed in range(5):
+        kept, held = hold_out(Samples(inputs, targets), seed=seed)
+        together = np.concatenate([kept.inputs, held.inputs])[:, 0]
+        assert sorted(together.tolist()) == list(range(len(targets)))
+        np.testing.assert_array_equal(targets[held.inputs[:, 0].astype(int)], held.targets)
+        assert len(held.targets) == max(1, round(len(targets) / 4))
+        for number, size in enumerate(sizes):
+            assert abs(int((held.targets == number * 7).sum()) - size / 4) < 1
+        assert set(kept.targets) == set(targets.tolist())  # no class is only held out

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from edgeprune.evaluation.equivalence import measure_accuracy, predict
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.support.progress import showing
+from edgeprune.tracing.replica import duplicate
 
 SHORT = Training(seconds=None, epochs=3, batch_size=32, learning_rate=2e-3, augmentation=None)
 
@@ -218,8 +220,59 @@ def test_a_checkpoint_of_another_run_is_left_aside(original, smaller, images, tm
     with pytest.raises(KeyboardInterrupt), showing(Interrupted(55)):
         fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
     other = replace(SHORT, epochs=1)
-    tuned = fine_tune(smaller, original, images, settings=other, checkpoint=place)
+    with pytest.warns(UserWarning, match=r"checkpoint .* is of another model, .*starting anew"):
+        tuned = fine_tune(smaller, original, images, settings=other, checkpoint=place)
     assert tuned.epochs == 1
+
+
+def change_data(smaller, original, images):
+    return smaller, original, (images[0] + np.float32(0.01), images[1])
+
+
+def change_labels(smaller, original, images):
+    return smaller, original, (images[0], np.roll(images[1], 1))
+
+
+def change_plan(smaller, original, images):
+    model = duplicate(smaller)
+    kernel = np.asarray(model.weights[0])
+    model.weights[0].assign(kernel[..., ::-1])
+    return model, original, images
+
+
+def change_original(smaller, original, images):
+    model = duplicate(original)
+    model.weights[-1].assign(np.asarray(model.weights[-1]) + 0.1)
+    return smaller, model, images
+
+
+def repeat_recovery(smaller, original, images):
+    model = duplicate(smaller)
+    for weight in model.weights:
+        weight.assign(np.asarray(weight) * np.float32(1 + 1e-6))
+    return model, original, images
+
+
+@pytest.mark.parametrize(
+    ("change", "anew"),
+    [
+        (change_data, True),
+        (change_labels, True),
+        (change_plan, True),
+        (change_original, True),
+        (repeat_recovery, False),
+    ],
+)
+def test_a_checkpoint_knows_data_plan_and_original(
+    original, smaller, images, tmp_path, change, anew
+):
+    place = tmp_path / "run.npz"
+    with pytest.raises(KeyboardInterrupt), showing(Interrupted(55)):
+        fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fine_tune(*change(smaller, original, images), settings=SHORT, checkpoint=place)
+    assert any("starting anew" in str(one.message) for one in told) == anew
 
 
 def test_a_damaged_checkpoint_is_left_aside(original, smaller, images, tmp_path):

@@ -17,9 +17,11 @@ from specialists import run_command, save_digits
 
 import edgeprune
 from edgeprune.cli.commands import edgeprune as commands
-from edgeprune.distillation.objectives import attend, find_block_ends, find_kinds, make_comparable
+from edgeprune.distillation.objectives import attend, find_block_ends, make_comparable
 from edgeprune.tflite.runtime import TFLiteModel
-from edgeprune.tracing.replica import duplicate, ends_in_softmax, replace_softmax
+from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.outputs import output_kinds
+from edgeprune.tracing.replica import duplicate, replace_softmax
 
 Job = Callable[[Any, Path], Any]
 TRAINING = edgeprune.Training(seconds=None, epochs=1, batch_size=15, augmentation=None, rounds=2)
@@ -193,8 +195,9 @@ def test_a_command_does_the_same_with_every_file(name, form, tmp_path, expected)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_softmax_at_the_end_is_found_wherever_it_lies(form) -> None:
     model = make(form)
-    assert ends_in_softmax(model)
-    assert find_kinds(model) == ["classes"]
+    assert [(o.ending, o.kind) for o in output_kinds(build_graph(model))] == [
+        ("softmax", "classes")
+    ]
     logits = answers(replace_softmax(model))
     assert logits.min() < 0
     np.testing.assert_allclose(keras.ops.softmax(logits), answers(model), atol=1e-5)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import io
+
 import keras
 import networks
 import numpy as np
 import pytest
 from keras import layers
+from rich.console import Console
 from small_models import Recorder
 
 from edgeprune.cost.budgets import Budget
@@ -13,7 +16,9 @@ from edgeprune.data import Samples
 from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError, ModelError
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.planning import make_plan, rank
+from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.recovery import CONTENDERS, RECOVERIES
+from edgeprune.report.group_tables import describe_groups, list_groups
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
@@ -292,3 +297,45 @@ def test_samples_as_the_data_sets_give_them_are_taken() -> None:
     found = prune(model, data, recovery="mean", recalibration="on")
     assert [candidate.name for candidate in found.candidates] == ["mean + BatchNorm"]
     assert found.chosen.score.accuracy > 0
+
+
+def build_open(height: int | None = None) -> keras.Model:
+    inputs = keras.Input((height, height, 3))
+    x = layers.Conv2D(16, 3, padding="same", name="first")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Conv2D(24, 1, activation="relu", name="second")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return networks.randomize(keras.Model(inputs, layers.Dense(4, "softmax", name="head")(x)))
+
+
+@pytest.mark.parametrize("allocation", ["gain", "submodular", "global", "sensitivity", "uniform"])
+def test_an_input_of_any_size_is_pruned_for_parameters(allocation) -> None:
+    images = np.random.default_rng(0).random((40, 12, 12, 3), np.float32)
+    how = Pruning(allocation=allocation)
+    open_, fixed = (
+        prune(build_open(size), images, budget="params=60%", pruning=how) for size in (None, 12)
+    )
+    assert open_.after.params == open_.model.count_params() <= 0.6 * open_.before.params
+    assert open_.after.macs is None
+    assert open_.plan.keep == fixed.plan.keep
+    np.testing.assert_allclose(open_.model(images), fixed.model(images), atol=1e-3)
+    bigger = np.random.default_rng(1).random((2, 20, 20, 3), np.float32)
+    assert open_.model(bigger).shape == (2, 4)
+
+
+def test_an_input_of_any_size_has_no_budget_of_macs_and_its_groups_are_shown() -> None:
+    model = build_open()
+    with pytest.raises(ModelError, match=r"MACs cannot be counted.*or budget params"):
+        prune(model, np.zeros((8, 12, 12, 3), np.float32), budget="macs=50%")
+    groups = find_groups(model)
+    costs = CostModel(groups)
+    listed = list_groups(groups, costs)
+    assert listed["macs"] is None
+    assert all(entry["macs_share"] is None for entry in listed["groups"])
+    assert sum(entry["params_share"] for entry in listed["groups"]) > 1
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(describe_groups(groups, costs))
+    assert f"MACs unknown (input of any size), {model.count_params():,} parameters" in (
+        console.export_text()
+    )

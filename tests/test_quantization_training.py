@@ -15,6 +15,9 @@ from edgeprune.tflite.qat.annotation import annotate
 from edgeprune.tflite.qat.bridge import bring_back, to_tf_keras
 from edgeprune.tflite.qat.quantized_training import _targets
 from edgeprune.tflite.runtime import TFLiteModel
+from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.outputs import output_kinds
+from edgeprune.tracing.replica import replace_softmax
 
 
 def everything() -> keras.Model:
@@ -106,7 +109,8 @@ def test_labels_pull_towards_the_true_classes() -> None:
     targets = (model.predict(samples, verbose=0).argmax(1) + 1) % 4
     settings = QuantizedTraining(epochs=1, label_weight=1.0, learning_rate=1e-2)
     answers = model.predict(samples, verbose=0)
-    (wanted,) = _targets([answers], targets, 1.0)
+    kinds = output_kinds(build_graph(model))
+    (wanted,) = _targets(kinds, [answers], targets, 1.0)
     np.testing.assert_array_equal(wanted.argmax(1), targets)
     trained = train_for_int8(model, {"image": samples}, targets, settings)
     assert trained.chosen == 1, "an epoch that comes closer to what is learnt is kept"
@@ -115,6 +119,30 @@ def test_labels_pull_towards_the_true_classes() -> None:
         learnt[np.arange(len(targets)), targets].mean()
         > answers[np.arange(len(targets)), targets].mean()
     )
+
+
+def test_labels_pull_towards_the_true_classes_also_where_a_model_gives_logits() -> None:
+    model, samples = coarse()
+    logits = replace_softmax(model)
+    targets = (model.predict(samples, verbose=0).argmax(1) + 1) % 4
+    settings = QuantizedTraining(epochs=1, label_weight=1.0, learning_rate=1e-2)
+    trained = train_for_int8(logits, {"image": samples}, targets, settings)
+    rows = np.arange(len(targets))
+    before, after = (
+        np.asarray(keras.ops.softmax(each.predict(samples, verbose=0)))[rows, targets].mean()
+        for each in (logits, trained.model)
+    )
+    assert after > before
+
+
+@pytest.mark.parametrize("units", [1, 3])
+def test_labels_have_a_say_in_answers_of_yes_or_no(units) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(units, "sigmoid")])
+    answers, targets = np.full((6, units), 0.5, np.float32), np.arange(6) % max(units, 2)
+    kinds = output_kinds(build_graph(model))
+    (wanted,) = _targets(kinds, [answers], targets, 0.4)
+    true = targets[:, None] if units == 1 else np.eye(units)[targets]
+    np.testing.assert_allclose(wanted, 0.6 * 0.5 + 0.4 * true, rtol=1e-6)
 
 
 def test_no_time_ends_after_the_first_epoch() -> None:

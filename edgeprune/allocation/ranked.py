@@ -7,6 +7,9 @@ import numpy as np
 from edgeprune.allocation.problem import Problem, give_back
 from edgeprune.allocation.widths import Ranking
 
+DEAD = -1.0
+"""Below every live channel's score."""
+
 
 def allocate_by_score(problem: Problem) -> dict[str, int]:
     """Keep the channels with the highest normalised scores in the whole model.
@@ -28,7 +31,7 @@ def allocate_by_score(problem: Problem) -> dict[str, int]:
     """
     problem.check()
     scores = {name: normalize(ranking) for name, ranking in problem.rankings.items()}
-    thresholds = np.unique(np.concatenate([[0.0, np.inf], *scores.values()]))
+    thresholds = np.unique(np.concatenate([[DEAD, np.inf], *scores.values()]))
 
     def at(threshold: float) -> dict[str, int]:
         widths = {}
@@ -50,13 +53,17 @@ def allocate_by_score(problem: Problem) -> dict[str, int]:
 def normalize(ranking: Ranking) -> np.ndarray:
     """Return the scores of a ranking from 0 upwards with a root mean square of 1, `(width,)`.
 
+    Dead channels have no part in this, or their distance would lift all others: they get `DEAD`.
+
     Example:
         >>> normalize(Ranking(np.arange(2), np.zeros(3), np.array([5.0, 3.0]))).round(3).tolist()
         [1.414, 0.0]
     """
     scores = ranking.scores if ranking.scores.size else -np.diff(ranking.error)
-    known = np.isfinite(scores)
-    least = scores[known].min(initial=np.inf)
-    raised = np.where(known, scores - least, 0.0) if known.any() else np.zeros(len(scores))
-    size = float(np.sqrt(np.mean(raised**2)))
-    return np.asarray(raised / size if size > 0 else np.ones(len(scores)))
+    live = scores[: len(scores) - ranking.dead]
+    known = np.isfinite(live)
+    least = live[known].min(initial=np.inf)
+    raised = np.where(known, live - least, 0.0) if known.any() else np.zeros(len(live))
+    size = float(np.sqrt(np.mean(raised**2))) if live.size else 0.0
+    found = raised / size if size > 0 else np.ones(len(live))
+    return np.append(found, np.full(ranking.dead, DEAD))

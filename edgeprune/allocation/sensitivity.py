@@ -15,6 +15,7 @@ from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.widths import Ranking
 from edgeprune.errors import PlanError
 from edgeprune.support.files import replace_on_success
+from edgeprune.support.fingerprints import say_new_start
 from edgeprune.support.progress import stage
 
 MOST_WIDTHS = 4
@@ -101,20 +102,19 @@ def measure_sensitivity(
         problem: names the groups and their allowed widths.
         measure: widths of the groups that are narrowed -> how good the model then is.
         cache: file that is written after every group; groups that it has are not measured again.
-        settings: how the model is scored; a file with other settings is not used.
+        settings: fingerprint of the model and of how it is scored; a file of other ones is not
+            used but replaced, with a warning.
 
     Raises:
-        PlanError: the file holds something else, or belongs to another model or other settings.
+        PlanError: the file holds something else.
     """
     fingerprint = f"{problem.groups.fingerprint} {settings}".strip()
     known = Sensitivity(fingerprint, float("nan"), {})
     if cache is not None and Path(cache).exists():
         known = Sensitivity.load(cache)
         if known.fingerprint != fingerprint:
-            raise PlanError(
-                f"The sensitivity '{cache}' was measured on another model or in another way "
-                f"({known.fingerprint}; now {fingerprint}). Name another file."
-            )
+            say_new_start(cache, "The sensitivity")
+            known = Sensitivity(fingerprint, float("nan"), {})
     full = known.full if known.scores else float(measure({}))
     scores = {name: dict(found) for name, found in known.scores.items()}
     with stage("sensitivity", len(problem.choices)) as advance:

@@ -25,11 +25,13 @@ class Ranking:
             increasing.
         scores: `(width,)` what the criterion gave to each channel of the order, not increasing;
             empty where nobody needs it.
+        dead: how many channels at the end of the order carry nothing to any consumer.
     """
 
     order: np.ndarray
     error: np.ndarray
     scores: np.ndarray = field(default_factory=lambda: np.empty(0))
+    dead: int = 0
 
 
 def allowed_widths(width: int, step: int = DEFAULT_STEP) -> tuple[int, ...]:

@@ -283,7 +283,7 @@ def _compare_with_rival(
     best: Round, turn: Callable[[Budgets], Round], limits: Mapping[Quantity, float]
 ) -> Round:
     others = [b for b in best.budgets if b.quantity not in ("latency", "macs")]
-    macs = Budget("macs", best.pruned.after.macs, relative=False)
+    macs = Budget("macs", best.pruned.after.require_macs(), relative=False)
     rival = turn(Budgets((macs, *others)))
     scores = [each.pruned.chosen.score for each in (best, rival)]
     return rival if not rival.misses(limits) and scores[1] > scores[0] else best

@@ -194,7 +194,7 @@ def build(
                 Outcome(
                     accuracy=accuracy,
                     test_samples=splits.count_tests(),
-                    macs=Change(pruned.before.macs, pruned.after.macs),
+                    macs=Change(pruned.before.require_macs(), pruned.after.require_macs()),
                     params=Change(pruned.before.params, pruned.after.params),
                     size_bytes=Change(len(trial.original.content), len(made.content)),
                     budgets=tuple(check.to_dict() for check in checks),

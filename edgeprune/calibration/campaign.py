@@ -21,6 +21,7 @@ from edgeprune.errors import BenchmarkError, EdgepruneError
 from edgeprune.latency import Predictor
 from edgeprune.latency.prediction_tables import replace_tables, write_tables
 from edgeprune.support.files import replace_on_success
+from edgeprune.support.fingerprints import fingerprint
 from edgeprune.support.progress import stage
 
 BATCH = 16
@@ -90,16 +91,13 @@ def calibrate(
         raise EdgepruneError(f"A target is described by a file that ends in .toml. Got '{path}'.")
     measure = measure or measure_through_bench(board, threads)
     chosen = tuple(models or list_micro_models())
-    records = read_records(path.with_suffix(".partial.json"))
-    batches = [
-        (scheme, batch)
-        for turn in range(TURNS)
-        for scheme in schemes
-        for batch in _divide([m for m in chosen if records.turns(scheme, m.name) <= turn])
-    ]
+    measured = fingerprint(board.name, [[m.name, m.shape, m.write("float32")] for m in chosen])
+    records = read_records(path.with_suffix(".partial.json"), measured)
+    batches = _list_batches(chosen, schemes, records)
     with stage("calibrating", len(batches)) as advance:
-        for scheme, batch in batches:
-            _measure_batch(measure, scheme, batch, records)
+        while batches:
+            if _measure_batch(measure, *batches.pop(0), records):
+                batches = _list_batches(chosen, schemes, records)
             advance()
     source = f"micro-models on {records.machine}, {date.today().isoformat()}"
     predictors = tuple(
@@ -135,6 +133,18 @@ def measure_through_bench(
     return measure
 
 
+def _list_batches(
+    models: Sequence[MicroModel], schemes: Sequence[Scheme], records: Records
+) -> list[tuple[Scheme, Sequence[MicroModel]]]:
+    """Return what is still to be measured."""
+    return [
+        (scheme, batch)
+        for turn in range(TURNS)
+        for scheme in schemes
+        for batch in _divide([m for m in models if records.turns(scheme, m.name) <= turn])
+    ]
+
+
 def _divide(models: Sequence[MicroModel]) -> Iterator[Sequence[MicroModel]]:
     for start in range(0, len(models), BATCH):
         yield models[start : start + BATCH]
@@ -142,7 +152,8 @@ def _divide(models: Sequence[MicroModel]) -> Iterator[Sequence[MicroModel]]:
 
 def _measure_batch(
     measure: Measure, scheme: Scheme, batch: Sequence[MicroModel], records: Records
-) -> None:
+) -> bool:
+    """Add the medians; tell whether those of another machine were left for them."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
         for number, model in enumerate(batch):
@@ -156,7 +167,7 @@ def _measure_batch(
         )
     machine = f"{found[0].machine}, {found[0].runtime}"
     medians = {measurement.model: measurement.p50_ms for measurement in found}
-    records.add(machine, found[0].threads, scheme, medians)
+    return records.add(machine, found[0].threads, scheme, medians)
 
 
 def write_target(path: Path, board: Target, predictors: Sequence[Predictor]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeprune.errors import BenchmarkError
 from edgeprune.support.files import replace_on_success
+from edgeprune.support.fingerprints import say_new_start
 
 
 @dataclass
@@ -23,11 +23,13 @@ class Records:
         machine: that was measured, with its runtime; empty before the first.
         threads: of the runtime.
         medians: in ms, of each turn so far.
+        fingerprint: of what is measured: a file of other micro-models is not gone on from.
 
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "records.json"
         >>> read_records(path).add("a board", 4, "int8", {"a": 1.0})
+        False
         >>> read_records(path).medians
         {'int8': {'a': [1.0]}}
     """
@@ -36,25 +38,34 @@ class Records:
     machine: str = ""
     threads: int = 0
     medians: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    fingerprint: str = ""
 
-    def add(self, machine: str, threads: int, scheme: str, medians: Mapping[str, float]) -> None:
-        """Add medians and write the file.
+    def add(self, machine: str, threads: int, scheme: str, medians: Mapping[str, float]) -> bool:
+        """Add medians and write the file; tell whether earlier ones, of another machine, were left.
 
-        Raises:
-            BenchmarkError: earlier ones are of another machine.
+        Args:
+            machine: that was measured, with its runtime.
+            threads: of the runtime.
+            scheme: number format.
+            medians: in ms, by micro-model.
         """
-        if self.medians and (machine, threads) != (self.machine, self.threads):
-            raise BenchmarkError(
-                f"'{self.path}' holds measurements of {self.machine} with threads {self.threads}; "
-                f"this is {machine} with threads {threads}. Remove the file to begin anew."
-            )
+        dropped = bool(self.medians) and (machine, threads) != (self.machine, self.threads)
+        if dropped:
+            say_new_start(self.path, f"The calibration of {self.machine} in")
+            self.medians.clear()
         self.machine, self.threads = machine, threads
         known = self.medians.setdefault(scheme, {})
         for name, value in medians.items():
             known.setdefault(name, []).append(value)
-        content = {"machine": machine, "threads": threads, "medians": self.medians}
+        content = {
+            "machine": machine,
+            "threads": threads,
+            "fingerprint": self.fingerprint,
+            "medians": self.medians,
+        }
         with replace_on_success(self.path) as temporary:
             temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return dropped
 
     def turns(self, scheme: str, name: str) -> int:
         """Return how often a micro-model was measured."""
@@ -65,11 +76,12 @@ class Records:
         return {name: min(values) for name, values in self.medians[scheme].items()}
 
 
-def read_records(path: Path) -> Records:
-    """Return what a file holds; nothing if it is not there or cannot be read.
+def read_records(path: Path, fingerprint: str = "") -> Records:
+    """Return what a file holds; nothing if it is not there, cannot be read, or is of other models.
 
     Args:
         path: of the file.
+        fingerprint: of what is measured.
     """
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -77,6 +89,10 @@ def read_records(path: Path) -> Records:
             str(scheme): {str(name): [float(v) for v in values] for name, values in found.items()}
             for scheme, found in stored["medians"].items()
         }
-        return Records(path, str(stored["machine"]), int(stored["threads"]), medians)
+        if str(stored["fingerprint"]) == fingerprint:
+            threads = int(stored["threads"])
+            return Records(path, str(stored["machine"]), threads, medians, fingerprint)
+        say_new_start(path, "The calibration in")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Records(path)
+        pass
+    return Records(path, fingerprint=fingerprint)

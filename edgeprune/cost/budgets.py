@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,10 +75,12 @@ class Budget:
                 f"Unknown budget quantity '{self.quantity}'. Known: {', '.join(QUANTITIES)}; "
                 f"for example {_EXAMPLES}."
             )
-        if not self.amount > 0 or (self.relative and self.amount > 1):
+        number = isinstance(self.amount, int | float) and math.isfinite(self.amount)
+        if not number or not self.amount > 0 or (self.relative and self.amount > 1):
+            text = str(self) if number else f"{self.quantity}={self.amount}"
             raise BudgetError(
-                f"Budget {self} is out of range: a fraction must lie above 0 % and be at most "
-                "100 %, an absolute amount must be positive."
+                f"Budget {text} is out of range: a fraction must lie above 0 % and be at most "
+                "100 %, an absolute amount must be positive and finite."
             )
 
     @classmethod
@@ -127,7 +130,7 @@ class Budget:
 
 
 def _find_place(name: str) -> float:
-    match = re.fullmatch(r"([0-9.]+)B", name)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)B", name)
     if name not in PARAMETER_MEMORIES and match is None:
         raise BudgetError(
             f"Cannot fit into '{name}'. Expected fits={' or fits='.join(PARAMETER_MEMORIES)}."

@@ -36,12 +36,25 @@ class Cost:
     """Counted cost of one inference and of storage.
 
     Attributes:
-        macs: multiply-accumulates per sample.
+        macs: multiply-accumulates per sample; `None` where the input has no fixed size.
         params: numbers in the weights, BatchNorm statistics included.
     """
 
-    macs: int
+    macs: int | None
     params: int
+
+    def require_macs(self) -> int:
+        """Return the multiply-accumulates.
+
+        Raises:
+            ModelError: the model's input has no fixed height and width.
+        """
+        if self.macs is None:
+            raise ModelError(
+                "MACs cannot be counted: the model's input has no fixed height and width. Build it "
+                "with a fixed keras.Input(shape), or budget params."
+            )
+        return self.macs
 
 
 class CostModel:
@@ -126,20 +139,10 @@ class CostModel:
         return self._rows @ chosen + self._constants
 
     def count(self, widths: Widths) -> Cost:
-        """Count the cost when groups have these widths; groups that are not named keep theirs.
-
-        Raises:
-            ModelError: the model's input has no fixed height and width.
-        """
+        """Count the cost when groups have these widths; groups that are not named keep theirs."""
         sizes = self._sizes(widths)
         macs = self._macs.total(sizes)
-        if math.isnan(macs):
-            raise ModelError(
-                "MACs cannot be counted: the model's input has no fixed height and width "
-                f"({[ref.shape for ref in self.groups.graph.inputs]}). Build it with a fixed "
-                "keras.Input(shape)."
-            )
-        return Cost(round(macs), round(self._params.total(sizes)))
+        return Cost(None if math.isnan(macs) else round(macs), round(self._params.total(sizes)))
 
     def spend(self, quantity: str, widths: Widths) -> float:
         """Return what widths cost of any quantity that can be budgeted, in its own unit.
@@ -153,7 +156,8 @@ class CostModel:
             ModelError: the model's input has no fixed size.
         """
         if quantity in COUNTED:
-            return float(getattr(self.count(widths), quantity))
+            cost = self.count(widths)
+            return float(cost.require_macs() if quantity == "macs" else cost.params)
         return self.estimates.spend(quantity, widths)
 
     def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +13,9 @@ import numpy as np
 from edgeprune.data import Samples
 from edgeprune.distillation.augmentation import find_augmentation
 from edgeprune.distillation.objectives import (
-    Kind,
     LossFunction,
     Objective,
     find_block_ends,
-    find_kinds,
 )
 from edgeprune.distillation.schedule import CLOCK, Clock, Schedule
 from edgeprune.distillation.student import Student, Teacher
@@ -30,7 +26,11 @@ from edgeprune.distillation.training_settings import Augmentation, Training
 from edgeprune.errors import DataError, ModelError
 from edgeprune.evaluation.evaluator import Evaluator, Score, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_model, make_samples
+from edgeprune.support.fingerprints import fingerprint
 from edgeprune.support.progress import stage
+from edgeprune.tracing.graph import build_graph, describe_graph
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import Kind, OutputKind, Task, output_kinds
 
 PROBES = 256
 TINY = float(np.finfo(np.float32).tiny)
@@ -75,6 +75,7 @@ def fine_tune(
     validation: ArrayData | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     clock: Clock = CLOCK,
+    task: Task = "auto",
 ) -> FineTuned:
     """Return a pruned model trained to answer as the original does; labels help, but need not be.
 
@@ -94,8 +95,11 @@ def fine_tune(
         classes: outputs of the original that the pruned model has kept, in its order.
         validation: samples that choose the best state; a quarter of `data` by default.
         checkpoint: an `.npz` file that is written at every evaluation, and from which a run with
-            the same model, data and settings goes on; gone once the run has ended.
+            the same models, data and settings goes on; one of other ones is replaced, with a
+            warning. Gone once the run has ended.
         clock: gives seconds.
+        task: what the outputs mean, as for `prune`. Classes are compared as distributions, numbers
+            by their squared error.
 
     Returns:
         The best model on validation, never worse there than the one given.
@@ -117,15 +121,22 @@ def fine_tune(
     settings = Training.parse(settings)
     _check_models(model, original, classes)
     chosen = None if classes is None else tuple(int(number) for number in classes)
-    source, held_out = _divide(original, data, validation, chosen, settings.seed)
+    source, held_out = _divide(original, data, validation, chosen, settings.seed, task)
     schedule = Schedule(settings.seconds, clock=clock)
     with stage("fine-tuning", 100) as advance:
         block_ends = find_block_ends(original, model) if settings.features else []
         batch_size = min(settings.batch_size, len(source))
         teacher = Teacher(original, block_ends, batch_size)
-        kinds = find_kinds(original)
-        answers = teacher.answer(held_out.inputs)[: len(kinds)]
-        evaluator = Evaluator(original, held_out, chosen, outputs=_say(answers, kinds))
+        known = chosen is not None or len(source.targets) == len(source)
+        outputs = output_kinds(build_graph(original), task, labelled=known)
+        kinds = [output.kind for output in outputs]
+        with full_float32():
+            answers = teacher.answer(held_out.inputs)[: len(kinds)]
+        evaluator = Evaluator(
+            original, held_out, chosen,
+            outputs=_say(answers, outputs),
+            task=outputs[0].task if len(outputs) == 1 else task,
+        )  # fmt: skip
         augmentation = settings.augmentation
         if augmentation == "auto":
             augmentation = _find_augmentation(teacher, held_out.inputs[:PROBES])
@@ -139,11 +150,11 @@ def fine_tune(
         if settings.epochs is not None:
             schedule.steps = max(1, round(settings.epochs * teacher_batches.steps))
         training = TrainingLoop(
-            student, teacher_batches, schedule, settings, _make_scorer(evaluator, kinds, held_out)
+            student, teacher_batches, schedule, settings, _make_scorer(evaluator, outputs, held_out)
         )
         if checkpoint is not None:
-            fingerprint = _fingerprint(model, original, len(source), chosen, settings)
-            training.keep(Path(checkpoint), fingerprint)
+            whole = _fingerprint(original, source, held_out, outputs, chosen, settings)
+            training.keep(Path(checkpoint), whole)
         training.run(advance)
     return FineTuned(
         model=student.finish(training.best_weights),
@@ -182,18 +193,19 @@ def _divide(
     validation: ArrayData | None,
     classes: tuple[int, ...] | None,
     seed: int,
+    task: Task,
 ) -> tuple[Source, Samples]:
     """Return training and validation samples of the kept classes."""
     held_out = None
     if validation is not None:
-        held_out = make_samples(original, validation, classes, name="validation data")
+        held_out = make_samples(original, validation, classes, task=task, name="validation data")
     if not isinstance(data, Samples | np.ndarray | tuple):
         if held_out is None:
             raise DataError("A source of training samples needs validation samples beside it.")
         if not len(data):
             raise DataError("There are no training samples in the source.")
         return data, held_out
-    samples = make_samples(original, data, classes, name="training data")
+    samples = make_samples(original, data, classes, task=task, name="training data")
     if held_out is None:
         samples, held_out = hold_out(samples, seed=seed)
     return ArraySource(samples), held_out
@@ -251,39 +263,41 @@ def _make_losses(
 
 
 def _make_scorer(
-    evaluator: Evaluator, kinds: list[Kind], samples: Samples
+    evaluator: Evaluator, outputs: Sequence[OutputKind], samples: Samples
 ) -> Callable[[Student], Score]:
     """Return what scores a student in the terms of an evaluator."""
 
+    @full_float32()
     def score(student: Student) -> Score:
         answers = student.answer(samples.inputs, min(PROBES, len(samples.inputs)))
-        return evaluator.score_outputs(_say(answers, kinds))
+        return evaluator.score_outputs(_say(answers, outputs))
 
     return score
 
 
-def _say(answers: list[np.ndarray], kinds: list[Kind]) -> list[np.ndarray]:
+def _say(answers: list[np.ndarray], outputs: Sequence[OutputKind]) -> list[np.ndarray]:
     """Return outputs as an evaluator expects them: probabilities in place of logits of sigmoids."""
     return [
-        1 / (1 + np.exp(-answer)) if kind == "independent" else answer
-        for answer, kind in zip(answers, kinds, strict=True)
+        1 / (1 + np.exp(-answer)) if output.ending == "sigmoid" else answer
+        for answer, output in zip(answers, outputs, strict=True)
     ]
 
 
 def _fingerprint(
-    model: keras.Model,
     original: keras.Model,
-    count: int,
+    source: Source,
+    held_out: Samples,
+    outputs: Sequence[OutputKind],
     classes: tuple[int, ...] | None,
     settings: Training,
 ) -> str:
-    """Return what a checkpoint must agree with.
+    """Return what a checkpoint must agree with, apart from the weights that training starts with.
 
-    The pruned model counts by its shapes: recovering it again need not give the same last digits.
+    Of the training samples, preprocessed, some are looked at: all of them may be more than memory
+    holds.
     """
-    shapes = [tuple(weight.shape) for weight in model.weights]
-    text = json.dumps([shapes, count, classes, settings.to_dict()])
-    digest = hashlib.sha256(text.encode())
-    for weight in original.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    return digest.hexdigest()
+    some = np.unique(np.linspace(0, len(source) - 1, PROBES).astype(int))
+    return fingerprint(
+        describe_graph(build_graph(original)), len(source), source.targets, source.read(some),
+        held_out, outputs, classes, settings,
+    )  # fmt: skip

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from edgeprune.surgery.precision import in_float32
-from edgeprune.tracing.graph import layer_outputs, output_operations
+from edgeprune.tracing.graph import layer_outputs
 from edgeprune.tracing.opening import functional_form
+from edgeprune.tracing.outputs import Kind
 from edgeprune.tracing.replica import replace_softmax
 
-Kind = Literal["classes", "independent", "values"]
 LossFunction = Callable[[Any, Any], Any]
 
 
@@ -61,22 +61,6 @@ class Objective:
             return share * loss + (1 - share) * ops.mean(surprise)
 
         return distill
-
-
-def find_kinds(model: keras.Model) -> list[Kind]:
-    """Tell by their activations and shapes what the outputs of a model are."""
-    outputs = functional_form(model).outputs
-    return [_find_kind(*output) for output in zip(output_operations(model), outputs, strict=True)]
-
-
-def _find_kind(layer: keras.Operation, tensor: keras.KerasTensor) -> Kind:
-    activation = getattr(getattr(layer, "activation", None), "__name__", "")
-    if activation == "sigmoid":
-        return "independent"
-    is_softmax = activation == "softmax" or isinstance(layer, keras.layers.Softmax)
-    if is_softmax or (len(tensor.shape) == 2 and (tensor.shape[-1] or 0) > 1):
-        return "classes"
-    return "values"
 
 
 def find_block_ends(model: keras.Model, other: keras.Model) -> list[str]:

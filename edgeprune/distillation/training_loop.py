@@ -82,7 +82,7 @@ class TrainingLoop:
         self.step = 0
         self.history: list[Evaluation] = []
         self.stopped = ""
-        self.best_weights = student.weights
+        self.best_weights = self._start = student.weights
         self.before = self.best = self._evaluate()
 
     def keep(self, path: Path, fingerprint: str) -> None:
@@ -93,7 +93,7 @@ class TrainingLoop:
             fingerprint: of the run it belongs to.
         """
         self._place = path, fingerprint
-        found = Checkpoint.load(path, fingerprint)
+        found = Checkpoint.load(path, fingerprint, self._start)
         if found is None:
             return
         self._student.weights = list(found.weights)
@@ -200,5 +200,7 @@ class TrainingLoop:
             "history": [asdict(entry) for entry in self.history],
         }
         student = self._student
-        checkpoint = Checkpoint(student.weights, self.best_weights, student.optimizer, state)
+        checkpoint = Checkpoint(
+            student.weights, self.best_weights, student.optimizer, self._start, state
+        )
         checkpoint.save(*self._place)

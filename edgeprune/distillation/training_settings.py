@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -103,8 +104,8 @@ class Training:
             raise EdgepruneError(f"The optimizer must be sgd or adamw. Got '{self.optimizer}'.")
         for name in ("seconds", "epochs", "learning_rate", "temperature"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise EdgepruneError(f"Fine-tuning needs {name} above 0. Got {value}.")
+            if value is not None and not 0 < value < math.inf:
+                raise EdgepruneError(f"Fine-tuning needs a finite {name} above 0. Got {value}.")
         for name in ("batch_size", "reuse", "evaluations", "rounds"):
             if getattr(self, name) < 1:
                 raise EdgepruneError(f"Fine-tuning needs {name} of at least 1.")

@@ -13,7 +13,7 @@ from edgeprune.surgery.channel_removal import mask_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.surgery.precision import in_float32
 from edgeprune.tracing.groups import Groups
-from edgeprune.tracing.inference import answer, make_answerable
+from edgeprune.tracing.inference import answer, full_float32, make_answerable
 from edgeprune.tracing.replica import replace_softmax
 
 TOLERANCE = 1e-4
@@ -42,6 +42,7 @@ class Equivalence:
         return self.max_abs_error / self.scale if self.scale > 0 else self.max_abs_error
 
 
+@full_float32()
 def check_equivalence(
     model: keras.Model,
     smaller: keras.Model,
@@ -122,6 +123,7 @@ def _compare(oracle: np.ndarray, found: np.ndarray, plan: Plan) -> Equivalence:
     return Equivalence(error, scale, len(found))
 
 
+@full_float32()
 def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Return a single-output model's outputs on `(n, ...)` inputs, in batches, without training.
 

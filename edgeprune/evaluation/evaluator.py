@@ -11,10 +11,10 @@ from scipy.special import log_softmax
 from edgeprune.data import Samples
 from edgeprune.evaluation.equivalence import measure_accuracy
 from edgeprune.tracing.graph import build_graph, run
-from edgeprune.tracing.replica import ends_in_softmax
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import OutputKind, Task, output_kinds
 
 BATCH_SIZE = 256
-LEAST_PROBABILITY = 1e-30
 
 
 @dataclass(frozen=True, order=True)
@@ -49,6 +49,7 @@ class Evaluator:
         classes: tuple[int, ...] | None = None,
         *,
         outputs: list[np.ndarray] | None = None,
+        task: Task = "auto",
     ) -> None:
         """Ask the original once.
 
@@ -58,14 +59,16 @@ class Evaluator:
             classes: outputs that pruned models keep; `None` for all.
             outputs: what the original says about the samples, as `score_outputs` takes it, where
                 that is known already.
+            task: what the outputs mean, see `output_kinds`.
         """
         self.samples = samples
         self.classes = classes
-        self._softmax = ends_in_softmax(model)
-        self._compares = _ends_in(model) != "sigmoid"
+        known = classes is not None or samples.targets.size > 0
+        self.kinds = output_kinds(build_graph(model), task, labelled=known)
         outputs = self._predict(model) if outputs is None else outputs
         self._outputs = outputs if classes is None else [outputs[0][..., list(classes)]]
 
+    @full_float32()
     def _predict(self, model: keras.Model) -> list[np.ndarray]:
         """Return every output, logits in place of probabilities."""
         graph, inputs = build_graph(model), self.samples.inputs
@@ -77,9 +80,13 @@ class Evaluator:
             np.concatenate([keras.ops.convert_to_numpy(part) for part in parts]).astype(np.float32)
             for parts in zip(*batches, strict=True)
         ]
-        if self._softmax:
-            return [np.log(np.maximum(output, LEAST_PROBABILITY)) for output in outputs]
-        return outputs
+        return [kind.to_logits(x) for kind, x in zip(self.kinds, outputs, strict=True)]
+
+    @property
+    def answers(self) -> bool:
+        """Whether it can be told how many samples are answered rightly: there are classes."""
+        counted = len(self.kinds) == 1 and self.kinds[0].task != "regress"
+        return counted and self._outputs[0].ndim == 2 and self.samples.targets.size > 0
 
     def evaluate(self, smaller: keras.Model) -> Score:
         """Score a pruned model; one whose outputs are not finite is worse than any other.
@@ -97,40 +104,31 @@ class Evaluator:
         """
         if not all(np.isfinite(output).all() for output in found):
             return Score(0.0, -np.inf)
-        closeness = np.mean(
-            [self._compare(*pair) for pair in zip(self._outputs, found, strict=True)]
-        )
-        answers = len(found) == 1 and _has_classes(found[0]) and self.samples.targets.size
-        if not answers:
-            return Score(0.0, float(closeness))
-        accuracy = measure_accuracy(found[0], self.samples.targets, self.classes)
-        return Score(accuracy, float(closeness))
-
-    def _compare(self, wanted: np.ndarray, found: np.ndarray) -> float:
-        if _has_classes(found) and self._compares:
-            probability = np.exp(log_softmax(wanted, axis=-1))
-            return float((probability * log_softmax(found, axis=-1)).sum(-1).mean())
-        variance = max(float(wanted.var()), float(np.finfo(np.float32).tiny))
-        return -float(np.square(found - wanted, dtype=np.float64).mean()) / variance
+        pairs = zip(self.kinds, self._outputs, found, strict=True)
+        closeness = float(np.mean([_compare(*each) for each in pairs]))
+        if not self.answers:
+            return Score(0.0, closeness)
+        targets = self.samples.targets
+        if self.kinds[0].task == "binary":
+            return Score(float((self.kinds[0].answer(found[0]) == targets).mean()), closeness)
+        return Score(measure_accuracy(found[0], targets, self.classes), closeness)
 
 
-def _has_classes(output: np.ndarray) -> bool:
-    return output.ndim == 2 and output.shape[-1] > 1
-
-
-def _ends_in(model: keras.Model) -> str:
-    """Return the name of the activation of a model's last layer, if it has one."""
-    graph = build_graph(model)
-    last = next(call for call in reversed(graph.calls) if graph.outputs[0] in call.outputs)
-    return getattr(getattr(last.operation, "activation", None), "__name__", "")
+def _compare(kind: OutputKind, wanted: np.ndarray, found: np.ndarray) -> float:
+    if kind.kind == "classes":
+        probability = np.exp(log_softmax(wanted, axis=-1))
+        return float((probability * log_softmax(found, axis=-1)).sum(-1).mean())
+    variance = max(float(wanted.var()), float(np.finfo(np.float32).tiny))
+    return -float(np.square(found - wanted, dtype=np.float64).mean()) / variance
 
 
 def hold_out(samples: Samples, *, share: float = 0.25, seed: int = 0) -> tuple[Samples, Samples]:
-    """Split samples at random into those to work with and a held-out share.
+    """Split samples at random into those to work with and a held-out share, each class alike.
 
     Args:
         samples: at least one; a single one is in both parts.
-        share: of the samples to hold out, at least one.
+        share: of the samples to hold out, at least one; where there are class indices, of every
+            class as nearly as whole samples allow.
         seed: of the choice.
 
     Example:
@@ -138,10 +136,30 @@ def hold_out(samples: Samples, *, share: float = 0.25, seed: int = 0) -> tuple[S
         >>> len(kept.inputs), len(held.inputs)
         (6, 2)
     """
-    order = np.random.default_rng(seed).permutation(len(samples.inputs))
+    generator = np.random.default_rng(seed)
+    order = generator.permutation(len(samples.inputs))
     count = min(max(1, round(share * len(order))), max(1, len(order) - 1))
+    targets = samples.targets
+    if len(targets) == len(order) > 1 and targets.ndim == 1 and targets.dtype.kind in "iu":
+        order = _deal(order, targets[order], count, generator)
     kept, held = order[count:] if len(order) > 1 else order, order[:count]
     return select(samples, kept), select(samples, held)
+
+
+def _deal(
+    order: np.ndarray, targets: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Return an order whose first samples have the classes in the proportions of all."""
+    _, numbers, sizes = np.unique(targets, return_inverse=True, return_counts=True)
+    wanted = count * sizes / len(order)
+    quota = np.floor(wanted).astype(int)
+    # What is left over goes where most is missing; only samples of a class are not taken first.
+    first = np.lexsort((generator.random(len(sizes)), quota - wanted, sizes == 1))
+    quota[first[: count - quota.sum()]] += 1
+    by_class = np.argsort(numbers, kind="stable")
+    place = np.empty(len(order), int)
+    place[by_class] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.asarray(order[np.argsort(place >= quota[numbers], kind="stable")])
 
 
 def select(samples: Samples, chosen: np.ndarray) -> Samples:

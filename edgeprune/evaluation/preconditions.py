@@ -10,8 +10,10 @@ import numpy as np
 from edgeprune.data import Samples
 from edgeprune.errors import ClassError, DataError, ModelError
 from edgeprune.evaluation.evaluator import select
+from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.groups import Groups, find_head
 from edgeprune.tracing.layouts import channels_first_problem
+from edgeprune.tracing.outputs import Task, output_kinds
 from edgeprune.tracing.replica import operations_by_path
 
 ArrayData = Samples | np.ndarray | tuple[np.ndarray, np.ndarray]
@@ -61,7 +63,12 @@ def check_classes(groups: Groups, classes: tuple[int, ...] | None) -> None:
 
 
 def make_samples(
-    model: keras.Model, data: Any, classes: tuple[int, ...] | None = None, *, name: str = "data"
+    model: keras.Model,
+    data: Any,
+    classes: tuple[int, ...] | None = None,
+    *,
+    task: Task = "auto",
+    name: str = "data",
 ) -> Samples:
     """Return samples as arrays of the right types; with classes, only those of these classes.
 
@@ -69,6 +76,8 @@ def make_samples(
         model: with one input, which they must fit.
         data: `(n, ...)` inputs, alone or in a pair with class indices `(n,)`, or `Samples`.
         classes: outputs that will be kept.
+        task: what the outputs mean, see `output_kinds`. Targets of regressors are left out, and
+            several for one sample: such models are compared with the original alone.
         name: of the data in errors.
 
     Raises:
@@ -95,7 +104,7 @@ def make_samples(
         )
     if not np.isfinite(inputs).all():
         raise DataError(f"The {name} holds numbers that are not finite (NaN or infinity).")
-    indices = _read_indices(np.asarray(pair[1]), len(inputs), name)
+    indices = _read_targets(model, np.asarray(pair[1]), len(inputs), classes, task, name)
     samples = Samples(inputs, indices)
     if classes is None or not indices.size:
         return samples
@@ -105,11 +114,25 @@ def make_samples(
     return select(samples, kept)
 
 
-def _read_indices(targets: np.ndarray, count: int, name: str) -> np.ndarray:
+def _read_targets(
+    model: keras.Model,
+    targets: np.ndarray,
+    count: int,
+    classes: tuple[int, ...] | None,
+    task: Task,
+    name: str,
+) -> np.ndarray:
+    """Return class indices, or none where targets of this model are no classes."""
     whole = targets.dtype.kind in "iub" or (
         targets.dtype.kind == "f" and np.array_equal(targets, np.round(targets))
     )
-    if targets.size and (not whole or targets.size != count or targets.min() < 0):
+    indices = bool(whole and targets.size == count and targets.min() >= 0)
+    kinds = output_kinds(build_graph(model), task, labelled=indices or classes is not None)
+    several = targets.ndim > 1 and targets.shape[1:] != (1,)
+    other = kinds[0].task == "regress" or (kinds[0].task == "multilabel" and several)
+    if len(kinds) == 1 and other and targets.dtype.kind in "iubf" and len(targets) in (0, count):
+        return np.zeros(0, np.int64)
+    if targets.size and not indices:
         raise DataError(
             f"The {name} has targets of shape {targets.shape} and type {targets.dtype} for {count} "
             f"samples. Expected class indices, shape ({count},), or none."

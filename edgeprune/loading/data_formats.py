@@ -22,6 +22,7 @@ from edgeprune.loading.comparisons import (
     relative_difference,
 )
 from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order
+from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.layouts import (
     Layout,
     Placement,
@@ -352,6 +353,7 @@ def _draw_inputs(model: keras.Model) -> list[np.ndarray]:
     return drawn
 
 
+@full_float32()
 def _answer(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
     form = functional_form(model)
     given = keras.tree.pack_sequence_as(form._inputs_struct, inputs)

@@ -13,8 +13,11 @@ from edgeprune.evaluation.preconditions import ArrayData
 from edgeprune.pruning.one_shot import open_search
 from edgeprune.pruning.planning import measure_widths, rank_groups
 from edgeprune.pruning.pruning_settings import Pruning
+from edgeprune.support.fingerprints import fingerprint
 from edgeprune.support.gradients import without_gradients
-from edgeprune.surgery.precision import full_float32
+from edgeprune.tracing.graph import describe_graph
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import Task
 
 
 @full_float32()
@@ -27,6 +30,7 @@ def measure_curves(
     validation: ArrayData | None = None,
     pruning: Pruning | str | None = None,
     cache: str | os.PathLike[str] | None = None,
+    task: Task = "auto",
 ) -> Sensitivity:
     """Narrow one group at a time, fold, and measure the accuracy on validation samples.
 
@@ -38,7 +42,9 @@ def measure_curves(
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that are scored; a quarter of `data` by default.
         pruning: its criterion says which channels go, its step which widths are measured.
-        cache: file that is written after every group; what it has is not measured again.
+        cache: file that is written after every group; what it has is not measured again. One of
+            another model, other data or other settings is replaced, with a warning.
+        task: what the outputs mean, as for `prune`.
 
     Returns:
         The accuracy per group and width; its `plot` draws it. Without class indices, minus the
@@ -60,11 +66,16 @@ def measure_curves(
     criterion = pruning.find_method().criterion
     chosen = None if classes is None else tuple(int(number) for number in classes)
     budgets = Budgets.parse("macs=100%")
-    search = open_search(model, data, budgets, chosen, validation, pruning)
+    search = open_search(model, data, budgets, chosen, validation, pruning, task=task)
     context = search.context
     rankings = rank_groups(context, criterion)
     limits = CostLimits(search.costs, *budgets)
     problem = Problem(context.groups, rankings, limits, search.step)
     measure = measure_widths(search.measure, context, rankings)
-    settings = f"classes {chosen} criterion {criterion} step {search.step} seed {pruning.seed}"
+    evaluator = search.evaluator
+    settings = fingerprint(
+        describe_graph(context.groups.graph), context.samples.inputs, context.samples.targets,
+        evaluator.samples, chosen, criterion, search.step, pruning.seed,
+        [kind.task for kind in evaluator.kinds],
+    )  # fmt: skip
     return measure_sensitivity(problem, measure, cache=cache, settings=settings)

@@ -27,8 +27,9 @@ from edgeprune.support.deprecation import PRUNING, moved_keywords
 from edgeprune.support.gradients import without_gradients
 from edgeprune.support.progress import stage, timing
 from edgeprune.surgery.plan import Plan
-from edgeprune.surgery.precision import full_float32
 from edgeprune.tracing.groups import Groups, find_groups
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import Task
 
 DEFAULT_BUDGET = "macs=50%"
 BudgetLike = Budget | Budgets | str | Sequence[str | Budget]
@@ -51,6 +52,7 @@ class Pruned:
         candidates: all recoveries that were tried, best on validation first; the first was taken.
         seconds: per stage.
         training: how the model was trained; `None` where that was not asked for.
+        tasks: what each output was taken for: `classify`, `multilabel`, `binary` or `regress`.
     """
 
     model: keras.Model = field(repr=False)
@@ -64,6 +66,7 @@ class Pruned:
     candidates: tuple[Candidate, ...]
     seconds: Mapping[str, float]
     training: FineTuned | None = None
+    tasks: tuple[Task, ...] = ()
 
     @property
     def chosen(self) -> Candidate:
@@ -82,6 +85,7 @@ def prune(
     pruning: Pruning | str | None = None,
     training: Training | str | None = None,
     deployment: Deployment = NOWHERE,
+    task: Task = "auto",
 ) -> Pruned:
     """Return a smaller model that meets a budget, recovered in closed form, then trained if asked.
 
@@ -97,6 +101,9 @@ def prune(
         training: towards the original's outputs, on `data`; a text says how long, as in `"5min"`.
             `None`, the default, trains nothing.
         deployment: number format and board that budgets of size, memory, latency and energy mean.
+        task: what the outputs mean: `classify`, `multilabel`, `binary` or `regress`. `auto` tells
+            it by how the model ends: softmax, sigmoid, or classes where `data` has one index per
+            sample and there are several outputs; else numbers.
 
     Returns:
         The model, the plan, the proof and what was tried.
@@ -120,13 +127,14 @@ def prune(
     """
     pruning, budgets = Pruning.parse(pruning), Budgets.parse(budget)
     chosen = None if classes is None else tuple(int(number) for number in classes)
-    pruned = _prune(model, data, budgets, chosen, validation, pruning, deployment)
+    pruned = _prune(model, data, budgets, chosen, validation, pruning, deployment, task)
     if training is None:
         return pruned
-    samples, held_out = divide_samples(model, data, validation, chosen, pruning.seed)
+    samples, held_out = divide_samples(model, data, validation, chosen, pruning.seed, task)
     trained = fine_tune(
-        pruned.model, model, samples, settings=training, classes=chosen, validation=held_out
-    )
+        pruned.model, model, samples,
+        settings=training, classes=chosen, validation=held_out, task=task,
+    )  # fmt: skip
     return replace(pruned, model=trained.model, training=trained)
 
 
@@ -140,15 +148,17 @@ def _prune(
     validation: ArrayData | None,
     pruning: Pruning,
     deployment: Deployment,
+    task: Task,
 ) -> Pruned:
     method = pruning.find_method()
     with timing() as seconds:
-        search = open_search(model, data, budgets, classes, validation, pruning, deployment)
+        search = open_search(model, data, budgets, classes, validation, pruning, deployment, task)
         found = search.run(method, pruning.search_seconds)
         after = CostModel(find_groups(found.model)).full
     return Pruned(
         found.model, found.unrecovered, found.model, found.plan, search.context.groups,
         search.costs.full, after, found.equivalence, found.candidates, seconds,
+        tasks=tuple(kind.task for kind in search.evaluator.kinds),
     )  # fmt: skip
 
 
@@ -158,6 +168,7 @@ def divide_samples(
     validation: ArrayData | None,
     classes: tuple[int, ...] | None,
     seed: int,
+    task: Task = "auto",
 ) -> tuple[Samples, Samples]:
     """Return samples to work with, and those that choose: a quarter where none are given.
 
@@ -167,14 +178,15 @@ def divide_samples(
         validation: see `data`.
         classes: see `data`.
         seed: of the choice.
+        task: as for `prune`.
 
     Raises:
         DataError: the samples do not fit the model.
     """
-    samples = make_samples(model, data, classes)
+    samples = make_samples(model, data, classes, task=task)
     if validation is None:
         return hold_out(samples, seed=seed)
-    return samples, make_samples(model, validation, classes, name="validation data")
+    return samples, make_samples(model, validation, classes, task=task, name="validation data")
 
 
 def open_search(
@@ -185,6 +197,7 @@ def open_search(
     validation: ArrayData | None,
     pruning: Pruning,
     deployment: Deployment = NOWHERE,
+    task: Task = "auto",
 ) -> Search:
     """Check what is given, trace the model, and collect what all methods need.
 
@@ -196,6 +209,7 @@ def open_search(
         validation: see `model`.
         pruning: see `model`.
         deployment: see `model`.
+        task: see `model`.
 
     Raises:
         EdgepruneError: as for `prune`.
@@ -207,14 +221,18 @@ def open_search(
         check_classes(groups, classes)
         costs = CostModel(groups, deployment)
         check_budget(groups, costs, budgets, step, fix_classes(groups, classes))
-    samples, held_out = divide_samples(model, data, validation, classes, pruning.seed)
-    evaluator = Evaluator(model, held_out, classes)
+    samples, held_out = divide_samples(model, data, validation, classes, pruning.seed, task)
+    evaluator = Evaluator(model, held_out, classes, task=task)
     present, targets = _renumber(samples.targets)
     statistics = collect_statistics(
         groups, samples.inputs, targets, num_classes=len(present), seed=pruning.seed
     )
-    calibration = CalibrationSamples(groups, samples.inputs, samples.targets, classes, pruning.seed)
-    context = PruningContext(groups, statistics, classes, pruning.seed, calibration, present)
+    calibration = CalibrationSamples(
+        groups, samples.inputs, samples.targets, classes, pruning.seed, task
+    )
+    context = PruningContext(
+        groups, statistics, classes, pruning.seed, calibration, present, task=task
+    )
     return Search(model, context, samples.inputs, costs, budgets, evaluator, step)
 
 

@@ -141,7 +141,8 @@ def price(context: PruningContext, group: Group, scores: np.ndarray) -> Ranking:
     """
     order = np.argsort(-scores, kind="stable")
     views = context.views(group)
+    dead = int(np.argmax(np.append(context.alive(group)[order][::-1], True)))
     if views:
-        return Ranking(order, follow_order(views, order), scores[order])
+        return Ranking(order, follow_order(views, order), scores[order], dead)
     power = score_l1(context, group)[order] ** 2 + TINY
-    return Ranking(order, 1 - np.append(0, np.cumsum(power) / power.sum()), scores[order])
+    return Ranking(order, 1 - np.append(0, np.cumsum(power) / power.sum()), scores[order], dead)

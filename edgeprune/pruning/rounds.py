@@ -15,13 +15,15 @@ from edgeprune.distillation import Training
 from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
 from edgeprune.distillation.training_samples import Source
 from edgeprune.evaluation.equivalence import check_equivalence
+from edgeprune.evaluation.evaluator import Evaluator
 from edgeprune.evaluation.preconditions import ArrayData
 from edgeprune.pruning.one_shot import Pruned, divide_samples, prune
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
-from edgeprune.surgery.precision import full_float32
 from edgeprune.tracing.groups import Groups, find_groups
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import Task
 
 PROBES = 16
 
@@ -36,6 +38,7 @@ def prune_in_rounds(
     validation: ArrayData | None = None,
     pruning: Pruning | str | None = None,
     training: Training | str = "5min",
+    task: Task = "auto",
 ) -> tuple[Pruned, tuple[FineTuned, ...]]:
     """Prune in several steps, with training towards the original after each.
 
@@ -52,6 +55,7 @@ def prune_in_rounds(
         validation: samples that choose; a quarter of `data` by default.
         pruning: as for `prune`.
         training: as for `prune`, with the number of `rounds`.
+        task: as for `prune`.
 
     Returns:
         The last round's model with a plan, a proof and costs that are those of all rounds together,
@@ -73,8 +77,10 @@ def prune_in_rounds(
     """
     settings = Training.parse(training)
     chosen = None if classes is None else tuple(int(number) for number in classes)
-    samples, held_out = divide_samples(model, data, validation, chosen, settings.seed)
+    samples, held_out = divide_samples(model, data, validation, chosen, settings.seed, task)
     groups = find_groups(model)
+    kinds = Evaluator(model, held_out, chosen, task=task).kinds
+    task = kinds[0].task if len(kinds) == 1 else task  # the same in every round
     current, plan = model, Plan({}, groups.fingerprint, chosen)
     trainings: list[FineTuned] = []
     for number, step in enumerate(_divide_budgets(Budgets.parse(budget), groups, settings.rounds)):
@@ -86,6 +92,7 @@ def prune_in_rounds(
             classes=chosen if first else None,
             validation=held_out if first else renumber(held_out, chosen),
             pruning=pruning,
+            task=task,
         )
         plan = compose(plan, pruned.plan, groups)
         trained = fine_tune(
@@ -95,6 +102,7 @@ def prune_in_rounds(
             settings=_share(settings, number),
             classes=chosen,
             validation=held_out,
+            task=task,
         )
         current = trained.model
         trainings.append(trained)
@@ -129,9 +137,9 @@ def compose(first: Plan, second: Plan, groups: Groups) -> Plan:
 
 def _divide_budgets(budgets: Budgets, groups: Groups, rounds: int) -> list[Budgets]:
     """Return the budgets of each round, absolute, in even steps on a logarithmic scale."""
-    full = CostModel(groups).full
     budgets.require_counted("Rounds")
-    limits = [(b.quantity, getattr(full, b.quantity)) for b in budgets]
+    costs = CostModel(groups)
+    limits = [(b.quantity, costs.spend(b.quantity, {})) for b in budgets]
     shares = [
         min(1.0, b.limit(original) / original)
         for b, (_, original) in zip(budgets, limits, strict=True)

@@ -149,7 +149,7 @@ class Search:
             plan: what is kept.
         """
         score = self.evaluator.evaluate(self._open_recovery(plan).folded)
-        return score.accuracy if self.evaluator.samples.targets.size else score.closeness
+        return score.accuracy if self.evaluator.answers else score.closeness
 
     def _open_recovery(self, plan: Plan, smaller: keras.Model | None = None) -> RecoveryContext:
         context = self.context

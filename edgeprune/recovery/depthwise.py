@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from edgeprune.scoring.destinations import Destination, DestinationFinder
+from edgeprune.support.linear_algebra import Definite
 from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Axis, Groups
 
@@ -102,6 +103,7 @@ def fit_depthwise(
     tiny = float(np.finfo(np.float32).tiny)
     diagonal[:, :-1] += np.maximum(ridge * diagonal[:, :-1].mean(axis=1, keepdims=True), tiny)
     diagonal[:, -1] += tiny
+    matrices = [Definite(matrix) for matrix in normal]
     change = np.zeros_like(start, dtype=np.float64)
     for _ in range(ROUNDS if rectified else 1):
         goal = target
@@ -110,7 +112,7 @@ def fit_depthwise(
             goal = np.where(target > 0, target, np.minimum(found, 0))
         rest = ((goal - base) / scale).T[:, :, None]
         moment = np.matmul(x.transpose(0, 2, 1), rest).astype(np.float64)
-        change = np.linalg.solve(normal, moment)[:, :, 0].T
+        change = np.hstack([m.solve(right) for m, right in zip(matrices, moment, strict=True)])
     return change
 
 

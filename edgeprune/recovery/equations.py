@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+
+from edgeprune.support.linear_algebra import Definite
 
 ROUNDS = 4
 TINY = float(np.finfo(np.float32).tiny)
@@ -66,11 +67,11 @@ class Equations:
         normal[:size, size] = normal[size, :size] = self.patches.sum(axis=0, dtype=np.float64)
         normal[size, size] = count
         normal[np.arange(size), np.arange(size)] += penalty
-        factor = cho_factor(normal, overwrite_a=True, check_finite=False)
+        matrix = Definite(normal)
 
         def solve(rest: np.ndarray) -> np.ndarray:
             right = np.vstack([self.patches.T @ rest, rest.sum(axis=0)])
-            return np.asarray(cho_solve(factor, right.astype(np.float64), check_finite=False))
+            return matrix.solve(right)
 
         return solve
 
@@ -80,11 +81,11 @@ class Equations:
         centred = self.patches - mean
         products = (centred @ centred.T).astype(np.float64)
         products[np.arange(len(products)), np.arange(len(products))] += penalty
-        factor = cho_factor(products, overwrite_a=True, check_finite=False)
+        matrix = Definite(products)
 
         def solve(rest: np.ndarray) -> np.ndarray:
             middle = rest.mean(axis=0, dtype=np.float64)
-            weights = cho_solve(factor, rest - middle, check_finite=False)
+            weights = matrix.solve(rest - middle)
             kernel = centred.T @ weights.astype(np.float32)
             return np.vstack([kernel, middle - mean @ kernel])
 

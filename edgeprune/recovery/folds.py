@@ -16,6 +16,7 @@ from edgeprune.recovery.intercepts import add_constant, give_biases
 from edgeprune.scoring.consumer_kinds import assign_kernel, kernel_matrix, tap_coverage
 from edgeprune.scoring.consumers import Consumer, find_consumers
 from edgeprune.scoring.sums import Moments, Statistics
+from edgeprune.support.linear_algebra import Definite
 from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Groups
@@ -54,7 +55,7 @@ def fold(
 
     Example:
         >>> from edgeprune.tracing.groups import find_groups
-        >>> from edgeprune.scoring.statistics import collect_statistics
+        >>> from edgeprune.scoring.collection import collect_statistics
         >>> from edgeprune.surgery.channel_removal import remove_channels
         >>> model = keras.Sequential([
         ...     keras.Input((2,)), keras.layers.Dense(4, name="hidden"), keras.layers.Dense(1)])
@@ -117,7 +118,7 @@ def _transfer(covariance: np.ndarray, kept: np.ndarray, replacement: Replacement
     inner = covariance[np.ix_(kept, kept)]
     if replacement == "least_squares":
         ridge = RIDGE * max(float(np.diag(inner).mean()), TINY)
-        return np.asarray(np.linalg.solve(inner + ridge * np.eye(len(inner)), cross))
+        return Definite(inner + ridge * np.eye(len(inner))).solve(cross)
     own, of_removed = np.diag(inner)[:, None], np.diag(covariance)[~kept]
     alive = own > LEAST_VARIANCE * max(float(own.max()), TINY)
     slope = np.where(alive, cross / np.where(alive, own, 1), 0)

@@ -18,6 +18,8 @@ from edgeprune.scoring.destinations import Destination
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, Graph, build_graph, run
 from edgeprune.tracing.groups import Groups, find_head
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.outputs import output_kinds
 from edgeprune.tracing.replica import operations_by_path
 
 BATCH_SIZE = 256
@@ -38,6 +40,7 @@ class Head:
     destination: Destination = field(default_factory=lambda: Destination(None))
 
 
+@full_float32()
 def refit_head(
     recovered: keras.Model, groups: Groups, plan: Plan, inputs: np.ndarray
 ) -> keras.Model:
@@ -82,7 +85,7 @@ def refit_head(
     features = _collect_inputs(build_graph(result), call.path, inputs)
     kernel = kernel_matrix(layer)[0]
     rest = wanted[:, chosen] - (features @ kernel + home(layer.bias))
-    if getattr(call.operation.activation, "__name__", "") == "softmax":
+    if output_kinds(groups.graph)[0].ending == "softmax":
         rest = rest - rest.mean(axis=1, keepdims=True)
     change, constant = fit_ridge(features, rest)
     assign_kernel(layer, kernel + change)

@@ -11,9 +11,11 @@ from keras import ops
 from edgeprune.recovery.batches import execute, make_batches, release
 from edgeprune.support.progress import stage
 from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.replica import duplicate
 
 
+@full_float32()
 def recalibrate(smaller: keras.Model, inputs: np.ndarray) -> keras.Model:
     """Return a copy whose BatchNorm layers normalise what they now see, front to back.
 

@@ -34,6 +34,7 @@ from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, build_graph
 from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.replica import operations_by_path
 
 RIDGE = 1e-3
@@ -45,6 +46,7 @@ Pair = tuple[Values, Values]
 Refitted = Consumer | Depthwise
 
 
+@full_float32()
 def refit(
     smaller: keras.Model,
     groups: Groups,

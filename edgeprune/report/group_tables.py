@@ -20,10 +20,11 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
     """Return the model's cost and one entry per group, as JSON types.
 
     A group's share is what removing it to its last channel would save: the marginal cost of a
-    channel at full width, times the width. Shares of groups that multiply each other overlap.
+    channel at full width, times the width. Shares of groups that multiply each other overlap. MACs
+    are `None` where the input has no fixed size.
     """
     shares = {quantity: costs.marginal(quantity, {}) for quantity in ("macs", "params")}
-    totals = {"macs": costs.full.macs, "params": costs.full.params}
+    totals: dict[str, int | None] = {"macs": costs.full.macs, "params": costs.full.params}
     return {
         **totals,
         "fingerprint": groups.fingerprint,
@@ -34,10 +35,10 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
                 "writers": list(group.layers("writes")),
                 "consumers": list(group.layers("reads")),
                 **{
-                    f"{quantity}_share": shares[quantity][group.name]
-                    * group.width
-                    / max(totals[quantity], 1)
-                    for quantity in totals
+                    f"{quantity}_share": None
+                    if total is None
+                    else shares[quantity][group.name] * group.width / max(total, 1)
+                    for quantity, total in totals.items()
                 },
                 "locked": list(group.locked),
             }
@@ -62,17 +63,22 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
         row = rows[group.name]
         table.add_row(
             str(group.width),
-            f"{100 * row['macs_share']:.1f} %",
-            f"{100 * row['params_share']:.1f} %",
+            *(_percent(row[f"{quantity}_share"]) for quantity in ("macs", "params")),
             _describe(group),
         )
     removable = sum(group.width for group in groups.removable)
     total = sum(group.width for group in groups)
+    known = costs.full.macs
+    macs = "MACs unknown (input of any size)" if known is None else f"{known:,} MACs"
     footer = (
-        f"{costs.full.macs:,} MACs, {costs.full.params:,} parameters; {removable:,} of {total:,} "
+        f"{macs}, {costs.full.params:,} parameters; {removable:,} of {total:,} "
         "channels can be removed."
     )
     return Lines(table, footer)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def _describe(group: Group) -> Text:

@@ -22,6 +22,7 @@ from edgeprune.scoring.losses import Objective, batch_size
 from edgeprune.support.gradients import differentiate
 from edgeprune.tracing.graph import Call, run
 from edgeprune.tracing.groups import Group, Groups
+from edgeprune.tracing.outputs import Task
 
 EVERYWHERE = 2**31
 RANKED_SAMPLES = 32
@@ -58,6 +59,7 @@ class CalibrationSamples:
         targets: `(n,)` output that each belongs to; none where that is not known.
         classes: outputs that will be kept; samples of others are left out. `None` for all.
         seed: of everything that is drawn.
+        task: what the outputs mean, see `output_kinds`.
     """
 
     groups: Groups = field(repr=False)
@@ -65,6 +67,7 @@ class CalibrationSamples:
     targets: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0, np.int64))
     classes: tuple[int, ...] | None = None
     seed: int = 0
+    task: Task = "auto"
 
     def __post_init__(self) -> None:
         """Leave out what belongs to other classes."""
@@ -82,7 +85,7 @@ class CalibrationSamples:
     @cached_property
     def objective(self) -> Objective:
         """The loss on all samples."""
-        return Objective(self.groups, self.inputs, self.targets, self.classes, self.seed)
+        return Objective(self.groups, self.inputs, self.targets, self.classes, self.seed, self.task)
 
     @cached_property
     def _subsets(self) -> dict[int, CalibrationSamples]:
@@ -101,7 +104,7 @@ class CalibrationSamples:
         chosen = np.sort(order[:count])
         targets = self.targets[chosen] if self.targets.size else self.targets
         return CalibrationSamples(
-            self.groups, self.inputs[chosen], targets, self.classes, self.seed
+            self.groups, self.inputs[chosen], targets, self.classes, self.seed, self.task
         )
 
     # One forward pass.

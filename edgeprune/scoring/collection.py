@@ -18,6 +18,7 @@ from edgeprune.scoring.sums import Moments, Spread, Statistics
 from edgeprune.support.progress import stage
 from edgeprune.tracing.graph import Call, run
 from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.inference import full_float32
 
 LEAST_POSITIONS, MOST_POSITIONS = 16, 64
 ROWS = 8
@@ -31,6 +32,7 @@ Choose = Callable[[int, int], Any]
 """From the number of places, and how many are wanted, to those taken; `None` for all."""
 
 
+@full_float32()
 def collect_statistics(
     groups: Groups,
     inputs: np.ndarray,

@@ -18,6 +18,7 @@ from edgeprune.scoring.method_settings import DEFAULT_SETTINGS, Settings
 from edgeprune.scoring.sums import Moments, Statistics
 from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Group, Groups, find_head
+from edgeprune.tracing.outputs import Task, output_kinds
 
 LEAST_SIGNAL = 1e-3
 CONSTANT = 1e-6
@@ -52,6 +53,7 @@ class PruningContext:
         present: class of each row of the statistics' sums per class; `None` where row i is class i.
         widths: that groups will probably have, by name.
         settings: of the method.
+        task: what the outputs mean, see `output_kinds`.
     """
 
     groups: Groups
@@ -62,6 +64,7 @@ class PruningContext:
     present: tuple[int, ...] | None = None
     widths: Mapping[str, int] = field(default_factory=dict)
     settings: Settings = DEFAULT_SETTINGS
+    task: Task = "auto"
 
     @property
     def samples(self) -> CalibrationSamples:
@@ -215,7 +218,15 @@ class PruningContext:
         if consumer.path != self._head:
             return kernel
         chosen = kernel if self.classes is None else kernel[:, :, list(self.classes)]
-        return chosen - chosen.mean(axis=-1, keepdims=True) if _compares(consumer.layer) else chosen
+        return chosen - chosen.mean(axis=-1, keepdims=True) if self._compares else chosen
+
+    @cached_property
+    def _compares(self) -> bool:
+        """Whether only differences between the outputs of the head matter."""
+        targets = self.calibration is not None and self.calibration.targets.size > 0
+        known = self.classes is not None or targets
+        kinds = output_kinds(self.groups.graph, self.task, labelled=known)
+        return kinds[0].kind == "classes"
 
     def _weigh(self, consumer: Consumer, moments: Moments) -> np.ndarray:
         """Return for each output of a consumer what an error of variance 1 in it counts.
@@ -235,12 +246,6 @@ class PruningContext:
             variance, gain = moments.destination.variance, _gain(destination.normalization)
         floor = max(LEAST_SIGNAL * float(variance.mean()), TINY)
         return np.asarray(gain / np.maximum(variance, floor) / len(variance))
-
-
-def _compares(layer: Any) -> bool:
-    """Whether only differences between the outputs of a head matter."""
-    several = kernel_matrix(layer).shape[-1] > 1
-    return several and getattr(layer.activation, "__name__", "") != "sigmoid"
 
 
 def _gain(normalization: Call | None) -> np.ndarray:

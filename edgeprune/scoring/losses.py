@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from edgeprune.tracing.graph import Graph, run
 from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.outputs import LEAST_PROBABILITY, OutputKind, Task, output_kinds
 
-LEAST_PROBABILITY = 1e-30
 BATCH_SIZE = 64
 MEMORY = 1024**3
 
@@ -33,6 +33,7 @@ class Objective:
         targets: `(n,)` output that each belongs to; none where that is not known.
         classes: outputs that will be kept; `None` for all.
         seed: of the noise, see `stirred`.
+        task: what the outputs mean, see `output_kinds`.
     """
 
     groups: Groups
@@ -40,6 +41,7 @@ class Objective:
     targets: np.ndarray
     classes: tuple[int, ...] | None = None
     seed: int = 0
+    task: Task = "auto"
 
     @cached_property
     def outputs(self) -> list[np.ndarray]:
@@ -57,9 +59,14 @@ class Objective:
     @cached_property
     def classifies(self) -> bool:
         """Whether there is one output with several classes that exclude each other."""
-        shapes = [ref.shape for ref in self.groups.graph.outputs]
-        alone = len(shapes) == 1 and len(shapes[0]) == 2 and (shapes[0][1] or 0) > 1
-        return alone and _ending(self.groups.graph) != "sigmoid"
+        kinds = self._kinds
+        flat = len(self.groups.graph.outputs[0].shape) == 2
+        return len(kinds) == 1 and flat and kinds[0].kind == "classes"
+
+    @cached_property
+    def _kinds(self) -> tuple[OutputKind, ...]:
+        known = self.classes is not None or self.targets.size > 0
+        return output_kinds(self.groups.graph, self.task, labelled=known)
 
     @cached_property
     def _chosen(self) -> list[int]:
@@ -104,7 +111,7 @@ class Objective:
 
     def _cross_entropy(self, output: Tensor, start: int, stop: int) -> Tensor:
         logits = output
-        if _ending(self.groups.graph) == "softmax":
+        if self._kinds[0].ending == "softmax":
             logits = ops.log(ops.maximum(output, LEAST_PROBABILITY))
         logits = ops.take(logits, np.array(self._chosen), axis=-1)
         one_hot = np.eye(len(self._chosen), dtype=np.float32)[self._answers[start:stop]]
@@ -119,11 +126,3 @@ def batch_size(graph: Graph) -> int:
         for ref in call.outputs
     )
     return int(np.clip(MEMORY // max(4 * numbers, 1), 1, BATCH_SIZE))
-
-
-def _ending(graph: Graph) -> str:
-    """Return the name of the activation that makes a model's first output."""
-    last = next(call for call in reversed(graph.calls) if graph.outputs[0] in call.outputs)
-    if isinstance(last.operation, layers.Softmax):
-        return "softmax"
-    return getattr(getattr(last.operation, "activation", None), "__name__", "")

@@ -11,6 +11,7 @@ from scipy.linalg.lapack import dpstrf
 from edgeprune.scoring.context import PruningContext, View
 from edgeprune.scoring.deadness import dead_last
 from edgeprune.scoring.norms import score_l1
+from edgeprune.support.linear_algebra import invert_root
 from edgeprune.tracing.groups import Group
 
 SINGULAR = 1e-6
@@ -248,7 +249,7 @@ class _Rest:
         """Account for what was taken in a pool, and forget these channels."""
         used = entered.used
         rows = self._rest[pool[used]]
-        inverse = np.linalg.inv(np.linalg.cholesky(rows[:, pool[used]])).T
+        inverse = _invert_root(rows[:, pool[used]])
         factor, pulled = rows.T @ inverse, entered.pulled[:, used] @ inverse
         both = self._rest @ pulled - 0.5 * factor @ (factor.T @ pulled)
         curved = self._curved - 2 * np.einsum("ij,ij->i", factor, both)
@@ -257,6 +258,14 @@ class _Rest:
         self._rest, self._metric = self._rest[inner], self._metric[inner]
         self._rest -= factor[left] @ factor[left].T
         self._curved, self._floor = curved[left], self._floor[left]
+
+
+def _invert_root(inner: np.ndarray) -> np.ndarray:
+    """Return `R` with `R R^T` the inverse; channels that rounding made dependent share one."""
+    try:
+        return np.asarray(np.linalg.inv(np.linalg.cholesky(inner)).T)
+    except np.linalg.LinAlgError:
+        return invert_root(inner)
 
 
 @dataclass

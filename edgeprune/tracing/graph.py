@@ -8,6 +8,7 @@ Nested models are inlined, a layer called twice appears twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,13 +111,32 @@ def layer_outputs(model: keras.Model) -> dict[str, keras.KerasTensor]:
     return found
 
 
-def output_operations(model: keras.Model) -> list[keras.Operation]:
-    """Return what makes each output of a model: of a nested model, the layer inside it."""
-    found = []
-    for tensor in functional_form(model).outputs:
-        operation, _, index = tensor._keras_history
-        found.append(output_operations(operation)[index] if is_model(operation) else operation)
-    return found
+def describe_graph(graph: Graph) -> list[Any]:
+    """Return all that a model computes by, for a fingerprint: types, settings, wiring, weights.
+
+    Names of layers do not count: Keras numbers them anew for every model of a process.
+    """
+    found: list[Any] = [ref.shape for ref in graph.inputs]
+    for call in graph.calls:
+        operation = call.operation
+        try:
+            config = operation.get_config()
+        except Exception:  # of the user's own layers; their weights and wiring count
+            config = {}
+        settings = re.sub(r" at 0x[0-9a-f]+", "", str(_unnamed(config)))
+        wiring = [[ref.number for ref in refs] for refs in (call.inputs, call.outputs)]
+        found.append([type(operation).__name__, settings, wiring])
+        if isinstance(operation, keras.Layer):
+            found.append([keras.ops.convert_to_numpy(weight) for weight in operation.weights])
+    return [*found, [ref.number for ref in graph.outputs]]
+
+
+def _unnamed(config: Any) -> Any:
+    """Leave names, and what follows from where a layer was built, out of a config."""
+    if isinstance(config, Mapping):
+        left = ("name", "build_config", "function")
+        return {key: _unnamed(value) for key, value in config.items() if key not in left}
+    return [_unnamed(value) for value in config] if type(config) in (list, tuple) else config
 
 
 def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:

@@ -1,6 +1,10 @@
-"""A model's answers to many samples, compiled."""
+"""A model's answers to many samples, compiled, and in full float32 where they are compared."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib import import_module
 
 import keras
 import numpy as np
@@ -48,3 +52,40 @@ def answer(model: keras.Model, inputs: np.ndarray, batch_size: int) -> list[np.n
         outputs = keras.tree.flatten(model.predict_on_batch(batch))
         batches.append([np.asarray(output)[: batch_size - missing] for output in outputs])
     return [np.concatenate(parts).astype(np.float32) for parts in zip(*batches, strict=True)]
+
+
+@contextlib.contextmanager
+def full_float32(backend: str | None = None) -> Iterator[None]:
+    """Switch TF32 off while a block, or as a decorator a function, runs.
+
+    GPUs since Ampere multiply float32 with ten bits of mantissa unless told otherwise, which is
+    enough to train and too little to prove that two models are equal or to solve for kernels.
+
+    Args:
+        backend: `tensorflow`, `jax` or `torch`; by default the one that Keras runs on.
+    """
+    name = keras.backend.backend() if backend is None else backend
+    if name == "tensorflow":
+        settings = import_module("tensorflow").config.experimental
+        before = settings.tensor_float_32_execution_enabled()
+        settings.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            settings.enable_tensor_float_32_execution(before)
+    elif name == "jax":
+        with import_module("jax").default_matmul_precision("highest"):
+            yield
+    elif name == "torch":
+        backends = import_module("torch").backends
+        places = (backends.cudnn, backends.cuda.matmul)
+        allowed = [place.allow_tf32 for place in places]
+        for place in places:
+            place.allow_tf32 = False
+        try:
+            yield
+        finally:
+            for place, value in zip(places, allowed, strict=True):
+                place.allow_tf32 = value
+    else:
+        yield

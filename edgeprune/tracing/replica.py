@@ -13,9 +13,10 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ModelError
-from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order, output_operations
+from edgeprune.tracing.graph import arrange_inputs, build_graph, map_structure, nodes_in_order
 from edgeprune.tracing.keras_internals import Functional
 from edgeprune.tracing.opening import functional_form, is_model
+from edgeprune.tracing.outputs import ending_of, last_call
 
 Make = Callable[[str, keras.Operation], keras.Operation]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -276,30 +277,23 @@ def replace_softmax(model: keras.Model) -> keras.Model:
     """Return a copy that ends in logits: a final softmax or sigmoid becomes linear.
 
     Softmax hides differences between logits and is blind to their common offset, so models are
-    compared without it. A model that ends otherwise is returned as an equal copy.
+    compared without it. A model that ends otherwise is returned as an equal copy. What counts as
+    the end is what `output_kinds` finds.
     """
-    ends = set(map(id, output_operations(model)))
+    graph = build_graph(model)
+    calls = [last_call(graph, ref) for ref in graph.outputs]
+    ends = {id(call.operation) for call in calls if call and ending_of(call.operation) != "linear"}
 
     def make(path: str, operation: keras.Operation) -> keras.Operation:
-        if id(operation) in ends:
-            activation = getattr(getattr(operation, "activation", None), "__name__", "")
-            if isinstance(operation, keras.layers.Softmax):
-                return keras.layers.Activation("linear", name=operation.name)
-            if activation in ("softmax", "sigmoid"):
-                config = operation.get_config() | {"activation": "linear"}
-                return type(operation).from_config(config)
-        return reproduce(path, operation)
+        if id(operation) not in ends:
+            return reproduce(path, operation)
+        if not hasattr(operation, "activation"):
+            return keras.layers.Activation("linear", name=operation.name)
+        return type(operation).from_config(operation.get_config() | {"activation": "linear"})
 
     copy, made = replicate(model, make)
     copy_weights(model, made)
     return copy
-
-
-def ends_in_softmax(model: keras.Model) -> bool:
-    """Tell whether the only output of a model is a softmax."""
-    ends = output_operations(model)
-    activation = getattr(getattr(ends[0], "activation", None), "__name__", "")
-    return len(ends) == 1 and (activation == "softmax" or isinstance(ends[0], keras.layers.Softmax))
 
 
 def count_weights(model: keras.Model) -> int:

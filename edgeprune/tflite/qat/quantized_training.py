@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
 from edgeprune.errors import ConversionError
 from edgeprune.support.progress import stage
 from edgeprune.tflite.qat.annotation import annotate, set_ranges
 from edgeprune.tflite.qat.bridge import bring_back, to_tf_keras
 from edgeprune.tflite.qat.qat_settings import QuantizedTraining
+from edgeprune.tracing.graph import build_graph
+from edgeprune.tracing.outputs import OutputKind, output_kinds
 
 if TYPE_CHECKING:
     import keras
@@ -86,13 +89,15 @@ def train_for_int8(
     order = generator.permutation(count)
     held_out, learned = order[::HELD_OUT], np.setdiff1d(order, order[::HELD_OUT])
     set_ranges(student, twin.model, [array[learned[:RANGE_SAMPLES]] for array in arrays])
-    answers = _predict(twin.model, arrays, training.batch_size)
-    wanted = _targets(answers, targets, training.label_weight)
+    kinds = output_kinds(build_graph(model), labelled=targets is not None)
+    answers = _as_chances(kinds, _predict(twin.model, arrays, training.batch_size))
+    wanted = _targets(kinds, answers, targets, training.label_weight)
     steps = -(-len(learned) // training.batch_size)
-    _compile(student, answers, training, steps)
+    _compile(student, kinds, training, steps)
 
     def measure() -> float:
-        found = _predict(student, [array[held_out] for array in arrays], training.batch_size)
+        inside = [array[held_out] for array in arrays]
+        found = _as_chances(kinds, _predict(student, inside, training.batch_size))
         return _distance([answer[held_out] for answer in wanted], found)
 
     losses, chosen, best = [measure()], 0, student.get_weights()
@@ -125,27 +130,35 @@ def _predict(model: Any, arrays: Sequence[np.ndarray], batch_size: int) -> list[
     return found if isinstance(found, list) else [found]
 
 
-def _are_probabilities(answers: np.ndarray) -> bool:
-    sums = answers.sum(axis=-1)
-    return bool(answers.shape[-1] > 1 and answers.min() >= 0 and np.allclose(sums, 1, atol=1e-3))
+def _as_chances(kinds: Sequence[OutputKind], outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return outputs with the probabilities of classes in place of their logits."""
+    return [
+        softmax(output, axis=-1) if kind.kind == "classes" and kind.ending == "linear" else output
+        for kind, output in zip(kinds, outputs, strict=True)
+    ]
 
 
 def _targets(
-    answers: Sequence[np.ndarray], targets: np.ndarray | None, weight: float
+    kinds: Sequence[OutputKind],
+    answers: Sequence[np.ndarray],
+    targets: np.ndarray | None,
+    weight: float,
 ) -> list[np.ndarray]:
     """Return what the student learns: the teacher's answers, mixed with the true classes."""
     if targets is None or not weight:
         return list(answers)
-    return [
-        (1 - weight) * answer + weight * np.eye(answer.shape[-1], dtype=np.float32)[targets]
-        if answer.ndim == 2 and _are_probabilities(answer)
-        else answer
-        for answer in answers
-    ]
+    wanted = []
+    for kind, answer in zip(kinds, answers, strict=True):
+        true = np.asarray(targets, np.float32)[:, None]
+        if kind.task != "binary":
+            true = np.asarray(targets[:, None] == np.arange(answer.shape[-1]), np.float32)
+        mixed = kind.kind != "values" and answer.ndim == 2
+        wanted.append((1 - weight) * answer + weight * true if mixed else answer)
+    return wanted
 
 
 def _compile(
-    student: Any, answers: Sequence[np.ndarray], training: QuantizedTraining, steps: int
+    student: Any, kinds: Sequence[OutputKind], training: QuantizedTraining, steps: int
 ) -> None:
     import tf_keras
 
@@ -153,10 +166,12 @@ def _compile(
         training.learning_rate, training.epochs * steps
     )
     losses = [
-        tf_keras.losses.KLDivergence()
-        if _are_probabilities(answer)
-        else tf_keras.losses.MeanSquaredError()
-        for answer in answers
+        tf_keras.losses.MeanSquaredError()
+        if kind.kind != "classes"
+        else tf_keras.losses.KLDivergence()
+        if kind.ending == "softmax"
+        else tf_keras.losses.CategoricalCrossentropy(from_logits=True)
+        for kind in kinds
     ]
     for layer in student.layers:
         inner = getattr(layer, "layer", layer)
