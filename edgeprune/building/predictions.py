@@ -47,6 +47,8 @@ def predict_costs(
 def warn_loose_budgets(budgets: Budgets, pruned: Pruned, deployment: Deployment) -> list[str]:
     """Say so when an absolute budget asks for nothing, which is what a wrong unit looks like.
 
+    Likewise when the work of a layer is not known.
+
     Args:
         budgets: that were asked for.
         pruned: with the groups of the original.
@@ -55,7 +57,7 @@ def warn_loose_budgets(budgets: Budgets, pruned: Pruned, deployment: Deployment)
     from edgeprune.cost import CostModel
 
     costs = CostModel(pruned.groups, deployment)
-    found = []
+    found = [costs.caveat] if costs.caveat else []
     for budget in budgets:
         cost = costs.spend(budget.quantity, {})
         if budget.relative or budget.amount < cost:

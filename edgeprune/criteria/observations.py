@@ -23,6 +23,7 @@ from edgeprune.readers import (
     kernel_matrix,
     take_patches,
 )
+from edgeprune.statistics.collection import pool_steps
 
 EVERYWHERE = 2**31
 RANKED_SAMPLES = 32
@@ -122,14 +123,15 @@ class Observations:
         pooled: dict[str, list[np.ndarray]] = {}
         sums: dict[str, np.ndarray] = {}
 
-        def on_reader(reader: Reader, x: Tensor) -> None:
+        def on_reader(reader: Reader, x: Tensor, samples: int) -> None:
             rows = reader.rows(x, EVERYWHERE, np.random.default_rng(0))
             size = float(np.prod(rows.shape[:2]))
             active = ops.sum(ops.cast(ops.not_equal(rows, 0), "float32"), axis=(0, 1))
             found = np.stack([_home(active), _home(ops.sum(ops.abs(rows), axis=(0, 1)))])
             found = np.vstack([found, np.full(found.shape[1], size)])
             sums[reader.path] = sums.get(reader.path, np.zeros(1)) + found
-            pooled.setdefault(reader.path, []).append(_home(ops.mean(rows, axis=1)))
+            means = pool_steps(ops.mean(rows, axis=1), samples)
+            pooled.setdefault(reader.path, []).append(_home(means))
 
         self._watch(on_reader)
         return {
@@ -157,7 +159,7 @@ class Observations:
     def _ranks(self) -> dict[str, np.ndarray]:
         ranks: dict[str, list[np.ndarray]] = {}
 
-        def on_reader(reader: Reader, x: Tensor) -> None:
+        def on_reader(reader: Reader, x: Tensor, samples: int) -> None:
             maps = np.moveaxis(_home(channels_last(reader.layer, x)), -1, 1)
             sides = maps.shape[2] if maps.ndim > 2 else 1
             found = np.linalg.matrix_rank(maps.reshape(*maps.shape[:2], sides, -1))
@@ -193,7 +195,7 @@ class Observations:
         kernels = {reader.path: kernel_matrix(reader.layer) for reader in self.readers}
         batches = -(-len(self.inputs) // batch_size(self.groups.graph))
 
-        def on_reader(reader: Reader, x: Tensor) -> None:
+        def on_reader(reader: Reader, x: Tensor, samples: int) -> None:
             total = count_places(reader.layer, x)
             wanted = max(LEAST_PLACES, 4 * reader.slots.shape[1]) // batches + 1
             places = generator.choice(total, min(total, wanted), replace=False)
@@ -257,14 +259,14 @@ class Observations:
             if channels.size and reader.path in found:
                 yield columns, channels, found[reader.path]
 
-    def _watch(self, on_reader: Callable[[Reader, Tensor], None]) -> None:
-        """Run all samples through the model and show what every reader takes."""
+    def _watch(self, on_reader: Callable[[Reader, Tensor, int], None]) -> None:
+        """Run all samples through the model; show what every reader takes, of how many samples."""
         by_path = {reader.path: reader for reader in self.readers}
         size = batch_size(self.groups.graph)
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if call.path in by_path:
-                on_reader(by_path[call.path], args[0])
+                on_reader(by_path[call.path], args[0], len(batch))
             return call.operation(*args, **kwargs)
 
         for start in range(0, len(self.inputs), size):

@@ -72,7 +72,7 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
         f"{costs.full.macs:,} MACs, {costs.full.params:,} parameters; {removable:,} of {total:,} "
         "channels can be removed."
     )
-    return Lines(table, footer)
+    return Lines(table, footer, *([costs.caveat] if costs.caveat else []))
 
 
 def _describe(group: Group) -> Text:
