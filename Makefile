@@ -51,7 +51,7 @@ test-newest: PYTHON := python3.13 python3.12 python3.11 python3
 .venv-newest/.ready: tests/versions/newest.txt
 test-oldest test-newest: test-%:
 	PIP_CONSTRAINT=tests/versions/$*.txt $(MAKE) VENV=.venv-$* PYTHON="$(PYTHON)" .venv-$*/.ready-for-development
-	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet $(SMOKE)
+	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet --disable-warnings $(SMOKE)
 
 harness-agreement: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/harness_agreement.py $(MODELS)
