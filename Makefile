@@ -51,14 +51,14 @@ test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m ""
 
 # Each pair of versions has an environment of its own, made with the constraints of its name.
-SMOKE := $(foreach name,smoke imports rules models loading conversion,tests/test_$(name).py)
+SMOKE := $(foreach name,smoke cli imports rules models loading conversion,tests/test_$(name).py)
 test-versions: test-oldest test-newest
 test-newest: PYTHON := python3.13 python3.12 python3.11 python3
 .venv-oldest/.ready: tests/versions/oldest.txt
 .venv-newest/.ready: tests/versions/newest.txt
 test-oldest test-newest: test-%:
 	PIP_CONSTRAINT=tests/versions/$*.txt $(MAKE) VENV=.venv-$* PYTHON="$(PYTHON)" .venv-$*/.ready-for-development
-	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet $(SMOKE)
+	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet --disable-warnings $(SMOKE)
 
 harness-agreement: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/harness_agreement.py $(MODELS)

@@ -44,11 +44,11 @@ class OwnCell(layers.SimpleRNNCell):
             "'both' wraps a layer without a rule for both directions",
         ),
         (
-            lambda x: layers.TimeDistributed(
-                keras.Sequential([layers.Conv1D(4, 3)], name="inner"), name="steps"
-            )(x),
-            (6, 6, 3),
-            "'steps' repeats 'inner', which has no channel rule",
+            lambda x: layers.TimeDistributed(layers.Dense(4), name="steps")(
+                layers.Permute((2, 1))(x)
+            ),
+            (6, 3),
+            "'steps/merge_time' repeats a layer over these channels",
         ),
         (
             lambda x: layers.EinsumDense("abcd,c->ab", (6,), name="e")(x),

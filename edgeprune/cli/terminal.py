@@ -69,7 +69,7 @@ class TerminalProgress:
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Show a stage while the block runs."""
-        if self._depth == 0:
+        if self._depth == 0 and not self._bars.disable:
             self._bars.start()
         self._depth += 1
         task = self._bars.add_task(name, total=total)
@@ -82,8 +82,8 @@ class TerminalProgress:
         finally:
             self._bars.remove_task(task)
             self._depth -= 1
-            if self._depth == 0:
-                self._bars.stop()
+            if self._depth == 0 and not self._bars.disable:
+                self._bars.stop()  # rich before 14.3 writes an empty line even where disabled
 
 
 class _Count(ProgressColumn):

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from edgeprune.cost.estimates import Estimates
-from edgeprune.cost.multiplications import multiplications
+from edgeprune.cost.multiplications import is_counted, multiplications
 from edgeprune.errors import ModelError
 from edgeprune.latency import Deployment
 from edgeprune.tracing.graph import Shape
@@ -129,7 +129,7 @@ class CostModel:
                 if call.path in self.groups.repeats:
                     factor /= len(self.groups.repeats[call.path].group)
                     found.append(row_of[call.path, -1, -1])
-                of_calls.append((factor * product.times, found))
+                of_calls.append((factor * product.times * call.times, found))
         return of_weights, of_calls
 
     def _sizes(self, widths: Widths) -> np.ndarray:
@@ -172,6 +172,25 @@ class CostModel:
         terms = self._macs if quantity == "macs" else self._params
         rates = terms.gradient(self._sizes(widths)) @ self._rows
         return dict(zip(self.groups.index, rates.tolist(), strict=True))
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Layers whose multiplications are not known, by path: left out, or taken for matrices."""
+        calls = self.groups.graph.calls
+        found = (call.path for call in calls if not is_counted(call, call.operation))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def caveat(self) -> str:
+        """What the count of MACs does not know, in a sentence; empty if it knows all."""
+        if not self.uncounted:
+            return ""
+        more = f" and {len(self.uncounted) - 3} more" if len(self.uncounted) > 3 else ""
+        names = ", ".join(f"'{path}'" for path in self.uncounted[:3])
+        return (
+            f"It is not known how much layer {names}{more} multiplies: MACs leave out unknown "
+            "layers of Keras, and take weights of your own layers for matrices."
+        )
 
     @cached_property
     def estimates(self) -> Estimates:

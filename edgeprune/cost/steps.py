@@ -12,6 +12,7 @@ from keras import layers
 from edgeprune.cost.multiplications import Product, multiplications
 from edgeprune.latency.operators import Kind
 from edgeprune.tracing.graph import Call, Graph, TensorRef
+from edgeprune.tracing.opening import MergeTime, SplitTime
 
 FUSED = frozenset({"linear", "relu", "relu6"})
 """Activations that the converter puts into the operator before them."""
@@ -104,7 +105,7 @@ def list_steps(graph: Graph) -> list[Step]:
             maker[call.outputs[0].number] = before
             continue
         for step in _describe(replace(call, inputs=inputs)):
-            steps.append(step)
+            steps.append(replace(step, positions=step.positions * call.times))
             maker.update(dict.fromkeys((ref.number for ref in step.writes), len(steps) - 1))
     return steps
 
@@ -260,7 +261,7 @@ def _scale_and_shift(call: Call, layer: Any) -> list[Step]:
 
 
 def _movement(call: Call, layer: Any) -> list[Step]:
-    return [Step("movement", call.inputs, call.outputs)]
+    return [Step("movement", call.inputs[:1], call.outputs)]
 
 
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
@@ -288,5 +289,5 @@ DESCRIPTIONS: dict[type, Describe] = {
         (layers.BatchNormalization, layers.Rescaling, layers.Normalization), _scale_and_shift
     ),
     layers.Activation: _activation,
-    **dict.fromkeys((layers.Flatten, layers.Reshape), _movement),
+    **dict.fromkeys((layers.Flatten, layers.Reshape, MergeTime, SplitTime), _movement),
 }  # fmt: skip

@@ -85,7 +85,7 @@ class WorkloadModel:
     def _elements(self, ref: TensorRef) -> tuple[np.ndarray, float]:
         """Return the number of elements of a tensor as a row and a constant."""
         row, constant, count = self._held(ref)
-        volume = math.prod(size or 1 for size in ref.shape[1:])
+        volume = ref.times * math.prod(size or 1 for size in ref.shape[1:])
         return row * volume / count, constant * volume / count
 
     def _channel_axis(self, ref: TensorRef, axis: int) -> tuple[np.ndarray, float]:

@@ -46,7 +46,7 @@ def bytes_per_sample(graph: Graph) -> int:
     peak = 0
     for index, call in enumerate(graph.calls):
         for ref in call.outputs:
-            alive[ref.number] = 4 * int(np.prod([size or 64 for size in ref.shape[1:]]))
+            alive[ref.number] = 4 * ref.size
         peak = max(peak, sum(alive.values()))
         for ref in call.inputs:
             if last[ref.number] == index:

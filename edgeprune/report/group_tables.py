@@ -74,7 +74,7 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
         f"{macs}, {costs.full.params:,} parameters; {removable:,} of {total:,} "
         "channels can be removed."
     )
-    return Lines(table, footer)
+    return Lines(table, footer, *([costs.caveat] if costs.caveat else []))
 
 
 def _percent(share: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from edgeprune.scoring.collection import pool_steps
 from edgeprune.scoring.consumer_kinds import (
     channels_last,
     count_places,
@@ -126,14 +127,15 @@ class CalibrationSamples:
         pooled: dict[str, list[np.ndarray]] = {}
         sums: dict[str, np.ndarray] = {}
 
-        def on_consumer(consumer: Consumer, x: Tensor) -> None:
+        def on_consumer(consumer: Consumer, x: Tensor, samples: int) -> None:
             rows = consumer.rows(x, EVERYWHERE, np.random.default_rng(0))
             size = float(np.prod(rows.shape[:2]))
             active = ops.sum(ops.cast(ops.not_equal(rows, 0), "float32"), axis=(0, 1))
             found = np.stack([_home(active), _home(ops.sum(ops.abs(rows), axis=(0, 1)))])
             found = np.vstack([found, np.full(found.shape[1], size)])
             sums[consumer.path] = sums.get(consumer.path, np.zeros(1)) + found
-            pooled.setdefault(consumer.path, []).append(_home(ops.mean(rows, axis=1)))
+            means = pool_steps(ops.mean(rows, axis=1), samples)
+            pooled.setdefault(consumer.path, []).append(_home(means))
 
         self._watch(on_consumer)
         return {
@@ -161,7 +163,7 @@ class CalibrationSamples:
     def _ranks(self) -> dict[str, np.ndarray]:
         ranks: dict[str, list[np.ndarray]] = {}
 
-        def on_consumer(consumer: Consumer, x: Tensor) -> None:
+        def on_consumer(consumer: Consumer, x: Tensor, samples: int) -> None:
             maps = np.moveaxis(_home(channels_last(consumer.layer, x)), -1, 1)
             sides = maps.shape[2] if maps.ndim > 2 else 1
             found = np.linalg.matrix_rank(maps.reshape(*maps.shape[:2], sides, -1))
@@ -197,7 +199,7 @@ class CalibrationSamples:
         kernels = {consumer.path: kernel_matrix(consumer.layer) for consumer in self.consumers}
         batches = -(-len(self.inputs) // batch_size(self.groups.graph))
 
-        def on_consumer(consumer: Consumer, x: Tensor) -> None:
+        def on_consumer(consumer: Consumer, x: Tensor, samples: int) -> None:
             total = count_places(consumer.layer, x)
             wanted = max(LEAST_PLACES, 4 * consumer.slots.shape[1]) // batches + 1
             places = generator.choice(total, min(total, wanted), replace=False)
@@ -261,14 +263,14 @@ class CalibrationSamples:
             if channels.size and consumer.path in found:
                 yield columns, channels, found[consumer.path]
 
-    def _watch(self, on_consumer: Callable[[Consumer, Tensor], None]) -> None:
-        """Run all samples through the model and show what every consumer takes."""
+    def _watch(self, on_consumer: Callable[[Consumer, Tensor, int], None]) -> None:
+        """Run all samples through the model; show what each consumer takes, of how many."""
         by_path = {consumer.path: consumer for consumer in self.consumers}
         size = batch_size(self.groups.graph)
 
         def on_call(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if call.path in by_path:
-                on_consumer(by_path[call.path], args[0])
+                on_consumer(by_path[call.path], args[0], len(batch))
             return call.operation(*args, **kwargs)
 
         for start in range(0, len(self.inputs), size):

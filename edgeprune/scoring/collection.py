@@ -189,7 +189,8 @@ class _Collector:
                 if view not in seen:
                     most = self.wanted(len(consumer.channels))
                     rows = consumer.rows_at(args[0], _limit(choose, most))
-                    seen[view] = _sum(consumer, rows, one_hot), rows.shape[1]
+                    steps = int(rows.shape[0]) // int(one_hot.shape[0])
+                    seen[view] = _sum(consumer, rows, one_hot), rows.shape[1] * steps
                 found, count = seen[view]
                 before = sums.get(call.path)
                 sums[call.path] = (
@@ -204,7 +205,8 @@ class _Collector:
                 landed = take_places(offered, offered.shape[-1], _limit(choose, most))
                 paths = [consumer.path for consumer in destination]
                 spreads.update(dict.fromkeys(paths, _spread(landed)))
-                self.landed.update(dict.fromkeys(paths, landed.shape[1]))
+                places = landed.shape[1] * (int(landed.shape[0]) // int(one_hot.shape[0]))
+                self.landed.update(dict.fromkeys(paths, places))
             return result
 
         run(self.graph, [batch], on_call)
@@ -230,7 +232,7 @@ class _Observer(keras.Model):
 
 def _sum(consumer: Consumer, rows: Any, one_hot: Any) -> list[Any]:
     """Return the sums of `Moments` that are not counts, in its order, as tensors."""
-    pooled = ops.mean(rows, axis=1)
+    pooled = pool_steps(ops.mean(rows, axis=1), int(one_hot.shape[0]))
     flat = ops.reshape(rows, (-1, rows.shape[-1]))
     by_slot = rows if len(consumer.slots) > 1 else ops.expand_dims(flat, 1)
     by_class = ops.transpose(one_hot)
@@ -240,6 +242,11 @@ def _sum(consumer: Consumer, rows: Any, one_hot: Any) -> list[Any]:
         ops.matmul(by_class, pooled),
         ops.matmul(by_class, ops.square(pooled)),
     ]
+
+
+def pool_steps(rows: Any, samples: int) -> Any:
+    """Return means `(samples, C)` over the steps of sequences, which stand as samples in `rows`."""
+    return ops.mean(ops.reshape(rows, (samples, -1, rows.shape[-1])), axis=1)
 
 
 def _limit(choose: Choose, most: int) -> Callable[[int], Any]:

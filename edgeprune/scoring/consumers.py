@@ -159,7 +159,10 @@ def find_consumers(groups: Groups) -> tuple[Consumer, ...]:
         if type(call.operation) not in CONSUMERS:
             continue
         kernel = kernel_of(call.operation)
-        index = [id(weight) for weight in call.operation.weights].index(id(kernel))
+        weights = [id(weight) for weight in call.operation.weights]
+        if id(kernel) not in weights:  # a sum: the layer is adapted (LoRA), and locked
+            continue
+        index = weights.index(id(kernel))
         rank = len(kernel.shape)
         reads = axes.get((path, index, rank - 2))
         if reads is None or reads.role != "reads":

@@ -170,7 +170,7 @@ def _apply(
     given = list(gates.values())
     each = [g for g in given if len(g.shape) == 2]
     if each:
-        batch = ops.shape(x)[0]
+        batch = ops.shape(each[0])[0]
         given = [
             g if len(g.shape) == 2 else ops.broadcast_to(g, (batch, g.shape[0])) for g in given
         ]
@@ -178,6 +178,8 @@ def _apply(
     else:
         given.insert(0, ops.ones((1,), "float32"))
     gate = ops.take(ops.concatenate(given, axis=-1), index, axis=-1)
+    if each and x.shape[0] != gate.shape[0]:  # steps of sequences, one sample after the other
+        gate = ops.repeat(gate, int(x.shape[0]) // int(gate.shape[0]), axis=0)
     shape = [1] * len(x.shape)
     shape[0], shape[axis] = (-1 if each else 1), len(positions)
     gate = ops.cast(ops.reshape(gate, shape), x.dtype)

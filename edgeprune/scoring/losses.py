@@ -120,9 +120,5 @@ class Objective:
 
 def batch_size(graph: Graph) -> int:
     """Return how many samples keep all tensors of a model within a gigabyte, 64 at most."""
-    numbers = sum(
-        int(np.prod([size or 64 for size in ref.shape[1:]]))
-        for call in graph.calls
-        for ref in call.outputs
-    )
+    numbers = sum(ref.size for call in graph.calls for ref in call.outputs)
     return int(np.clip(MEMORY // max(4 * numbers, 1), 1, BATCH_SIZE))

@@ -1,13 +1,12 @@
 """One flat list of calls for any Keras model: what tracing, costs and statistics walk over.
 
-Nested models are inlined, a layer called twice appears twice. Keras offers no public way to walk a
-functional graph, so this module, `opening` and `replica` are the only ones that touch Keras' node
-structures.
-Nested models are inlined, a layer called twice appears twice.
+Nested models are inlined, a layer called twice appears twice, and what a TimeDistributed repeats
+appears once, on samples that are steps of sequences (`MergeTime`).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,18 +15,39 @@ from typing import Any
 import keras
 
 from edgeprune.tracing.keras_internals import Functional, Node
-from edgeprune.tracing.opening import functional_form, is_model
+from edgeprune.tracing.opening import (
+    MergeTime,
+    SplitTime,
+    functional_form,
+    is_model,
+    repeats_over_time,
+)
 
 Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
 class TensorRef:
-    """One tensor of the flat graph: its number, its shape with the batch axis, and its type."""
+    """One tensor of the flat graph.
+
+    Attributes:
+        number: unique in the graph.
+        shape: with the batch axis.
+        dtype: its type.
+        times: how many of it there are per sample of the model: steps of a sequence inside a
+            TimeDistributed, NaN where these are open.
+    """
 
     number: int
     shape: Shape
     dtype: str = "float32"
+    times: float = 1.0
+
+    @property
+    def size(self) -> int:
+        """Numbers per sample of the model; 64 stands for every size that is open."""
+        times = 64 if math.isnan(self.times) else int(self.times)
+        return times * math.prod(64 if size is None else size for size in self.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,11 @@ class Call:
     def is_layer(self) -> bool:
         """Whether the operation is a layer (else a `keras.ops` node)."""
         return isinstance(self.operation, keras.Layer)
+
+    @property
+    def times(self) -> float:
+        """How often it works per sample of the model, see `TensorRef`."""
+        return self.outputs[0].times if self.outputs else 1.0
 
 
 @dataclass(frozen=True)
@@ -176,11 +201,20 @@ class _GraphBuilder:
         self._paths: dict[int, str] = {}
         self._positions: dict[int, int] = {}
         self._calls_of: dict[str, int] = {}
+        self._times = 1.0
         self.entrances: dict[tuple[str, int], list[TensorRef]] = {}
 
     def new_tensor(self, shape: Shape, dtype: str) -> TensorRef:
         self._count += 1
-        return TensorRef(self._count - 1, tuple(shape), dtype)
+        return TensorRef(self._count - 1, tuple(shape), dtype, self._times)
+
+    def add_call(
+        self, path: str, operation: keras.Operation, refs: Sequence[TensorRef], shape: Shape
+    ) -> TensorRef:
+        """Add a call of an operation that has no arguments but tensors."""
+        made = self.new_tensor(shape, refs[0].dtype)
+        self.calls.append(Call(path, operation, tuple(refs), {}, tuple(refs), (made,)))
+        return made
 
     def inline(
         self, model: Functional, inputs: Sequence[TensorRef], prefix: str
@@ -196,7 +230,11 @@ class _GraphBuilder:
             path = self._paths.setdefault(id(operation), prefix + operation.name)
             args, kwargs = node.arguments.fill_in(known)
             refs = tuple(known[id(t)] for t in node.input_tensors)
-            if is_model(operation):
+            if repeats_over_time(operation):
+                (found,) = self._outputs(node, args, kwargs, reshaped)
+                shape = tuple(found.shape)
+                made = [self._inline_steps(node, operation.layer, path, refs[0], shape)]
+            elif is_model(operation):
                 nested = functional_form(operation)
                 refs = arrange_inputs(nested, args, refs)
                 for index, ref in enumerate(refs):
@@ -211,6 +249,36 @@ class _GraphBuilder:
                 self.calls.append(Call(path, operation, args, kwargs, refs, tuple(made), position))
             known.update(zip(map(id, node.outputs), made, strict=True))
         return [known[id(t)] for t in model.outputs]
+
+    def _inline_steps(
+        self, node: Node, layer: keras.Layer, path: str, whole: TensorRef, made: Shape
+    ) -> TensorRef:
+        """Follow what a TimeDistributed repeats, with the steps as samples.
+
+        Args:
+            node: the call of the outermost one, where they are nested.
+            layer: what is repeated.
+            path: of the outermost one.
+            whole: what is taken, with the axis of time.
+            made: shape of what is given, likewise.
+        """
+        outer, outside = path, self._times
+        path = self._paths.setdefault(id(layer), path)
+        steps = whole.shape[1]
+        self._times *= math.nan if steps is None else steps
+        ref = self.add_call(f"{outer}/merge_time", MergeTime(), [whole], (None, *whole.shape[2:]))
+        if repeats_over_time(layer):
+            ref = self._inline_steps(node, layer.layer, path, ref, (None, *made[2:]))
+        elif is_model(layer):
+            self.entrances.setdefault((path, 0), []).append(ref)
+            (ref,) = self.inline(functional_form(layer), [ref], path + "/")
+        else:
+            inside = self.new_tensor((None, *made[2:]), node.outputs[0].dtype)
+            position = self._position(node, path)
+            self.calls.append(Call(path, layer, (ref,), {}, (ref,), (inside,), position))
+            ref = inside
+        self._times = outside
+        return self.add_call(f"{outer}/split_time", SplitTime(), [ref, whole], made)
 
     def _position(self, node: Node, path: str) -> int:
         if id(node) not in self._positions:

@@ -16,6 +16,38 @@ from edgeprune.errors import ModelError
 from edgeprune.tracing.keras_internals import Functional
 
 Shape = tuple[int | None, ...]
+
+
+class MergeTime(keras.Operation):
+    """Make every step of a sequence a sample: what goes into the layer of a TimeDistributed."""
+
+    def call(self, x: Any) -> Any:
+        """Take `(batch, time, ...)`, return `(batch * time, ...)`."""
+        batch, steps = x.shape[:2]
+        count = batch * steps if batch and steps else -1
+        return keras.ops.reshape(x, (count, *keras.ops.shape(x)[2:]))
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        """Leave the number of samples open, unless it is known."""
+        batch, steps = x.shape[:2]
+        return keras.KerasTensor(
+            (batch * steps if batch and steps else None, *x.shape[2:]), x.dtype
+        )
+
+
+class SplitTime(keras.Operation):
+    """Make sequences of samples again: what comes out of a TimeDistributed."""
+
+    def call(self, x: Any, original: Any) -> Any:
+        """Take `(batch * time, ...)` and what it was made of, return `(batch, time, ...)`."""
+        steps = original.shape[1] or keras.ops.shape(original)[1]
+        return keras.ops.reshape(x, (-1, steps, *keras.ops.shape(x)[1:]))
+
+    def compute_output_spec(self, x: Any, original: Any) -> keras.KerasTensor:
+        """Take batch and time from the original."""
+        return keras.KerasTensor((*original.shape[:2], *x.shape[1:]), x.dtype)
+
+
 SEALED_TYPES: set[type] = set()
 """Layer types that have a channel rule of their own and are not opened."""
 _OPENED: weakref.WeakKeyDictionary[keras.Layer, Functional | None] = weakref.WeakKeyDictionary()
@@ -55,6 +87,11 @@ def is_model(operation: Any) -> bool:
     if not isinstance(operation, keras.Layer) or type(operation) in SEALED_TYPES:
         return False
     return _open(operation) is not None
+
+
+def repeats_over_time(operation: Any) -> bool:
+    """Whether an operation does with every step of a sequence what the layer inside it does."""
+    return type(operation) is keras.layers.TimeDistributed
 
 
 def _open(layer: keras.Layer) -> Functional | None:

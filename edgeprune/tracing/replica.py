@@ -15,7 +15,7 @@ import numpy as np
 from edgeprune.errors import ModelError
 from edgeprune.tracing.graph import arrange_inputs, build_graph, map_structure, nodes_in_order
 from edgeprune.tracing.keras_internals import Functional
-from edgeprune.tracing.opening import functional_form, is_model
+from edgeprune.tracing.opening import functional_form, is_model, repeats_over_time
 from edgeprune.tracing.outputs import ending_of, last_call
 
 Make = Callable[[str, keras.Operation], keras.Operation]
@@ -153,7 +153,8 @@ def _has_needless_batch(model: keras.Model) -> bool:
 def operations_by_path(model: keras.Model) -> dict[str, keras.Operation]:
     """Return every operation that is called inside a model, nested models opened, by path.
 
-    What is called in several places has the path of the first.
+    What is called in several places has the path of the first. What a TimeDistributed repeats
+    stands in its place.
     """
     found: dict[str, keras.Operation] = {}
     _collect_operations(model, "", found, set())
@@ -168,10 +169,18 @@ def _collect_operations(
         if id(operation) in met:
             continue
         met.add(id(operation))
+        path = prefix + operation.name
+        inside = operation
+        while repeats_over_time(inside):
+            inside = inside.layer
+        if inside is not operation and id(inside) in met:
+            continue
+        met.add(id(inside))
+        operation = inside
         if is_model(operation):
-            _collect_operations(operation, f"{prefix}{operation.name}/", found, met)
+            _collect_operations(operation, path + "/", found, met)
         else:
-            found[prefix + operation.name] = operation
+            found[path] = operation
 
 
 def renew_input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras.KerasTensor:
@@ -227,7 +236,7 @@ class _Replica:
         layers: list[Any] = [tensor._keras_history.operation]
         for layer in model.layers:
             shapes = []
-            if is_model(layer):
+            if is_model(layer) or repeats_over_time(layer):
                 so_far = keras.Sequential(layers)
                 shapes = [so_far.outputs[0].shape if len(layers) > 1 else tensor.shape]
             layers.append(self._new_operation(layer, prefix, shapes))
@@ -262,15 +271,33 @@ class _Replica:
         self._calls_of[path] = position + 1
         return arguments if self.adapt is None else self.adapt(path, position, arguments)
 
-    def _new_operation(self, operation: Any, prefix: str, shapes: Sequence[Any]) -> Any:
+    def _new_operation(
+        self, operation: Any, prefix: str, shapes: Sequence[Any], path: str = ""
+    ) -> Any:
         key = id(operation)
-        if key not in self._new:
-            path = self._paths[key] = prefix + operation.name
-            if is_model(operation):
-                self._new[key] = self.build(operation, path + "/", shapes)
-            else:
-                self._new[key] = self.made[path] = self.make(path, operation)
-        return self._new[key]
+        if key in self._new:
+            return self._new[key]
+        path = self._paths[key] = path or prefix + operation.name
+        if repeats_over_time(operation):
+            steps = [(shape[0], *shape[2:]) for shape in shapes]
+            inside = self._new_operation(operation.layer, prefix, steps, path)
+            policy, old, new = operation.dtype_policy, *map(_policy, (operation.layer, inside))
+            made = keras.layers.TimeDistributed(
+                inside, name=operation.name, dtype=policy if new.name == old.name else new
+            )
+        elif is_model(operation):
+            made = self.build(operation, path + "/", shapes)
+        else:
+            made = self.made[path] = self.make(path, operation)
+        self._new[key] = made
+        return made
+
+
+def _policy(layer: Any) -> Any:
+    """Return the types that a layer works with, or the last one of a model."""
+    while isinstance(layer, (Functional, keras.Sequential)):
+        layer = layer.layers[-1]
+    return layer.dtype_policy
 
 
 def replace_softmax(model: keras.Model) -> keras.Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 from keras import layers
 
 from grammar.growing import Grower, divisors
@@ -42,7 +43,11 @@ def recur(grower: Grower, x: Any) -> Any:
 
 
 def distribute(grower: Grower, x: Any) -> Any:
-    return layers.TimeDistributed(layers.Conv2D(grower.number(2, 4), 3, padding="same"))(x)
+    filters = grower.number(2, 4)
+    inner = layers.Conv2D(filters, 3, padding="same")
+    if filters == 3:  # a model, without another draw: seeds still give the networks they gave
+        inner = keras.Sequential([inner, layers.ReLU(), layers.BatchNormalization()])
+    return layers.TimeDistributed(inner)(x)
 
 
 def flatten_depth(grower: Grower, x: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from edgeprune.tracing.graph import TensorRef
+from edgeprune.tracing.opening import MergeTime, SplitTime
 from edgeprune.tracing.rules.registry import (
     RULES,
     Labels,
@@ -108,18 +108,15 @@ def recur_both_ways(tracing: Tracing, layer: Any, x: Labels, *states: Labels) ->
     return [*main, *forward_states, *backward_states]
 
 
-@rule(layers.TimeDistributed)
-def repeat_over_time(tracing: Tracing, layer: Any, x: Labels) -> list[Labels]:
-    """The same layer for every step: what its rule says, with one axis more."""
-    part = layer.layer
-    if type(part) not in RULES:
-        reason = f"'{tracing.call.path}' repeats '{part.name}', which has no channel rule"
-        return tracing.opaque(reason, [x])
-    steps = [
-        tuple(TensorRef(r.number, (r.shape[0], *r.shape[2:]), r.dtype) for r in refs)
-        for refs in (tracing.call.inputs, tracing.call.outputs)
-    ]
-    inner = tracing.inside(part, "layer/config/", *steps)
-    step = tracing.space.collapse(x.reshape(x.shape[0], -1), -1).reshape(x.shape[1:])
-    made = RULES[type(part)](inner, part, step)
-    return [one[None] for one in (made if isinstance(made, list) else [made])]
+@rule(MergeTime)
+def merge_time(tracing: Tracing, operation: Any, x: Labels) -> Labels:
+    """Every step holds the same channels; the axis of time may hold none."""
+    if 0 in varying_axes(x):
+        tracing.space.lock(x, f"'{tracing.call.path}' repeats a layer over these channels")
+    return tracing.space.collapse(x.reshape(x.shape[0], -1), -1).reshape(x.shape[1:])
+
+
+@rule(SplitTime)
+def split_time(tracing: Tracing, operation: Any, x: Labels, original: Labels) -> Labels:
+    """Every step holds what the layer inside made."""
+    return x[None]
