@@ -149,9 +149,9 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
     generator = np.random.default_rng(1)
     inputs = generator.uniform(0, 255, (SAMPLES, *model.input_shape[1:])).astype(np.float32)
     original = logits(model, inputs)
-    cut = surgery.cut(model, plan, groups=groups)
-    oracle = logits(cut, inputs)
-    del cut
+    masked = surgery.mask_channels(model, plan, groups=groups)
+    oracle = logits(masked, inputs)
+    del masked
     found = logits(small, inputs)
     row["scale"] = float(np.abs(oracle).max())
     row["changed"] = relative(original, oracle)

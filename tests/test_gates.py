@@ -125,7 +125,7 @@ def test_the_best_mask_is_kept_whole(eight) -> None:
     scores = score_best_mask(eight, eight.groups["conv"])
     kept = scores >= 1
     assert kept.sum() == 4
-    gated, observed = GatedModel.of(eight.groups), eight.observed
+    gated, observed = GatedModel.of(eight.groups), eight.samples
 
     def loss(mask: np.ndarray) -> float:
         outputs = gated.run([observed.inputs], {"conv": mask}, mean_fills(eight))

@@ -420,7 +420,6 @@ IMAGES = np.random.default_rng(0).normal(size=(16, 3, 12, 14)).astype("float32")
     [
         lambda model: edgeprune.prune(model, IMAGES, budget="macs=60%"),
         lambda model: edgeprune.prune_in_rounds(model, IMAGES, budget="macs=60%"),
-        lambda model: edgeprune.prune_with_gathers(model, IMAGES, budget="macs=60%"),
         lambda model: edgeprune.fine_tune(model, model, IMAGES),
         lambda model: edgeprune.convert(model),
     ],

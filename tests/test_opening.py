@@ -15,7 +15,7 @@ from keras import layers, ops
 
 import edgeprune
 from edgeprune.scoring.collection import collect_statistics
-from edgeprune.scoring.context import Evidence
+from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.method_settings import Settings
 from edgeprune.tracing.graph import build_graph, run
@@ -138,7 +138,7 @@ def test_statistics_over_steps_are_those_of_the_model_written_out() -> None:
 def test_every_criterion_scores_channels_inside_steps() -> None:
     model = networks.randomize(over_time(build_inner))
     groups = find_groups(model)
-    evidence = Evidence(
+    context = PruningContext(
         groups,
         collect_statistics(groups, FILMS, TARGETS, num_classes=3),
         observations=Observations(groups, FILMS, TARGETS),
@@ -146,7 +146,7 @@ def test_every_criterion_scores_channels_inside_steps() -> None:
     )
     for name, criterion in CRITERIA.items():
         for group in groups.removable:
-            scores = criterion(evidence, group)
+            scores = criterion(context, group)
             assert scores.shape == (group.width,), name
             assert np.isfinite(scores).all(), name
 

@@ -63,7 +63,7 @@ def test_the_wheel_has_every_module_of_the_library(names: set[str]):
 
 
 @pytest.mark.parametrize(
-    ("folder", "typical"), [("devices", "devices/harness/"), ("pipelines", "pipelines/rpi4.toml")]
+    ("folder", "typical"), [("devices", "devices/harness/"), ("pipelines", "pipelines/experiments/methods.toml")]
 )
 def test_the_wheel_carries_the_folder(names: set[str], folder: str, typical: str):
     files = files_of(folder)

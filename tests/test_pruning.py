@@ -56,13 +56,13 @@ def test_the_budget_is_met_and_the_costs_are_those_of_the_models(pruned) -> None
     assert found.before == CostModel(find_groups(model)).full
     assert found.after.macs == CostModel(find_groups(found.model)).full.macs
     assert found.after.macs <= 0.6 * found.before.macs
-    assert CostModel(find_groups(found.slim)).full.macs == found.after.macs
+    assert CostModel(find_groups(found.unrecovered)).full.macs == found.after.macs
 
 
 def test_the_plan_makes_the_slim_model_and_the_proof_is_kept(pruned) -> None:
     model, found, _ = pruned
     again = remove_channels(model, found.plan)
-    assert all(map(np.array_equal, again.get_weights(), found.slim.get_weights()))
+    assert all(map(np.array_equal, again.get_weights(), found.unrecovered.get_weights()))
     assert found.plan.fingerprint == find_groups(model).fingerprint
     assert found.equivalence.relative < 1e-5
     assert found.equivalence.samples == 32
@@ -102,7 +102,7 @@ def test_without_labels_closeness_decides() -> None:
     assert [candidate.name for candidate in found.candidates] == ["none"]
     assert found.chosen.score.accuracy == 0
     assert found.chosen.score.closeness < 0
-    slim_weights = found.slim.get_weights()
+    slim_weights = found.unrecovered.get_weights()
     assert all(map(np.array_equal, slim_weights, found.model.get_weights()))
 
 

@@ -439,7 +439,7 @@ def test_an_attention_mask_is_locked_and_the_rest_followed() -> None:
     plan = networks.random_plan(groups)
     data = [np.random.default_rng(0).normal(size=(2, 5, 3)).astype("float32"),
             np.tri(5, dtype=bool)[None].repeat(2, axis=0)]  # fmt: skip
-    small, oracle = remove_channels(model, plan), networks.cut(model, plan)
+    small, oracle = remove_channels(model, plan), networks.mask_channels(model, plan)
     np.testing.assert_allclose(small(data), oracle(data), rtol=1e-4, atol=1e-5)
     assert not groups["before"].locked
 

@@ -216,7 +216,11 @@ def build(
                     classes=splits.names,
                     widths=_list_widths(pruned),
                     settings=job.to_dict(),
-                    warnings=(*warnings, *warn_loose_budgets(checks, job.budgets, costs)),
+                    warnings=(
+                        *warnings,
+                        *warn_loose_budgets(checks, job.budgets, costs),
+                        *_find_caveats(pruned),
+                    ),
                     seconds=seconds,
                     versions=_list_versions(),
                     seed=job.pruning.seed,
@@ -398,6 +402,14 @@ def _list_costs(
         else cost_of_file(budget.quantity, trial.original.content, deployment)
         for budget in budgets
     }
+
+
+def _find_caveats(pruned: Pruned) -> list[str]:
+    """Say so where the work of a layer cannot be counted."""
+    from edgeprune.cost.cost_model import CostModel
+
+    caveat = CostModel(pruned.groups).caveat
+    return [caveat] if caveat else []
 
 
 def _describe_candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:
