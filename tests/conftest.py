@@ -46,7 +46,8 @@ def channels_first() -> Iterator[None]:
     Its own are those of oneDNN, which it does not use on every CPU.
     """
     import keras
-    from keras.src import backend
+
+    from edgeprune.tracing.keras_internals import backend
 
     def turning(convolve: Any) -> Any:
         signature = inspect.signature(convolve)

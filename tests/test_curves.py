@@ -13,6 +13,7 @@ from specialists import make_classifier, run_command, save_digits
 from edgeprune.allocation import Sensitivity
 from edgeprune.errors import EdgepruneError
 from edgeprune.pruning.curves import measure_curves
+from edgeprune.pruning.pruning_settings import Pruning
 
 
 def build() -> keras.Model:
@@ -94,7 +95,7 @@ def test_curves_of_anything_else_are_not_taken_from_a_file(tmp_path, changed) ->
 
 def test_unknown_criteria_are_refused() -> None:
     with pytest.raises(EdgepruneError, match="Unknown criterion 'best'"):
-        measure_curves(build(), images(), criterion="best")
+        measure_curves(build(), images(), pruning=Pruning(criterion="best"))
 
 
 def test_the_command_writes_numbers_and_a_plot(tmp_path, monkeypatch) -> None:

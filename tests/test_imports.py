@@ -59,7 +59,7 @@ def test_one_module_names_what_keras_does_not_publish():
 def test_rules_do_without_what_an_older_keras_does_not_have():
     code = """
 import keras
-from edgeprune.keras_internals import array_operations
+from edgeprune.tracing.keras_internals import array_operations
 lacking = {"Dstack", "AdaptiveMaxPooling2D", "RMSNormalization"}
 for name in lacking:
     vars(array_operations).pop(name, None), vars(keras.layers).pop(name, None)

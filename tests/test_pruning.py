@@ -81,7 +81,7 @@ def test_every_contender_was_tried_and_folds_with_recalibration_too(pruned) -> N
 
 def test_stages_are_timed_and_told(pruned) -> None:
     _, found, recorder = pruned
-    stages = ["trace", "statistics", "plan", "surgery", "proof", "recovery"]
+    stages = ["tracing", "statistics", "choosing channels", "surgery and proof", "recovery"]
     assert list(found.seconds) == stages
     removable = len(found.groups.removable)
     assert ["ranking channels", removable, removable] in recorder.stages

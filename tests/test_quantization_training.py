@@ -10,10 +10,10 @@ from keras import layers
 
 from edgeprune.errors import ConversionError
 from edgeprune.tflite import Quantization, convert_in_detail
-from edgeprune.tflite.qat import QuantizedTraining, train_for_int8
+from edgeprune.tflite.qat import QuantizedTraining
 from edgeprune.tflite.qat.annotation import annotate
 from edgeprune.tflite.qat.bridge import bring_back, to_tf_keras
-from edgeprune.tflite.qat.quantized_training import _targets
+from edgeprune.tflite.qat.quantized_training import _targets, train_for_int8
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.outputs import output_kinds

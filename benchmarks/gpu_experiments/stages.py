@@ -107,8 +107,8 @@ def run_tuning(
     )
     tuned.model.save(folder / f"{name}.keras")
     accuracy = {"original": measure(original, parts["test"])}
-    accuracy["trained"] = measure(tuned.model, parts["test"])
-    points = 100 * (accuracy["original"] - accuracy["trained"])
+    accuracy["fine_tuned"] = measure(tuned.model, parts["test"])
+    points = 100 * (accuracy["original"] - accuracy["fine_tuned"])
     result = {
         "experiment": name,
         **accuracy,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from edgeprune.building.job import DEFAULT_TARGET, Built, build
+from edgeprune.building.job import COMMAND, DEFAULT_TARGET, Built, build
 
-__all__ = ["DEFAULT_TARGET", "Built", "build"]
+__all__ = ["COMMAND", "DEFAULT_TARGET", "Built", "build"]

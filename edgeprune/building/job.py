@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +52,8 @@ if TYPE_CHECKING:
     from edgeprune.pruning.one_shot import BudgetLike, Pruned
 
 DEFAULT_TARGET = "x86-64"
+COMMAND: ContextVar[str] = ContextVar("command", default="edgeprune.build(...)")
+"""What the report says to repeat a build with; the command line sets its own."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def build(
                     seconds=seconds,
                     versions=_list_versions(),
                     seed=job.pruning.seed,
-                    command=_name_command(),
+                    command=COMMAND.get(),
                 )
             )
     for name in OPTIONAL_FILES - set(outcome.files):
@@ -429,14 +430,6 @@ def _list_widths(pruned: Pruned) -> Mapping[str, tuple[int, int]]:
         group.name: (group.width, len(kept.get(group.name, range(group.width))))
         for group in pruned.groups.removable
     }
-
-
-def _name_command() -> str:
-    """Return the command line, where this is one."""
-    program = Path(sys.argv[0])
-    if program.stem == "edgeprune" or program.parts[-2:] == ("edgeprune", "__main__.py"):
-        return shlex.join(["edgeprune", *sys.argv[1:]])
-    return "edgeprune.build(...)"
 
 
 def _list_versions() -> Mapping[str, str]:

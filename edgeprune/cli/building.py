@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --ta
     "--out", heading="Output", metavar="FOLDER", default="edgeprune-output", help="For the files."
 )
 @output_options
-def build(as_json: bool, quiet: bool, **options: Any) -> None:
+@click.pass_obj
+def build(arguments: Sequence[str] | None, /, as_json: bool, quiet: bool, **options: Any) -> None:
     """Make a smaller, quantized, proven .tflite of MODEL that knows the classes you need.
 
     MODEL is a .keras or .h5 file, an architecture in JSON (with --weights) or a SavedModel folder.
@@ -86,8 +89,10 @@ def build(as_json: bool, quiet: bool, **options: Any) -> None:
     and measurement.json.
     """
     with working(quiet):
+        from edgeprune.building import COMMAND
         from edgeprune.building import build as run
 
+        COMMAND.set(shlex.join(["edgeprune", *(arguments or ["build"])]))
         pruning, training = read_pruning(options)
         built = run(
             read_model(options),
@@ -277,10 +282,15 @@ def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
     "--out", heading="Output", metavar="FOLDER", default="edgeprune-demo", help="For the files."
 )
 @output_options
-def demo(out: str, seed: int, as_json: bool, quiet: bool) -> None:
+@click.pass_obj
+def demo(
+    arguments: Sequence[str] | None, /, out: str, seed: int, as_json: bool, quiet: bool
+) -> None:
     """Train a small network on handwritten digits, then make a specialist for 3, 5 and 8 of it."""
     with working(quiet):
+        from edgeprune.building import COMMAND
         from edgeprune.cli.demonstration import build_demonstration
 
+        COMMAND.set(shlex.join(["edgeprune", *(arguments or ["demo"])]))
         built = build_demonstration(out, seed)
     show_built(built, as_json, quiet)

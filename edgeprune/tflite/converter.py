@@ -36,7 +36,7 @@ from edgeprune.tflite.tensorflow_lite import explaining, signature_name, to_tfli
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.tflite.qat import Trained
+    from edgeprune.tflite.qat.quantized_training import Trained
 
 
 DRAFT_SAMPLES = 4
@@ -192,7 +192,7 @@ def convert_in_detail(
         if samples is not None:
             check_operators(source, scheme, fallback=quantization.fallback)
         if scheme == "int8-qat" and samples is not None:
-            from edgeprune.tflite.qat import train_for_int8
+            from edgeprune.tflite.qat.quantized_training import train_for_int8
 
             settings = quantization.training
             trained = train_for_int8(source, samples, targets, settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras.src.legacy.layers  # noqa: F401  # older ones know ThresholdedReLU only after this
+from keras.src import backend
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
@@ -49,6 +50,7 @@ __all__ = [
     "ObjectSharingScope",
     "StochasticDepth",
     "array_operations",
+    "backend",
     "core_operations",
     "existing_types",
     "network_operations",
