@@ -13,6 +13,7 @@ from edgeprune.benchmarking import Measurement
 from edgeprune.building import artifacts, build
 from edgeprune.building.closed_loop import Trial, meet_budgets
 from edgeprune.cost.budgets import Budgets
+from edgeprune.cost.cost_model import Cost
 from edgeprune.data import Data
 from edgeprune.errors import BudgetError
 from edgeprune.evaluation.evaluator import Score
@@ -149,7 +150,7 @@ def prune_to(budgets: Budgets, score: float = 0.5) -> SimpleNamespace:
     """Return what the loop reads of a pruned model; its plan is the latency it was asked for."""
     asked = {budget.quantity: budget.amount for budget in budgets}
     return SimpleNamespace(
-        plan=asked.get("latency", 0.0), model=str(budgets), after=SimpleNamespace(macs=6.0),
+        plan=asked.get("latency", 0.0), model=str(budgets), after=Cost(6, 6),
         chosen=SimpleNamespace(score=Score(score, 0.0)),
     )  # fmt: skip
 

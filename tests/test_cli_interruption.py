@@ -102,7 +102,12 @@ def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None
     progress = Interrupting()
     build(place, tmp_path / "out", progress)
     above = test_an_interruption_at_any_stage_leaves_nothing.pytestmark[0].args[1]
-    inner = {"refit", "choosing channels", "measuring"}  # or around one of those above
+    inner = {
+        "refit",
+        "choosing channels",
+        "measuring",
+        "calibration",
+    }  # or around one of those above
     assert set(progress.stages) - inner == {name for name, *_ in above}
     assert len(list((tmp_path / "out").iterdir())) == 7
 

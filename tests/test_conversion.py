@@ -236,7 +236,7 @@ def test_progress_counts_calibration_samples(model) -> None:
     recorder = small_models.Recorder()
     with showing(recorder):
         convert(model, calibration=small_models.samples(7))
-    assert recorder.stages[0] == ["calibration", 7, 7]
+    assert ["calibration", 7, 7] in recorder.stages
 
 
 def test_a_path_gets_the_same_bytes(model, tmp_path) -> None:

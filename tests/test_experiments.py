@@ -35,7 +35,7 @@ def make_row(cell, lost: float) -> dict:
     fields = {name: getattr(cell, name) for name in cell.__dataclass_fields__}
     accuracy = {"original_subset": 0.9, "slim": 0.3, "recovered": 0.9 - lost / 100}
     if cell.fine_tuning:
-        accuracy["trained"] = 0.895
+        accuracy["fine_tuned"] = 0.895
     return {
         "key": cell.key,
         **fields,

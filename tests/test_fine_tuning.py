@@ -370,8 +370,8 @@ BACKEND_RUN = """
 import sys
 for name in {absent}: sys.modules[name] = None
 import keras, numpy as np
-from edgeprune.tuning import Training
-from edgeprune.tuning.fine_tuning import FineTuned, fine_tune
+from edgeprune.distillation import Training
+from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
 L = keras.layers
 def net(width):
     return keras.Sequential([

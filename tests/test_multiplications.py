@@ -15,6 +15,7 @@ from keras import layers as L
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.cost.multiplications import is_counted
 from edgeprune.tracing.groups import find_groups
+from edgeprune.tracing.keras_internals import PACKAGE
 
 IMAGE, SERIES, VOLUME, FILM = (7, 9, 3), (7, 3), (4, 5, 6, 3), (5, 7, 9, 3)
 RNN = L.RNN
@@ -131,7 +132,7 @@ def test_every_layer_of_keras_with_weights_is_counted() -> None:
         met |= {type(part).__name__ for part in parts}
     for name, kind in vars(L).items():
         owners = kind.__mro__ if inspect.isclass(kind) else ()
-        parts = [one for one in owners if one.__module__.startswith("keras.src.layers")]
+        parts = [one for one in owners if one.__module__.startswith(PACKAGE + "layers")]
         parts = [one for one in parts if one is not L.Layer]
         if any("add_weight(" in inspect.getsource(one) for one in parts):
             assert kind.__name__ in met, f"no count of {name}"

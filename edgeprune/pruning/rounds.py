@@ -16,7 +16,7 @@ from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
 from edgeprune.distillation.training_samples import Source
 from edgeprune.evaluation.equivalence import check_equivalence
 from edgeprune.evaluation.evaluator import Evaluator
-from edgeprune.evaluation.preconditions import ArrayData
+from edgeprune.evaluation.preconditions import ArrayData, check_model
 from edgeprune.pruning.one_shot import Pruned, divide_samples, prune
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.surgery.channel_removal import remove_channels
@@ -77,6 +77,7 @@ def prune_in_rounds(
     """
     settings = Training.parse(training)
     chosen = None if classes is None else tuple(int(number) for number in classes)
+    check_model(model)
     samples, held_out = divide_samples(model, data, validation, chosen, settings.seed, task)
     groups = find_groups(model)
     kinds = Evaluator(model, held_out, chosen, task=task).kinds
