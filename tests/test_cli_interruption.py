@@ -107,7 +107,7 @@ def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None
         "choosing channels",
         "measuring",
         "calibration",
-    }  # or around one of those above
+    }  # in or around those
     assert set(progress.stages) - inner == {name for name, *_ in above}
     assert len(list((tmp_path / "out").iterdir())) == 7
 
