@@ -162,7 +162,12 @@ def replay(name: str) -> dict[str, Any]:
     model, data, settings = make(name) if name in MADE else open_real(name)
     if "method" in settings:
         settings["pruning"] = edgeprune.Pruning(method=settings.pop("method"))
-    pruned = edgeprune.prune(model, data, **{"budget": "macs=50%"} | settings)
+    parts = [data] if isinstance(data, np.ndarray) else list(data)
+    most = 3 * len(parts[0]) // 4
+    learn, choose = (tuple(part[cut] for part in parts) for cut in (np.s_[:most], np.s_[most:]))
+    if len(parts) == 1:
+        learn, choose = learn[0], choose[0]
+    pruned = edgeprune.prune(model, learn, validation=choose, **{"budget": "macs=50%"} | settings)
     return {
         "plan": json.loads(pruned.plan.to_json()),
         "recovery": pruned.chosen.name,

@@ -8,9 +8,10 @@ from specialists import digits, make_classifier
 
 from edgeprune.data import Samples
 from edgeprune.distillation import Augmentation
-from edgeprune.distillation.augmentation import Draw, find_augmentation, move
+from edgeprune.distillation.augmentation import Draw, find_augmentation
 from edgeprune.distillation.training_samples import ArraySource
 from edgeprune.evaluation.equivalence import predict
+from edgeprune.recovery.image_copies import move
 
 
 def make_source(count: int = 64, size: int = 8) -> ArraySource:
@@ -20,10 +21,10 @@ def make_source(count: int = 64, size: int = 8) -> ArraySource:
 
 def test_moving_equals_padding_with_reflection_and_cropping():
     images = make_source(3).read(np.arange(3))
-    moved = np.array([[0.25, -0.125], [0, 0], [-0.25, 0.25]])
+    moved = np.array([[2, -1], [0, 0], [-2, 2]])
     flipped = np.array([False, True, True])
     found = move(images, flipped, moved)
-    for index, (down, right) in enumerate(np.rint(moved * 8).astype(int)):
+    for index, (down, right) in enumerate(moved):
         image = images[index, :, ::-1] if flipped[index] else images[index]
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
         expected = padded[2 - down : 10 - down, 2 - right : 10 - right]

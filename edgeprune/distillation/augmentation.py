@@ -8,6 +8,7 @@ import numpy as np
 
 from edgeprune.distillation.training_samples import Source
 from edgeprune.distillation.training_settings import Augmentation
+from edgeprune.recovery.image_copies import move
 
 SHIFT = 0.125
 LEAST_AGREEMENT = 0.8
@@ -61,7 +62,7 @@ class Draw:
     def _change(self, indices: np.ndarray) -> np.ndarray:
         images = self._source.read(indices)
         flips = self._flipped[indices] & self._how.horizontal_flip
-        images = move(images, flips, self._how.shift * self._moved[indices])
+        images = _move(images, flips, self._how.shift * self._moved[indices])
         if self._how.cutout:
             images = self._cut_out(images, self._hole[indices])
         return images
@@ -75,27 +76,9 @@ class Draw:
         return np.where(hole, images.mean(axis=(1, 2), keepdims=True), images)
 
 
-def move(images: np.ndarray, flipped: np.ndarray, moved: np.ndarray) -> np.ndarray:
-    """Return images mirrored and moved, the border reflected.
-
-    Args:
-        images: `(n, height, width, channels)`.
-        flipped: `(n,)` which ones to mirror.
-        moved: `(n, 2)` how far down and right, as shares of height and width.
-    """
-    height, width = images.shape[1:3]
-    steps = np.rint(moved * (height, width)).astype(np.int64)
-    rows = _reflect(np.arange(height) - steps[:, :1], height)
-    columns = _reflect(np.arange(width) - steps[:, 1:], width)
-    columns = np.where(flipped[:, None], width - 1 - columns, columns)
-    return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _reflect(positions: np.ndarray, size: int) -> np.ndarray:
-    """Map positions beyond the ends back inside."""
-    period = max(2 * size - 2, 1)
-    inside = np.abs(positions) % period
-    return np.where(inside < size, inside, period - inside)
+def _move(images: np.ndarray, flipped: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Mirror images and move them by shares `(n, 2)` of height and width."""
+    return move(images, flipped, np.rint(shares * images.shape[1:3]).astype(np.int64))
 
 
 def find_augmentation(
@@ -115,8 +98,8 @@ def find_augmentation(
     before = answer(inputs)
     nowhere = np.zeros((len(inputs), 2))
     corners = SHIFT * np.random.default_rng(0).choice([-1.0, 1.0], (len(inputs), 2))
-    mirrored = move(inputs, np.ones(len(inputs), bool), nowhere)
-    moved = move(inputs, np.zeros(len(inputs), bool), corners)
+    mirrored = _move(inputs, np.ones(len(inputs), bool), nowhere)
+    moved = _move(inputs, np.zeros(len(inputs), bool), corners)
     return Augmentation(
         horizontal_flip=bool((answer(mirrored) == before).mean() >= LEAST_AGREEMENT),
         shift=SHIFT if (answer(moved) == before).mean() >= LEAST_AGREEMENT else 0.0,

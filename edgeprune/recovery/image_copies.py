@@ -49,11 +49,27 @@ def _shift(inputs: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Move each image by its own random amount."""
     count, height, width = inputs.shape[:3]
     most = [max(1, int(size * LARGEST_SHIFT)) for size in (height, width)]
-    margins = ((0, 0), (most[0], most[0]), (most[1], most[1]), (0, 0))
-    padded = np.pad(inputs, margins, mode="reflect")
-    rows, columns = (
-        generator.integers(0, 2 * limit + 1, (count, 1)) + np.arange(size)
-        for limit, size in zip(most, (height, width), strict=True)
-    )
-    each = np.arange(count)[:, None, None]
-    return np.asarray(padded[each, rows[:, :, None], columns[:, None, :]])
+    steps = [limit - generator.integers(0, 2 * limit + 1, count) for limit in most]
+    return move(inputs, np.zeros(count, bool), np.stack(steps, axis=1))
+
+
+def move(images: np.ndarray, flipped: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Return images mirrored and moved, the border reflected.
+
+    Args:
+        images: `(n, height, width, channels)`.
+        flipped: `(n,)` which ones to mirror.
+        steps: `(n, 2)` how many pixels down and right.
+    """
+    height, width = images.shape[1:3]
+    rows = _reflect(np.arange(height) - steps[:, :1], height)
+    columns = _reflect(np.arange(width) - steps[:, 1:], width)
+    columns = np.where(flipped[:, None], width - 1 - columns, columns)
+    return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _reflect(positions: np.ndarray, size: int) -> np.ndarray:
+    """Map positions beyond the ends back inside."""
+    period = max(2 * size - 2, 1)
+    inside = np.abs(positions) % period
+    return np.where(inside < size, inside, period - inside)
