@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,7 +147,12 @@ UNSAFE = [
         activation(function("keras.config", "enable_unsafe_deserialization")),
         "uses the function 'enable_unsafe_deserialization'",
     ),
-    (activation(function("os", "system")), "uses the function 'system'"),
+    (activation(function("os", "system")), r"'system' \(module 'os'\)"),
+    (activation(function("planted", "relu")), r"uses 'relu' \(module 'planted'\)"),
+    (activation(function("keras_of_mine.x", "relu")), r"\(module 'keras_of_mine.x'\)"),
+    (activation({"class_name": "__tuple__", "module": "planted", "items": []}), "'planted'"),
+    (extra_layer("TensorShape", "planted", items=[1]), r"is 'TensorShape' \(module 'planted'\)"),
+    (extra_layer("Dense", "tensorflow.python.debug", units=3), "'tensorflow.python.debug'"),
     (activation(function("builtins", "exec")), "uses the function 'exec'"),
     (activation("exec"), "uses the function 'exec'"),
     (
@@ -350,3 +356,31 @@ def test_code_is_found_at_every_depth(depth: int) -> None:
 
     with pytest.raises(ModelError, match=r"Layer 'deep' \(Lambda\)"):
         check_configuration({"class_name": "Sequential", "config": [config]}, "x.h5", {})
+
+
+@pytest.mark.parametrize("kind", ["activation", "value"])
+def test_a_module_that_an_old_configuration_names_is_not_imported(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tf_keras imports what a function or a value names, in a process of its own."""
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    for name in ("random.py", "numpy.py", "tf_keras.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    old = tf_keras.Sequential([tf_keras.Input((4,)), tf_keras.layers.Dense(3, activation="relu")])
+    old.save("old.h5")
+    assert np.isfinite(load_model("old.h5")(np.ones((1, 4), "float32"))).all()
+    assert not (tmp_path / "ran").exists(), "the working folder is on the path of a process"
+    monkeypatch.setenv("PYTHONPATH", f".{os.pathsep}{os.environ.get('PYTHONPATH', '')}{os.pathsep}")
+    load_model("old.h5")
+    assert not (tmp_path / "ran").exists(), "a relative entry of PYTHONPATH is on its path"
+    planted: dict[str, Any] = function("planted", "relu")
+    if kind == "value":
+        planted = {"class_name": "TensorShape", "module": "planted", "items": [4]}
+    with h5py.File("old.h5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"][1]["config"]["activation"] = planted
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ModelError, match="planted|cannot be rebuilt"):
+        load_model("old.h5")
+    assert not (tmp_path / "ran").exists()

@@ -1,6 +1,6 @@
 """The other side of a legacy load: a process with tf_keras, which opens old files as meant.
 
-Started as `python -m edgeprune.loading.legacy_worker`; reads one JSON request per line, answers
+Started as `python -P -m edgeprune.loading.legacy_worker`; reads one JSON request per line, answers
 with one JSON line each. Arrays travel as .npz files, never as pickles. Every configuration has
 been checked by the process that asks.
 """

@@ -39,11 +39,11 @@ class LegacyProcess:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="edgeprune-")
         self._log = (Path(self._folder.name) / "log").open("wb")
-        search_path = os.pathsep.join(
-            [str(_PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
+        own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        # An empty entry or a relative one would be the working folder, and what lies there runs.
+        search_path = os.pathsep.join([str(_PACKAGE_ROOT), *filter(os.path.isabs, own)])
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgeprune.loading.legacy_worker"],
+            [sys.executable, "-P", "-m", "edgeprune.loading.legacy_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

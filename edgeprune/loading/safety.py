@@ -7,6 +7,7 @@ and only names that Keras itself has, or that the user handed over, may pass.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,10 @@ from edgeprune.errors import ModelError
 from edgeprune.loading import vocabulary
 from edgeprune.loading.tensorflow_calls import called_function, is_known
 
-_KERAS_PACKAGES = frozenset({"builtins", "keras", "keras_core", "tensorflow", "tf_keras"})
+# Modules that Keras itself writes; it imports whatever else a configuration names.
+_OWN_MODULE = re.compile(
+    r"builtins|(keras|tf_keras|tensorflow\.keras|tensorflow\.python\.keras)(\.[A-Za-z_]\w*)*"
+)
 _ACTIVATION_KEYS = frozenset({"activation", "recurrent_activation"})
 _FILE_KEYS = frozenset({"vocabulary", "idf_weights"})
 
@@ -114,23 +118,36 @@ def _judge(node: dict[str, Any], owner: _Owner, custom: Mapping[str, Any]) -> Fi
     if class_name in {"Lambda", "__lambda__"}:
         return Finding("code", owner.name, owner.class_name)
     if class_name == "function":
-        return _judge_function(config, owner, custom)
+        return _judge_function(node, owner, custom)
     if class_name in custom or registered in custom or _is_registered(registered):
-        return None
-    if class_name in vocabulary.VALUE_CLASSES:
         return None
     if class_name in vocabulary.FOREIGN_CLASSES:
         return Finding("foreign", owner.name, class_name)
-    module = str(node.get("module") or "keras")
-    if module.split(".")[0] in _KERAS_PACKAGES and class_name in vocabulary.known_classes():
+    if _is_own(node) and class_name in vocabulary.VALUE_CLASSES:
+        return None
+    if _is_own(node) and class_name in vocabulary.known_classes():
         return _judge_call(class_name, config, owner)
+    module = node.get("module") or "keras"
     return Finding("unknown", owner.name, owner.class_name, f"{class_name}\n{module}")
 
 
-def _judge_function(config: Any, owner: _Owner, custom: Mapping[str, Any]) -> Finding | None:
+def _is_own(node: Mapping[str, Any]) -> bool:
+    """Whether the module that an object names is one of Keras, which may be imported for it."""
+    module = node.get("module")
+    return module is None or (isinstance(module, str) and bool(_OWN_MODULE.fullmatch(module)))
+
+
+def _judge_function(
+    node: Mapping[str, Any], owner: _Owner, custom: Mapping[str, Any]
+) -> Finding | None:
+    config = node.get("config")
     if not isinstance(config, str):
         return Finding("code", owner.name, owner.class_name)
-    if config in vocabulary.known_functions() or config in custom or _is_registered(config):
+    if config in custom or _is_registered(config):
+        return None
+    if not _is_own(node):
+        return Finding("unknown", owner.name, owner.class_name, f"{config}\n{node['module']}")
+    if config in vocabulary.known_functions():
         return None
     return Finding("function", owner.name, owner.class_name, config)
 
