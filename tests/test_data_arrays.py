@@ -359,3 +359,20 @@ def test_real_images_in_an_npz_file(shared_data):
             dataset.read(np.array([9999]))[0, :, :, 0], archive["x"][9999]
         )
         np.testing.assert_array_equal(dataset.targets, archive["y"])
+
+
+@pytest.mark.parametrize(
+    "targets", [{}, {"y": np.zeros((6, 4, 4, 1))}, {"y": np.linspace(0.0, 1.0, 6)}]
+)
+def test_classes_are_asked_for_only_where_they_matter(tmp_path, x, targets):
+    path = save(tmp_path / "data.npz", x=x, **targets)
+    dataset = load_dataset(path, input_shape=(4, 4, 3), labelled=False)
+    assert (dataset.classes, dataset.targets.tolist()) == (("unlabelled",), [0] * 6)
+    np.testing.assert_array_equal(dataset.read(np.arange(6)), x)
+    with pytest.raises(DataError):
+        load_dataset(path, input_shape=(4, 4, 3))
+
+
+def test_known_classes_are_kept_where_they_do_not_matter(tmp_path, x):
+    path = save(tmp_path / "data.npz", x=x, y=np.arange(6) % 3)
+    assert load_dataset(path, input_shape=(4, 4, 3), labelled=False).classes == ("0", "1", "2")

@@ -321,3 +321,13 @@ def test_a_path_with_quotes_and_accents_survives(tmp_path):
     assert dataset.classes == ("là", "ça")[:: 1 if "là" < "ça" else -1]
     with pytest.raises(DataError, match="Cannot read the image"):
         dataset.read(np.arange(3))
+
+
+@pytest.mark.parametrize("where", [".", "one"])
+def test_images_without_classes_serve_where_classes_do_not_matter(tmp_path, where):
+    for name in ("a.png", "b.png"):
+        write(tmp_path / where / name)
+    dataset = load(tmp_path, labelled=False)
+    assert (dataset.classes, dataset.read(np.arange(2)).shape) == (("unlabelled",), (2, 8, 8, 3))
+    with pytest.raises(DataError):
+        load(tmp_path)

@@ -12,8 +12,8 @@ import numpy as np
 
 from edgeprune.data.class_targets import read_targets
 from edgeprune.data.classes import check_names
-from edgeprune.data.dataset import Dataset
-from edgeprune.errors import DataError
+from edgeprune.data.dataset import UNLABELLED, Dataset
+from edgeprune.errors import ClassError, DataError
 
 Shape = tuple[int | None, ...]
 Part = tuple[Any, Any]
@@ -33,10 +33,13 @@ def load_arrays(
     classes: tuple[str, ...] | None,
     name: str,
     own_names: tuple[str, ...] | None = None,
+    labelled: bool = True,
 ) -> Dataset:
-    """Make a data set of one (x, y) pair per split, without copying the samples."""
+    """Make a data set of one (x, y) pair per split, without copying the samples.
+
+    Where no labels are needed, y may be `None` or anything else.
+    """
     inputs = {split: np.asarray(x) for split, (x, _) in parts.items()}
-    outputs = {split: np.asarray(y) for split, (_, y) in parts.items()}
     for split, x in inputs.items():
         where = f"{name}, {split}" if len(parts) > 1 else name
         if x.dtype.kind not in "biuf" or x.ndim == 0:
@@ -44,12 +47,19 @@ def load_arrays(
                 f"The samples of '{where}' must be an array of numbers, samples first. "
                 f"Got {x.dtype} of shape {x.shape} instead."
             )
-        if x.shape[:1] != outputs[split].shape[:1]:
+        y = parts[split][1]
+        if y is not None and x.shape[:1] != np.shape(y)[:1]:
             raise DataError(
                 f"'{where}' has samples of shape {x.shape} but targets of shape "
-                f"{outputs[split].shape}: the first numbers must be equal."
+                f"{np.shape(y)}: the first numbers must be equal."
             )
-    targets, names = read_targets(list(outputs.values()), classes, name, own_names)
+    try:
+        outputs = [np.asarray(y) for _, y in parts.values()]
+        targets, names = read_targets(outputs, classes, name, own_names)
+    except (DataError, ClassError):
+        if labelled:
+            raise
+        targets, names = np.zeros(sum(map(len, inputs.values())), np.int64), UNLABELLED
     read = make_consumer(list(inputs.values()), input_shape, name)
     return Dataset(name, names, targets, _number_splits(inputs), read)
 
@@ -127,14 +137,16 @@ def fits(sample_shape: Sequence[int | None], input_shape: Shape) -> bool:
     )
 
 
-def load_npz(path: Path, input_shape: Shape, classes: tuple[str, ...] | None) -> Dataset:
+def load_npz(
+    path: Path, input_shape: Shape, classes: tuple[str, ...] | None, labelled: bool = True
+) -> Dataset:
     """Open an `.npz` file; arrays stored without compression are mapped, not read."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = list(archive.files)
-            pairs = _pair_keys(keys, path)
+            pairs = _pair_keys(keys, path, labelled)
             parts = {
-                split: (_open_array(path, archive, x), archive[y])
+                split: (_open_array(path, archive, x), None if y is None else archive[y])
                 for split, (x, y) in pairs.items()
             }
             own_names = check_names(archive["classes"].ravel()) if "classes" in keys else None
@@ -147,20 +159,22 @@ def load_npz(path: Path, input_shape: Shape, classes: tuple[str, ...] | None) ->
         raise DataError(
             f"Cannot read '{path}': {reason}. Expected an .npz archive of plain arrays, {NPZ_KEYS}."
         ) from error
-    return load_arrays(parts, input_shape, classes, path.name, own_names)
+    return load_arrays(parts, input_shape, classes, path.name, own_names, labelled)
 
 
-def _pair_keys(keys: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
-    pairs: dict[str, tuple[str, str]] = {}
+def _pair_keys(
+    keys: Sequence[str], path: Path, labelled: bool
+) -> dict[str, tuple[str, str | None]]:
+    pairs: dict[str, tuple[str, str | None]] = {}
     for split, suffixes in SPLIT_SUFFIXES.items():
         for suffix in suffixes:
             present = [key for key in (f"x{suffix}", f"y{suffix}") if key in keys]
-            if len(present) == 1:
+            if len(present) == 1 and (labelled or present[0][0] == "y"):
                 raise DataError(
                     f"'{path}' has '{present[0]}' without its partner. Expected {NPZ_KEYS}."
                 )
             if present:
-                pairs.setdefault(split, (present[0], present[1]))
+                pairs.setdefault(split, (present[0], present[1] if present[1:] else None))
     if not pairs or ("all" in pairs and len(pairs) > 1):
         raise DataError(
             f"'{path}' holds {', '.join(sorted(keys)) or 'nothing'}. Expected {NPZ_KEYS}, "

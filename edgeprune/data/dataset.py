@@ -12,6 +12,8 @@ from edgeprune.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 READ_BATCH = 256
+UNLABELLED = ("unlabelled",)
+"""Classes of samples of which nobody knows, or needs, the class."""
 
 
 def _accept_all(indices: np.ndarray) -> None:

@@ -40,7 +40,11 @@ def check_source(data: Any) -> None:
 
 
 def load_dataset(
-    source: Any, *, input_shape: tuple[int | None, ...], classes: Sequence[str] | None = None
+    source: Any,
+    *,
+    input_shape: tuple[int | None, ...],
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
 ) -> Dataset:
     """Open labelled samples, wherever they are; samples in folders are not read yet.
 
@@ -72,6 +76,10 @@ def load_dataset(
             `classes` of an `.npz` file, targets that are names) are looked up in them and may be
             fewer. By default the data's own names: folders sorted as Keras does, or 0, 1, 2, ...
 
+        labelled: whether every sample must have a class. If not, an `.npz` file may hold `x` alone
+            or targets that are no classes, and a folder may hold images alone: all of them are then
+            of one class, called `UNLABELLED`.
+
     Raises:
         DataError: the source cannot be read, is empty, or does not fit `input_shape`.
         ClassError: a class of the data is not among `classes`.
@@ -86,7 +94,7 @@ def load_dataset(
     names = check_names(classes) if classes is not None else None
     shape = tuple(input_shape)
     if isinstance(source, str | os.PathLike):
-        return _load_by_text(source, shape, names)
+        return _load_by_text(source, shape, names, labelled)
     if is_stream(source):
         return load_stream(source, shape, names)
     return load_arrays(_split_arrays(source), shape, names, "arrays")
@@ -96,6 +104,7 @@ def _load_by_text(
     source: str | os.PathLike[str],
     input_shape: tuple[int | None, ...],
     classes: tuple[str, ...] | None,
+    labelled: bool,
 ) -> Dataset:
     path = Path(source).expanduser()
     if source in CLASS_NAMES:
@@ -106,9 +115,9 @@ def _load_by_text(
             )
         return load_builtin(str(source), input_shape, classes)
     if path.is_dir():
-        return load_folder(path, input_shape, classes)
+        return load_folder(path, input_shape, classes, labelled)
     if path.suffix.lower() == ".npz" and path.exists():
-        return load_npz(path, input_shape, classes)
+        return load_npz(path, input_shape, classes, labelled)
     if path.exists():
         raise DataError(f"'{source}' is neither a folder nor an .npz file. Expected {SOURCES}.")
     siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeprune.data.arrays import Shape
 from edgeprune.data.classes import match_names, shorten
-from edgeprune.data.dataset import Dataset
+from edgeprune.data.dataset import UNLABELLED, Dataset
 from edgeprune.data.images import MODES, check_image, read_image
 from edgeprune.errors import DataError
 
@@ -30,12 +30,16 @@ SPLIT_NAMES = {
 LAYOUT = f"class/*{{{','.join(SUFFIXES)}}} or split/class/* with splits train, validation, test"
 
 
-def load_folder(folder: Path, input_shape: Shape, classes: tuple[str, ...] | None) -> Dataset:
+def load_folder(
+    folder: Path, input_shape: Shape, classes: tuple[str, ...] | None, labelled: bool = True
+) -> Dataset:
     """List the images of a folder; classes are its sorted class folders, as in Keras."""
     reader_shape = _check_input_shape(folder, input_shape)
     by_split = _find_class_folders(folder)
     own_names = sorted({child.name for folders in by_split.values() for child in folders})
-    if len(own_names) < 2:
+    if len(own_names) < 2 and not labelled:
+        by_split, classes, own_names = {"all": [folder]}, UNLABELLED, [*UNLABELLED]
+    if len(own_names) < 2 and labelled:
         raise DataError(_explain_single_class(folder, by_split))
     position = dict(zip(own_names, match_names(own_names, classes, str(folder)), strict=True))
     paths: list[str] = []
@@ -46,7 +50,7 @@ def load_folder(folder: Path, input_shape: Shape, classes: tuple[str, ...] | Non
         for class_folder in class_folders:
             found = _list_images(class_folder)
             paths += found
-            targets += [position[class_folder.name]] * len(found)
+            targets += [position.get(class_folder.name, 0)] * len(found)
         splits[split] = np.arange(start, len(paths))
     if not paths:
         raise DataError(f"'{folder}' holds no images. Expected {LAYOUT}.")
