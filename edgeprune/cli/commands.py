@@ -16,6 +16,7 @@ from edgeprune.cli.options import (
     FORMATS,
     HeadedCommand,
     InOrder,
+    list_inputs,
     model_options,
     option,
     output_options,
@@ -188,7 +189,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
 
     scheme, io, source = options["quantize"], options["io"], options["data"]
     check_choices(scheme, io)
-    check_output(out, suffix=".tflite")
+    check_output(out, suffix=".tflite", inputs=list_inputs(options))
     scaling = parse_preprocess(options["preprocess"])
     labels = read_labels(options["labels"])
     quantization = read_quantization(options)

@@ -350,6 +350,11 @@ def _read_size(context: click.Context, parameter: click.Parameter, given: Any) -
         return Budget.parse(f"size={given}").amount
 
 
+def list_inputs(options: dict[str, Any]) -> list[str]:
+    """Return the paths that a command reads; none of them may be written to."""
+    return [options[name] for name in ("model", "weights", "data", "labels") if options[name]]
+
+
 def read_model(options: dict[str, Any]) -> ModelFile:
     """Take `MODEL` and `--weights`."""
     from edgeprune.loading import ModelFile
