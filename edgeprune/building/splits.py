@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from edgeprune.data import (
     warn_near_chance,
     warn_shared_samples,
 )
+from edgeprune.data.arrays import find_free_memory
 from edgeprune.data.data_settings import Data
 from edgeprune.errors import ClassError, DataError, ModelError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST_OTHER_SAMPLES = 7000
 SCALING_SAMPLES = 200
-FALLBACK_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +107,7 @@ def read_splits(
     chosen = None if single else chosen
     preprocess = data.scaling
     taken, others, notes = _limit_memory(data, dataset, len(wanted), preprocess)
+    notes = (*dataset.notes, *notes)
     parts = assign_samples(
         dataset,
         wanted,
@@ -142,7 +142,7 @@ def _limit_memory(
     """
     first = next(indices for indices in dataset.splits.values() if len(indices))[:1]
     sample = read_samples(dataset, first, preprocess).inputs.nbytes
-    limit = data.memory or _free_memory() / 4
+    limit = data.memory or find_free_memory() / 4
     room = int(limit // max(sample, 1))
     available = len(dataset.targets)
     wanted = min((data.calibration + data.validation) * num_classes + data.test, available)
@@ -175,14 +175,6 @@ def _limit_memory(
             f"validation and {numbers['test']} for the test were taken. --memory allows more.",
         ),
     )
-
-
-def _free_memory() -> float:
-    """Return the bytes that this machine says are free, or a cautious guess."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4.0 * FALLBACK_MEMORY
 
 
 def _count_classes(model: keras.Model) -> int:

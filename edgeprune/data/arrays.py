@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +16,12 @@ from edgeprune.data.class_targets import read_targets
 from edgeprune.data.classes import check_names
 from edgeprune.data.dataset import UNLABELLED, Dataset
 from edgeprune.errors import ClassError, DataError
+from edgeprune.support.files import check_regular
 
 Shape = tuple[int | None, ...]
 Part = tuple[Any, Any]
+READ_BYTES = 2**22
+FALLBACK_MEMORY = 8 * 2**30
 
 NPZ_KEYS = "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' (and 'x_val', 'y_val')"
 SPLIT_SUFFIXES = {
@@ -140,16 +145,24 @@ def fits(sample_shape: Sequence[int | None], input_shape: Shape) -> bool:
 def load_npz(
     path: Path, input_shape: Shape, classes: tuple[str, ...] | None, labelled: bool = True
 ) -> Dataset:
-    """Open an `.npz` file; arrays stored without compression are mapped, not read."""
+    """Open an `.npz` file; arrays stored without compression are mapped, not held in memory."""
+    check_regular(path, DataError)
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = list(archive.files)
             pairs = _pair_keys(keys, path, labelled)
             parts = {
-                split: (_open_array(path, archive, x), None if y is None else archive[y])
+                split: (
+                    _open_array(path, archive, x),
+                    None if y is None else _open_array(path, archive, y),
+                )
                 for split, (x, y) in pairs.items()
             }
-            own_names = check_names(archive["classes"].ravel()) if "classes" in keys else None
+            own_names = (
+                check_names(_open_array(path, archive, "classes").ravel().tolist())
+                if "classes" in keys
+                else None
+            )
     except DataError:
         raise
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise anything
@@ -183,8 +196,19 @@ def _pair_keys(
     return pairs
 
 
+def find_free_memory() -> float:
+    """Return the bytes that this machine says are free, or a cautious guess."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return float(FALLBACK_MEMORY)
+
+
 def _open_array(path: Path, archive: Any, key: str) -> np.ndarray:
-    """Map an array inside a zip file where it lies uncompressed, else read it."""
+    """Map an array inside a zip file where it lies uncompressed, else read it.
+
+    Checksum and size are compared first: what is mapped has neither.
+    """
     info = archive.zip.getinfo(f"{key}.npy")
     with archive.zip.open(info) as member:
         version = np.lib.format.read_magic(member)
@@ -192,12 +216,26 @@ def _open_array(path: Path, archive: Any, key: str) -> np.ndarray:
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }
-        if info.compress_type != zipfile.ZIP_STORED or version not in consumers:
+        is_compressed = info.compress_type != zipfile.ZIP_STORED
+        if is_compressed and info.file_size > find_free_memory():
+            raise ValueError(
+                f"'{key}' takes {info.file_size / 2**30:.1f} GiB of memory, more than is free; "
+                "what np.savez saves stays on disk"
+            )
+        if version not in consumers:
             return np.asarray(archive[key])
         shape, fortran_order, dtype = consumers[version](member)
         header_size = member.tell()
-    if dtype.hasobject or 0 in shape:
-        return np.asarray(archive[key])
+        size = header_size + math.prod(shape) * dtype.itemsize
+        if size != info.file_size and not dtype.hasobject:
+            raise ValueError(
+                f"'{key}' has {info.file_size:,} bytes, but by its header {shape} of {dtype} it "
+                f"should have {size:,}"
+            )
+        if dtype.hasobject or 0 in shape or is_compressed:
+            return np.asarray(archive[key])
+        while member.read(READ_BYTES):  # at the end zipfile compares the checksum
+            pass
     with open(path, "rb") as file:
         # The local header repeats the name and has its own extra field, which may differ in size
         # from the one in the zip directory: 30 fixed bytes, their sizes at 26 and 28.

@@ -30,9 +30,9 @@ def check_source(data: Any) -> None:
     """
     if not isinstance(data, (str, os.PathLike)):
         return
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     looks_like_path = path.suffix or len(path.parts) > 1 or str(data).endswith(os.sep)
-    if looks_like_path and not path.exists():
+    if looks_like_path and not os.path.exists(path):
         raise DataError(
             f"There is no data at '{data}'. Expected a folder with one folder of images per class, "
             "an .npz file with x and y, or the name of a built-in data set."
@@ -106,21 +106,21 @@ def _load_by_text(
     classes: tuple[str, ...] | None,
     labelled: bool,
 ) -> Dataset:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if source in CLASS_NAMES:
-        if path.exists():
+        if os.path.exists(path):
             raise DataError(
                 f"'{source}' is a built-in data set and also a file or folder here. "
                 f"Write './{source}' for the latter, or rename it."
             )
         return load_builtin(str(source), input_shape, classes)
-    if path.is_dir():
+    if os.path.isdir(path):
         return load_folder(path, input_shape, classes, labelled)
-    if path.suffix.lower() == ".npz" and path.exists():
+    if path.suffix.lower() == ".npz" and os.path.exists(path):
         return load_npz(path, input_shape, classes, labelled)
-    if path.exists():
+    if os.path.exists(path):
         raise DataError(f"'{source}' is neither a folder nor an .npz file. Expected {SOURCES}.")
-    siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = [child.name for child in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
     close = [str(path.parent / name) for name in close] or difflib.get_close_matches(
         str(source), CLASS_NAMES, n=1

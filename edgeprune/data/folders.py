@@ -16,7 +16,10 @@ from edgeprune.data.dataset import UNLABELLED, Dataset
 from edgeprune.data.images import MODES, check_image, read_image
 from edgeprune.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+OTHER_SUFFIXES = (
+    ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".dng", ".cr2", ".nef",
+)  # fmt: skip
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -57,7 +60,15 @@ def load_folder(
     reader = _ImageReader(str(folder), paths, reader_shape)
     names = classes or tuple(own_names)
     indices = np.asarray(targets, np.int64)
-    return Dataset(folder.resolve().name, names, indices, splits, reader.read, reader.check)
+    return Dataset(
+        folder.resolve().name,
+        names,
+        indices,
+        splits,
+        reader.read,
+        reader.check,
+        _note_others(by_split),
+    )
 
 
 @dataclass(frozen=True)
@@ -133,7 +144,22 @@ def _find_class_folders(folder: Path) -> dict[str, list[Path]]:
     return by_split
 
 
-def _list_images(folder: Path, recursive: bool = True) -> list[str]:
+def _note_others(by_split: dict[str, list[Path]]) -> tuple[str, ...]:
+    """Say how many images of kinds that are not read lie among the others."""
+    folders = [folder for inside in by_split.values() for folder in inside]
+    others = [path for each in folders for path in _list_images(each, suffixes=OTHER_SUFFIXES)]
+    if not others:
+        return ()
+    kinds = ", ".join(sorted({Path(path).suffix.lower() for path in others}))
+    return (
+        f"{len(others)} files ({kinds}), such as '{others[0]}', were left out: convert them to "
+        ".png or .jpg to use them.",
+    )
+
+
+def _list_images(
+    folder: Path, recursive: bool = True, suffixes: tuple[str, ...] = SUFFIXES
+) -> list[str]:
     """List the images in and below a class folder, sorted; hidden files are no photos."""
 
     def refuse(error: OSError) -> None:
@@ -144,7 +170,7 @@ def _list_images(folder: Path, recursive: bool = True) -> list[str]:
         found += [
             os.path.join(parent, name)
             for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(suffixes) and not name.startswith(".")
         ]
         if not recursive:
             folders.clear()

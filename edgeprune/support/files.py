@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -42,7 +43,7 @@ def check_output(
         _check_place(target, suffix)
         for given in inputs:
             if isinstance(given, (str, os.PathLike)):
-                _check_apart(target, Path(given).expanduser())
+                _check_apart(target, Path(os.path.expanduser(given)))
     except (OSError, RuntimeError) as error:  # a name too long, links in a circle
         reason = getattr(error, "strerror", None) or error
         raise EdgepruneError(f"Cannot write to '{target}': {reason}.") from error
@@ -50,7 +51,7 @@ def check_output(
 
 def _check_apart(target: Path, source: Path) -> None:
     """Refuse an output that is an input, by whatever path or link, or a folder around one."""
-    if not source.exists() or not target.exists():
+    if not os.path.exists(source) or not target.exists():
         return
     if target.samefile(source):
         raise EdgepruneError(
@@ -84,6 +85,24 @@ def _check_place(target: Path, suffix: str) -> None:
         raise EdgepruneError(f"Cannot write to '{target}': '{above}' is a file, not a folder.")
     if not os.access(above, os.W_OK | os.X_OK):
         raise EdgepruneError(f"Cannot write to '{target}': no permission to write in '{above}'.")
+
+
+def check_regular(
+    path: str | os.PathLike[str], kind: type[Exception], most_bytes: float = math.inf
+) -> None:
+    """Refuse to read what may never end, and more than can be meant.
+
+    Args:
+        path: to be read; one that is missing is left to whoever opens it.
+        kind: of the error to raise.
+        most_bytes: that a file for this purpose has.
+    """
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
+        raise kind(f"Cannot read '{path}': it is no file but a folder, a pipe or a device.")
+    if os.path.getsize(path) > most_bytes:
+        raise kind(f"Cannot read '{path}': it has more than {most_bytes / 2**20:,.0f} MB.")
 
 
 @contextlib.contextmanager
