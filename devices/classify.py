@@ -55,5 +55,7 @@ interpreter.invoke()
 scores = interpreter.get_tensor(wanted["index"])[0].astype(np.float32)
 if wanted["dtype"] != np.float32:
     scores = (scores - wanted["quantization"][1]) * wanted["quantization"][0]
+if len(scores) < len(labels):  # one sigmoid: the chance of the second of two classes
+    scores = np.append(1 - scores, scores)
 for index in np.argsort(-scores)[: options.top]:
     print(f"{scores[index]:8.4f}  {labels[index]}")

@@ -131,3 +131,33 @@ def test_all_classes_in_another_order_are_counted_in_that_order(tmp_path: Path, 
     assert built.outcome.classes == ("one", "zero")
     scores = [one["validation_accuracy"] for one in built.outcome.candidates]
     assert min(scores) > 0.9
+
+
+def test_one_sigmoid_tells_two_classes_apart(tmp_path: Path) -> None:
+    images, targets = digits()
+    two = targets < 2
+    x, y = images[two].astype(np.float32) / 16, targets[two]
+    model = keras.Sequential([
+        keras.Input((8, 8, 1)), keras.layers.Conv2D(8, 3, activation="relu"),
+        keras.layers.Flatten(), keras.layers.Dense(1, "sigmoid"),
+    ])  # fmt: skip
+    model.compile("adam", "binary_crossentropy")
+    model.fit(x, y, epochs=8, verbose=0)
+    file, cut = tmp_path / "two.npz", len(x) // 2
+    np.savez(
+        file, x_train=x[:cut], y_train=y[:cut], x_test=x[cut:], y_test=y[cut:],
+        classes=np.array(["zero", "one"]),
+    )  # fmt: skip
+    data = edgeprune.Data(file, calibration=20, validation=20, preprocess="raw")
+    with pytest.raises(edgeprune.ClassError, match="both stay, in their order, zero and one"):
+        edgeprune.build(model, data, classes="one,zero", out=tmp_path / "out", **SETTINGS)
+    built = edgeprune.build(
+        model, data, classes="zero,one", budget="macs=100%", pruning=UNRECOVERED,
+        training=edgeprune.Training(seconds=None, epochs=1), out=tmp_path / "out", **SETTINGS,
+    )  # fmt: skip
+    found = ((model.predict(x[cut:], verbose=0)[:, 0] > 0.5) == y[cut:]).mean()
+    assert found > 0.9
+    for name in ("original", "original_subset", "pruned", "recovered", "tflite"):
+        assert built.outcome.accuracy[name] == pytest.approx(found), name
+    assert built.outcome.accuracy["trained"] > 0.9
+    assert (tmp_path / "out" / "labels.txt").read_text() == "zero\none\n"

@@ -345,3 +345,46 @@ def test_every_kind_of_error_is_one_line_and_exit_code_2() -> None:
     assert len(kinds) > 6
     for kind in kinds:
         assert explain(kind("What went wrong.")) == (2, "Error: What went wrong.")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("prune model.keras --data digits.npz --out model.keras", "is an input ('model.keras')"),
+        ("build model.keras --data digits.npz --out .", "is the folder of an input"),
+        ("build model.keras --data pets --out pets", "is an input ('pets')"),
+        ("convert model.keras --data digits.npz --out linked.tflite", "is an input ("),
+        ("sensitivity model.keras --data digits.npz --out digits.npz", "is an input ("),
+    ],
+)
+def test_what_is_read_is_never_written_to(place: Path, command: str, expected: str) -> None:
+    link = place / "linked.tflite"
+    if not link.is_symlink():
+        link.symlink_to(place / "model.keras")
+    before = {name: (place / name).read_bytes() for name in ("model.keras", "digits.npz")}
+    answer = run_command(*command.split())
+    assert answer.code == 2
+    assert expected in answer.error
+    assert all((place / name).read_bytes() == content for name, content in before.items())
+
+
+@pytest.mark.parametrize("code", ["exit(0)", "def scale(batch):\n    exit(0)"])
+def test_an_exit_in_the_users_own_function_is_no_success(
+    place: Path, code: str, monkeypatch
+) -> None:
+    name = f"leaving{len(code)}"
+    (place / f"{name}.py").write_text(f"from sys import exit\n{code}\n")
+    answer = run_command(
+        *f"build model.keras --data digits.npz --preprocess {name}:scale --out away".split()
+    )
+    assert answer.code == 2
+    assert "ended the program (exit code 0) instead of returning a batch" in answer.error
+
+
+def test_labels_from_a_device_or_a_pipe_are_refused(place: Path) -> None:
+    if not (place / "pipe.txt").exists():
+        os.mkfifo(place / "pipe.txt")
+    for path in ("/dev/zero", "pipe.txt"):
+        answer = run_command("build", "model.keras", "--data", "pets", "--labels", path)
+        assert answer.code == 2
+        assert "it is no file but a folder, a pipe or a device" in answer.error

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
+import os
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -359,3 +362,60 @@ def test_real_images_in_an_npz_file(shared_data):
             dataset.read(np.array([9999]))[0, :, :, 0], archive["x"][9999]
         )
         np.testing.assert_array_equal(dataset.targets, archive["y"])
+
+
+@pytest.mark.parametrize(
+    "targets", [{}, {"y": np.zeros((6, 4, 4, 1))}, {"y": np.linspace(0.0, 1.0, 6)}]
+)
+def test_classes_are_asked_for_only_where_they_matter(tmp_path, x, targets):
+    path = save(tmp_path / "data.npz", x=x, **targets)
+    dataset = load_dataset(path, input_shape=(4, 4, 3), labelled=False)
+    assert (dataset.classes, dataset.targets.tolist()) == (("unlabelled",), [0] * 6)
+    np.testing.assert_array_equal(dataset.read(np.arange(6)), x)
+    with pytest.raises(DataError):
+        load_dataset(path, input_shape=(4, 4, 3))
+
+
+def test_known_classes_are_kept_where_they_do_not_matter(tmp_path, x):
+    path = save(tmp_path / "data.npz", x=x, y=np.arange(6) % 3)
+    assert load_dataset(path, input_shape=(4, 4, 3), labelled=False).classes == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("key", ["x", "y"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_changed_byte_in_an_npz_file_is_found(tmp_path, x, key, compressed):
+    arrays = {"x": x, "y": np.arange(6)}
+    path = save(tmp_path / "data.npz", compressed, **arrays)
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{key}.npy")
+    content = bytearray(path.read_bytes())
+    content[info.header_offset + info.compress_size] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^Cannot read '{path}': "):
+        load_dataset(path, input_shape=(4, 4, 3))
+
+
+@pytest.mark.parametrize("shape", ["(5, 4, 4, 3)", "(9, 4, 4, 3)", "(9999999999999, 4, 4, 3)"])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_does_not_fit_its_array_is_found(tmp_path, x, shape, method):
+    whole = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        whole, {"descr": "|u1", "fortran_order": False, "shape": eval(shape)}
+    )
+    path = tmp_path / "data.npz"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", whole.getvalue() + x.tobytes())
+        archive.writestr("y.npy", whole.getvalue())
+    with pytest.raises(DataError, match=r"'x' has .* bytes, but by its header .* it should have"):
+        load_dataset(path, input_shape=(4, 4, 3))
+
+
+def test_a_pipe_is_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "data.npz")
+    with pytest.raises(DataError, match="it is no file but a folder, a pipe or a device"):
+        load_dataset(tmp_path / "data.npz", input_shape=(4, 4, 3))
+
+
+def test_a_path_that_is_too_long_is_refused():
+    with pytest.raises(DataError, match="There is no data at"):
+        load_dataset("x/" * 5000, input_shape=(4, 4, 3))

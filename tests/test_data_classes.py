@@ -74,3 +74,18 @@ def test_importing_the_package_loads_no_heavy_library():
     code = f"import sys, edgeprune.data; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("requested", "expected"),
+    [("cat, black,fox", (0, 3)), ("fox,cat,black", (3, 0)), ("cat, black,black", (0, 2)),
+     ("black,cat", (2, 1)), ('"cat, black",cat', (0, 1))],
+)  # fmt: skip
+def test_known_names_with_commas_need_no_quotes(requested, expected):
+    assert find_classes(requested, ("cat, black", "cat", "black", "fox")) == expected
+
+
+@pytest.mark.parametrize("requested", ["cat,,fox", ",cat,fox", "cat, ,fox"])
+def test_a_class_that_was_left_out_between_commas_is_told(requested):
+    with pytest.raises(ClassError, match="no name between two commas"):
+        find_classes(requested, ANIMALS)

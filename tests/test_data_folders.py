@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import sys
 
@@ -13,8 +14,8 @@ from edgeprune.errors import ClassError, DataError
 RAW = parse_preprocess("raw")
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 LAYOUT = (
-    "Expected class/*{.png,.jpg,.jpeg,.bmp,.webp} or split/class/* with splits train, validation, "
-    "test."
+    "Expected class/*{.png,.jpg,.jpeg,.bmp,.webp,.gif} or split/class/* with splits train, "
+    "validation, test."
 )
 
 
@@ -321,3 +322,39 @@ def test_a_path_with_quotes_and_accents_survives(tmp_path):
     assert dataset.classes == ("là", "ça")[:: 1 if "là" < "ça" else -1]
     with pytest.raises(DataError, match="Cannot read the image"):
         dataset.read(np.arange(3))
+
+
+@pytest.mark.parametrize("where", [".", "one"])
+def test_images_without_classes_serve_where_classes_do_not_matter(tmp_path, where):
+    for name in ("a.png", "b.png"):
+        write(tmp_path / where / name)
+    dataset = load(tmp_path, labelled=False)
+    assert (dataset.classes, dataset.read(np.arange(2)).shape) == (("unlabelled",), (2, 8, 8, 3))
+    with pytest.raises(DataError):
+        load(tmp_path)
+
+
+def test_gif_images_are_read_and_images_of_other_kinds_are_told(photos):
+    number = len(load(photos).targets)
+    write(photos / "cat" / "moving.gif")
+    write(photos / "cat" / "scan.TIFF")
+    dataset = load(photos)
+    assert len(dataset.targets) == number + 1
+    (note,) = dataset.notes
+    assert note.startswith("1 files (.tiff), such as") and "were left out" in note
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(photos, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    write(photos / "cat" / "bomb.png", size=(101, 100))
+    dataset = load(photos)
+    bomb = [number for number, target in enumerate(dataset.targets) if target == 0]
+    with pytest.raises(DataError, match=r"bomb\.png': it has 101x100 pixels, at most 10,000 are"):
+        dataset.check(np.array(bomb))
+
+
+def test_a_pipe_among_the_images_is_never_waited_for(photos):
+    os.mkfifo(photos / "cat" / "pipe.png")
+    with pytest.raises(DataError, match="it is no file but"):
+        dataset = load(photos)
+        dataset.check(np.arange(len(dataset.targets)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.support.files import move_together, replace_on_success
+from edgeprune.support.files import check_output, move_together, replace_on_success
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -124,7 +124,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from edgeprune.errors import EdgepruneError
-from edgeprune.files import move_together, replace_on_success
+from edgeprune.support.files import move_together, replace_on_success
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -244,3 +244,120 @@ def test_the_current_folder_is_a_folder_like_any_other(tmp_path, monkeypatch) ->
         (workspace / "labels.txt").write_text("new")
     assert contents(tmp_path) == {"labels.txt": "new"}
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_all_files_come_back_when_one_cannot_be_replaced(tmp_path, monkeypatch) -> None:
+    folder, replace, moved = tmp_path / "out", os.replace, []
+    folder.mkdir()
+    for name in "abc":
+        (folder / name).write_text("old")
+
+    def fail_at_the_third(source, target) -> None:
+        if Path(source).parent.name == "made":
+            moved.append(source)
+            if len(moved) == 3:
+                raise PermissionError(13, "Permission denied")
+        replace(source, target)
+
+    monkeypatch.setattr("edgeprune.support.files.os.replace", fail_at_the_third)
+    with (
+        pytest.raises(EdgepruneError, match="Permission denied"),
+        move_together(folder) as workspace,
+    ):
+        for name in "abcd":
+            (workspace / name).write_text("new")
+    assert contents(tmp_path) == {"out/a": "old", "out/b": "old", "out/c": "old"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from edgeprune.support import files
+
+replace, left = os.replace, int(sys.argv[2])
+
+def kill_later(source, target):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    replace(source, target)
+
+files.os.replace = kill_later
+with files.move_together(sys.argv[1]) as workspace:
+    for name in "abc":
+        (workspace / name).write_text("new")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it knows no locks that end with a process")
+@pytest.mark.parametrize("moves", range(5))
+def test_the_next_run_undoes_what_a_killed_one_left(tmp_path, moves) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in ("a", "b", "mine"):
+        (folder / name).write_text("old")
+    subprocess.run([sys.executable, "-c", KILLED, str(folder), str(moves)], timeout=600)
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(KeyboardInterrupt), move_together(folder):
+        raise KeyboardInterrupt
+    assert contents(tmp_path) == {"out/a": "old", "out/b": "old", "out/mine": "old"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_workspace_in_use_and_a_folder_of_the_user_are_left_alone(tmp_path) -> None:
+    (tmp_path / ".out-mine").mkdir()
+    with move_together(tmp_path / "out") as first:
+        (first / "a").write_text("first")
+        with move_together(tmp_path / "out") as second:
+            (second / "b").write_text("second")
+        assert (first / "a").exists()
+    assert contents(tmp_path) == {"out/a": "first", "out/b": "second"}
+    assert (tmp_path / ".out-mine").exists()
+
+
+def test_what_is_written_beside_a_file_goes_along_or_not_at_all(tmp_path) -> None:
+    for name in ("m.keras", "m.plan.json"):
+        (tmp_path / name).write_text("old")
+    with pytest.raises(ValueError), replace_on_success(tmp_path / "m.keras") as temporary:
+        temporary.with_suffix(".plan.json").write_text("new")
+        raise ValueError
+    assert contents(tmp_path) == {"m.keras": "old", "m.plan.json": "old"}
+    with replace_on_success(tmp_path / "m.keras") as temporary:
+        for path in (temporary, temporary.with_suffix(".plan.json")):
+            path.write_text("new")
+    assert contents(tmp_path) == {"m.keras": "new", "m.plan.json": "new"}
+
+
+# What is refused before there is anything to write.
+
+
+@pytest.mark.parametrize("link", [None, "symlink_to", "hardlink_to"])
+def test_an_output_that_is_an_input_is_refused(tmp_path, link) -> None:
+    model = output = tmp_path / "m.keras"
+    model.write_text("the only one")
+    if link:
+        output = tmp_path / "other.keras"
+        getattr(output, link)(model)
+    with pytest.raises(EdgepruneError, match=r"is an input \('.*m\.keras'\), which would be lost"):
+        check_output(output, suffix=".keras", inputs=[model, None, 3])
+    check_output(tmp_path / "free.keras", suffix=".keras", inputs=[model])
+
+
+def test_a_folder_around_an_input_is_refused(tmp_path) -> None:
+    (tmp_path / "nets").mkdir()
+    model, link = tmp_path / "nets" / "m.keras", tmp_path / "link.keras"
+    model.write_text("the only one")
+    link.symlink_to(model)
+    for given in (model, link):
+        with pytest.raises(EdgepruneError, match="is the folder of an input"):
+            check_output(tmp_path / "nets", inputs=[given])
+    check_output(tmp_path / "nets" / "out", inputs=[model])
+
+
+def test_names_that_cannot_be_are_refused(tmp_path) -> None:
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "missing")
+    for name in ("circle", "nowhere", "x" * 5000, "x" * 250, "circle/out"):
+        with pytest.raises(EdgepruneError, match=r"Cannot write to|link to nowhere"):
+            check_output(tmp_path / name)

@@ -122,3 +122,12 @@ def test_classes_of_a_model_that_has_none_are_refused() -> None:
     outputs = [layers.Dense(3)(inputs), layers.Dense(2)(inputs)]
     with pytest.raises(ClassError, match="has 2 outputs; a specialist needs exactly one"):
         check_classes(find_groups(keras.Model(inputs, outputs)), (0,))
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
+def test_one_hot_rows_are_classes_of_a_classifier(model, kind) -> None:
+    y = np.arange(4) % model.outputs[0].shape[-1]
+    x = np.zeros((4, *model.inputs[0].shape[1:]))
+    rows = np.eye(model.outputs[0].shape[-1])[y].astype(kind)
+    assert make_samples(model, (x, rows)).targets.tolist() == y.tolist()
+    assert not make_samples(model, (x, rows), task="regress").targets.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from edgeprune.data import (
     warn_near_chance,
     warn_shared_samples,
 )
+from edgeprune.data.arrays import find_free_memory
 from edgeprune.data.data_settings import Data
 from edgeprune.errors import ClassError, DataError, ModelError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 MOST_OTHER_SAMPLES = 7000
 SCALING_SAMPLES = 200
-FALLBACK_MEMORY = 2 * 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,17 +88,26 @@ def read_splits(
     """
     num_outputs = _count_classes(model)
     shape = tuple(model.inputs[0].shape[1:])
+    single = model.outputs[0].shape[1] == 1
     dataset = load_dataset(data.source, input_shape=shape, classes=data.labels)
     if len(dataset.classes) != num_outputs:
+        tells = "tells two classes apart" if single else f"has {num_outputs} outputs"
         raise ClassError(
-            f"The model has {num_outputs} outputs, the data names {len(dataset.classes)} classes "
+            f"The model {tells}, the data names {len(dataset.classes)} classes "
             f"({', '.join(dataset.classes[:6])}{', ...' if len(dataset.classes) > 6 else ''}). "
             "Give the names of all outputs, in their order, with --labels labels.txt."
         )
     chosen = None if classes is None else find_classes(classes, dataset.classes)
     wanted = tuple(range(num_outputs)) if chosen is None else chosen
+    if single and wanted != (0, 1):
+        raise ClassError(
+            "The model has one output, the chance of the second of its two classes: both stay, in "
+            f"their order, {dataset.classes[0]} and {dataset.classes[1]}. Leave out --classes."
+        )
+    chosen = None if single else chosen
     preprocess = data.scaling
     taken, others, notes = _limit_memory(data, dataset, len(wanted), preprocess)
+    notes = (*dataset.notes, *notes)
     parts = assign_samples(
         dataset,
         wanted,
@@ -134,7 +142,7 @@ def _limit_memory(
     """
     first = next(indices for indices in dataset.splits.values() if len(indices))[:1]
     sample = read_samples(dataset, first, preprocess).inputs.nbytes
-    limit = data.memory or _free_memory() / 4
+    limit = data.memory or find_free_memory() / 4
     room = int(limit // max(sample, 1))
     available = len(dataset.targets)
     wanted = min((data.calibration + data.validation) * num_classes + data.test, available)
@@ -169,14 +177,6 @@ def _limit_memory(
     )
 
 
-def _free_memory() -> float:
-    """Return the bytes that this machine says are free, or a cautious guess."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return 4.0 * FALLBACK_MEMORY
-
-
 def _count_classes(model: keras.Model) -> int:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         found = f"{_count(model.inputs, 'input')} and {_count(model.outputs, 'output')}"
@@ -185,11 +185,17 @@ def _count_classes(model: keras.Model) -> int:
             "Python, `edgeprune.prune` also takes models with several outputs."
         )
     shape = model.outputs[0].shape
+    if len(shape) == 2 and shape[1] == 1:
+        from edgeprune.tracing.graph import build_graph
+        from edgeprune.tracing.outputs import output_kinds
+
+        if output_kinds(build_graph(model))[0].task == "binary":
+            return 2
     if len(shape) != 2 or not shape[1] or shape[1] < 2:
         raise ModelError(
             f"Model '{model.name}' gives outputs of shape {tuple(shape)}; expected a classifier "
-            "that gives (batch, classes) with at least two classes. From Python, "
-            "`edgeprune.prune` also takes other models."
+            "that gives (batch, classes) with at least two classes, or one sigmoid for two. From "
+            "Python, `edgeprune.prune` also takes other models."
         )
     return int(shape[1])
 
@@ -204,7 +210,7 @@ def test_original(model: keras.Model, splits: DataSplits) -> tuple[dict[str, flo
     Returns:
         `original` and `original_subset` accuracy, and warnings for the user.
     """
-    from edgeprune.evaluation.equivalence import measure_accuracy, predict
+    from edgeprune.evaluation.equivalence import choose_classes, measure_accuracy, predict
 
     outputs = predict(model, splits.test.inputs)
     targets = splits.test.targets
@@ -217,12 +223,12 @@ def test_original(model: keras.Model, splits: DataSplits) -> tuple[dict[str, flo
     found = [
         warn_near_chance(
             accuracy["original"],
-            outputs.shape[1],
+            len(splits.dataset.classes),
             len(targets),
             largest_share=float(counts.max() / len(targets)),
         ),
         warn_better_scaling(
-            lambda inputs: predict(model, inputs).argmax(axis=1),
+            lambda inputs: choose_classes(predict(model, inputs)),
             splits.dataset,
             _some_indices(splits),
             splits.preprocess,

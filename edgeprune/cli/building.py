@@ -18,6 +18,7 @@ from edgeprune.cli.options import (
     budget_option,
     classes_option,
     data_options,
+    list_inputs,
     model_options,
     option,
     output_options,
@@ -91,7 +92,9 @@ def build(arguments: Sequence[str] | None, /, as_json: bool, quiet: bool, **opti
     with working(quiet):
         from edgeprune.building import COMMAND
         from edgeprune.building import build as run
+        from edgeprune.support.files import check_output
 
+        check_output(options["out"], inputs=list_inputs(options))
         COMMAND.set(shlex.join(["edgeprune", *(arguments or ["build"])]))
         pruning, training = read_pruning(options)
         built = run(
@@ -139,7 +142,9 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     from edgeprune.support.files import check_output, replace_on_success
     from edgeprune.support.progress import stage
 
-    check_output(out, suffix=".keras")
+    plan = Path(out).with_suffix(".plan.json")
+    for path, suffix in ((out, ".keras"), (plan, ".json")):
+        check_output(path, suffix=suffix, inputs=list_inputs(options))
     data, (pruning, training), file = read_data(options), read_pruning(options), read_model(options)
     budgets = Budgets.parse(options["budget"])
     check_source(data.source)
@@ -158,10 +163,9 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
         pruning=pruning,
     )
     pruned = train_pruned(original, pruned, splits, training, out, pruning.seed)
-    plan = Path(out).with_suffix(".plan.json")
-    with replace_on_success(out) as temporary:  # which is moved last: no model without its plan
+    with replace_on_success(out) as temporary:
         pruned.model.save(temporary)
-        pruned.plan.save(plan)
+        pruned.plan.save(temporary.with_suffix(".plan.json"))
     trained = describe_training(pruned.training)
     return {
         "model": out,
@@ -245,8 +249,10 @@ def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
     from edgeprune.building.splits import read_splits
     from edgeprune.errors import EdgepruneError
     from edgeprune.pruning.pruning_settings import Pruning
+    from edgeprune.support.files import check_output
 
     out, plot = options["out"], options["plot"]
+    check_output(out, suffix=Path(out).suffix, inputs=list_inputs(options))
     if plot is not None and Path(plot).suffix not in {".png", ".svg", ".pdf"}:
         raise EdgepruneError(f"Cannot draw '{plot}'. Expected a name in .png, .svg or .pdf.")
     data = read_data(options)

@@ -16,6 +16,7 @@ from edgeprune.cli.options import (
     FORMATS,
     HeadedCommand,
     InOrder,
+    list_inputs,
     model_options,
     option,
     output_options,
@@ -143,7 +144,7 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
     "--data",
     heading="Model and data",
     metavar="SAMPLES",
-    help="For the ranges of int8, needed there; as for `build`.",
+    help="For the ranges of int8, needed there; as for `build`, but classes may be missing.",
 )
 @preprocess_option
 @option(
@@ -178,6 +179,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     """Convert a model file, write the `.tflite` and return what is printed."""
     from edgeprune.data import load_dataset, parse_preprocess, read_samples
     from edgeprune.data.assignment import balance
+    from edgeprune.data.dataset import UNLABELLED
     from edgeprune.data.datasets import check_source
     from edgeprune.errors import ConversionError
     from edgeprune.support.files import check_output, replace_on_success
@@ -187,7 +189,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
 
     scheme, io, source = options["quantize"], options["io"], options["data"]
     check_choices(scheme, io)
-    check_output(out, suffix=".tflite")
+    check_output(out, suffix=".tflite", inputs=list_inputs(options))
     scaling = parse_preprocess(options["preprocess"])
     labels = read_labels(options["labels"])
     quantization = read_quantization(options)
@@ -202,12 +204,14 @@ def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     calibration = targets = None
     if scheme in CALIBRATED:
         with stage("reading the data"):
-            dataset = load_dataset(source, input_shape=tuple(original.inputs[0].shape[1:]))
+            shape = tuple(original.inputs[0].shape[1:])
+            dataset = load_dataset(source, input_shape=shape, labelled=False)
             split = dataset.splits.get("train", next(iter(dataset.splits.values())))
             samples = read_samples(dataset, balance(dataset, split, options["samples"]), scaling)
             calibration = samples.inputs
             shapes = [tuple(tensor.shape) for tensor in original.outputs]
-            targets = samples.targets if shapes == [(None, len(dataset.classes))] else None
+            known = dataset.classes != UNLABELLED and shapes == [(None, len(dataset.classes))]
+            targets = samples.targets if known else None
     with stage(f"converting to {scheme}"):
         made = convert_in_detail(
             original,

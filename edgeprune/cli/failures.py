@@ -20,6 +20,10 @@ NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = ("keras", "tensorflow", "scipy", "PIL", "h5py", "sklearn", "tf_keras")
 
 
+class Terminated(SystemExit):
+    """A signal ended the process; whoever catches an exit of the user's code lets it pass."""
+
+
 def explain(error: BaseException) -> tuple[int | None, str]:
     """Return the exit code and the line for an error; the code is `None` for a bug of ours.
 
@@ -56,7 +60,7 @@ def clean_up_when_terminated() -> Iterator[None]:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Terminated(128 + number)
 
     in_charge = threading.current_thread() is threading.main_thread()
     numbers = [n for n in DEADLY if in_charge and signal.getsignal(n) is signal.SIG_DFL]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.errors import DataError, EdgepruneError
+from edgeprune.support.files import check_regular
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import Measurement
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 TARGETS_OWN = "the target's"
 METHODS_OWN = "the method's"
+MOST_LABEL_BYTES = 16 * 2**20
 FORMATS = "float32, float16, dynamic, int8, int16x8 or int8-qat."
 
 
@@ -350,6 +352,11 @@ def _read_size(context: click.Context, parameter: click.Parameter, given: Any) -
         return Budget.parse(f"size={given}").amount
 
 
+def list_inputs(options: dict[str, Any]) -> list[str]:
+    """Return the paths that a command reads; none of them may be written to."""
+    return [options[name] for name in ("model", "weights", "data", "labels") if options[name]]
+
+
 def read_model(options: dict[str, Any]) -> ModelFile:
     """Take `MODEL` and `--weights`."""
     from edgeprune.loading import ModelFile
@@ -436,6 +443,7 @@ def read_labels(path: str | None) -> list[str] | None:
     """
     if path is None:
         return None
+    check_regular(path, DataError, MOST_LABEL_BYTES)
     try:
         names = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     except OSError as error:

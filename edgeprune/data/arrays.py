@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +14,14 @@ import numpy as np
 
 from edgeprune.data.class_targets import read_targets
 from edgeprune.data.classes import check_names
-from edgeprune.data.dataset import Dataset
-from edgeprune.errors import DataError
+from edgeprune.data.dataset import UNLABELLED, Dataset
+from edgeprune.errors import ClassError, DataError
+from edgeprune.support.files import check_regular
 
 Shape = tuple[int | None, ...]
 Part = tuple[Any, Any]
+READ_BYTES = 2**22
+FALLBACK_MEMORY = 8 * 2**30
 
 NPZ_KEYS = "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' (and 'x_val', 'y_val')"
 SPLIT_SUFFIXES = {
@@ -33,10 +38,13 @@ def load_arrays(
     classes: tuple[str, ...] | None,
     name: str,
     own_names: tuple[str, ...] | None = None,
+    labelled: bool = True,
 ) -> Dataset:
-    """Make a data set of one (x, y) pair per split, without copying the samples."""
+    """Make a data set of one (x, y) pair per split, without copying the samples.
+
+    Where no labels are needed, y may be `None` or anything else.
+    """
     inputs = {split: np.asarray(x) for split, (x, _) in parts.items()}
-    outputs = {split: np.asarray(y) for split, (_, y) in parts.items()}
     for split, x in inputs.items():
         where = f"{name}, {split}" if len(parts) > 1 else name
         if x.dtype.kind not in "biuf" or x.ndim == 0:
@@ -44,12 +52,19 @@ def load_arrays(
                 f"The samples of '{where}' must be an array of numbers, samples first. "
                 f"Got {x.dtype} of shape {x.shape} instead."
             )
-        if x.shape[:1] != outputs[split].shape[:1]:
+        y = parts[split][1]
+        if y is not None and x.shape[:1] != np.shape(y)[:1]:
             raise DataError(
                 f"'{where}' has samples of shape {x.shape} but targets of shape "
-                f"{outputs[split].shape}: the first numbers must be equal."
+                f"{np.shape(y)}: the first numbers must be equal."
             )
-    targets, names = read_targets(list(outputs.values()), classes, name, own_names)
+    try:
+        outputs = [np.asarray(y) for _, y in parts.values()]
+        targets, names = read_targets(outputs, classes, name, own_names)
+    except (DataError, ClassError):
+        if labelled:
+            raise
+        targets, names = np.zeros(sum(map(len, inputs.values())), np.int64), UNLABELLED
     read = make_consumer(list(inputs.values()), input_shape, name)
     return Dataset(name, names, targets, _number_splits(inputs), read)
 
@@ -127,17 +142,27 @@ def fits(sample_shape: Sequence[int | None], input_shape: Shape) -> bool:
     )
 
 
-def load_npz(path: Path, input_shape: Shape, classes: tuple[str, ...] | None) -> Dataset:
-    """Open an `.npz` file; arrays stored without compression are mapped, not read."""
+def load_npz(
+    path: Path, input_shape: Shape, classes: tuple[str, ...] | None, labelled: bool = True
+) -> Dataset:
+    """Open an `.npz` file; arrays stored without compression are mapped, not held in memory."""
+    check_regular(path, DataError)
     try:
         with np.load(path, allow_pickle=False) as archive:
             keys = list(archive.files)
-            pairs = _pair_keys(keys, path)
+            pairs = _pair_keys(keys, path, labelled)
             parts = {
-                split: (_open_array(path, archive, x), archive[y])
+                split: (
+                    _open_array(path, archive, x),
+                    None if y is None else _open_array(path, archive, y),
+                )
                 for split, (x, y) in pairs.items()
             }
-            own_names = check_names(archive["classes"].ravel()) if "classes" in keys else None
+            own_names = (
+                check_names(_open_array(path, archive, "classes").ravel().tolist())
+                if "classes" in keys
+                else None
+            )
     except DataError:
         raise
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise anything
@@ -147,20 +172,22 @@ def load_npz(path: Path, input_shape: Shape, classes: tuple[str, ...] | None) ->
         raise DataError(
             f"Cannot read '{path}': {reason}. Expected an .npz archive of plain arrays, {NPZ_KEYS}."
         ) from error
-    return load_arrays(parts, input_shape, classes, path.name, own_names)
+    return load_arrays(parts, input_shape, classes, path.name, own_names, labelled)
 
 
-def _pair_keys(keys: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
-    pairs: dict[str, tuple[str, str]] = {}
+def _pair_keys(
+    keys: Sequence[str], path: Path, labelled: bool
+) -> dict[str, tuple[str, str | None]]:
+    pairs: dict[str, tuple[str, str | None]] = {}
     for split, suffixes in SPLIT_SUFFIXES.items():
         for suffix in suffixes:
             present = [key for key in (f"x{suffix}", f"y{suffix}") if key in keys]
-            if len(present) == 1:
+            if len(present) == 1 and (labelled or present[0][0] == "y"):
                 raise DataError(
                     f"'{path}' has '{present[0]}' without its partner. Expected {NPZ_KEYS}."
                 )
             if present:
-                pairs.setdefault(split, (present[0], present[1]))
+                pairs.setdefault(split, (present[0], present[1] if present[1:] else None))
     if not pairs or ("all" in pairs and len(pairs) > 1):
         raise DataError(
             f"'{path}' holds {', '.join(sorted(keys)) or 'nothing'}. Expected {NPZ_KEYS}, "
@@ -169,8 +196,19 @@ def _pair_keys(keys: Sequence[str], path: Path) -> dict[str, tuple[str, str]]:
     return pairs
 
 
+def find_free_memory() -> float:
+    """Return the bytes that this machine says are free, or a cautious guess."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError, AttributeError):
+        return float(FALLBACK_MEMORY)
+
+
 def _open_array(path: Path, archive: Any, key: str) -> np.ndarray:
-    """Map an array inside a zip file where it lies uncompressed, else read it."""
+    """Map an array inside a zip file where it lies uncompressed, else read it.
+
+    Checksum and size are compared first: what is mapped has neither.
+    """
     info = archive.zip.getinfo(f"{key}.npy")
     with archive.zip.open(info) as member:
         version = np.lib.format.read_magic(member)
@@ -178,12 +216,26 @@ def _open_array(path: Path, archive: Any, key: str) -> np.ndarray:
             (1, 0): np.lib.format.read_array_header_1_0,
             (2, 0): np.lib.format.read_array_header_2_0,
         }
-        if info.compress_type != zipfile.ZIP_STORED or version not in consumers:
+        is_compressed = info.compress_type != zipfile.ZIP_STORED
+        if is_compressed and info.file_size > find_free_memory():
+            raise ValueError(
+                f"'{key}' takes {info.file_size / 2**30:.1f} GiB of memory, more than is free; "
+                "what np.savez saves stays on disk"
+            )
+        if version not in consumers:
             return np.asarray(archive[key])
         shape, fortran_order, dtype = consumers[version](member)
         header_size = member.tell()
-    if dtype.hasobject or 0 in shape:
-        return np.asarray(archive[key])
+        size = header_size + math.prod(shape) * dtype.itemsize
+        if size != info.file_size and not dtype.hasobject:
+            raise ValueError(
+                f"'{key}' has {info.file_size:,} bytes, but by its header {shape} of {dtype} it "
+                f"should have {size:,}"
+            )
+        if dtype.hasobject or 0 in shape or is_compressed:
+            return np.asarray(archive[key])
+        while member.read(READ_BYTES):  # at the end zipfile compares the checksum
+            pass
     with open(path, "rb") as file:
         # The local header repeats the name and has its own extra field, which may differ in size
         # from the one in the zip directory: 30 fixed bytes, their sizes at 26 and 28.

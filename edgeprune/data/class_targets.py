@@ -64,6 +64,14 @@ def read_targets(
     return joined, classes or tuple(str(index) for index in range(num_classes))
 
 
+def is_one_hot(targets: np.ndarray) -> bool:
+    """Whether these are rows of zeros with one 1 in each, `(n, number of classes)`."""
+    rows = targets.ndim == 2 and targets.shape[1] > 1 and targets.dtype.kind in "biuf"
+    return bool(
+        rows and ((targets == 0) | (targets == 1)).all() and (targets.sum(axis=1) == 1).all()
+    )
+
+
 def _flatten(array: np.ndarray, source: str) -> tuple[np.ndarray, int]:
     """Give names (n,) or indices (n,), and the number of classes that one-hot rows speak of."""
     if array.dtype.kind == "O" and all(isinstance(item, str | bytes) for item in array.flat):
@@ -76,7 +84,7 @@ def _flatten(array: np.ndarray, source: str) -> tuple[np.ndarray, int]:
     if kind == "U" and array.ndim == 1:
         return array, 0
     if kind in "biuf" and array.ndim == 2:
-        if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
+        if not is_one_hot(array):
             raise DataError(
                 f"The targets of '{source}' have shape {array.shape}, but not every row holds "
                 f"exactly one 1 and zeros. Expected {FORMS}."

@@ -18,23 +18,21 @@ def find_classes(requested: str | Sequence[str | int], classes: Sequence[str]) -
     A text that is both a name and an index counts as the name.
 
     Args:
-        requested: names or indices in a sequence, or in one comma separated string; a name that
-            holds a comma is put in double quotes.
+        requested: names or indices in a sequence, or in one comma separated string. A known name
+            that holds commas may be written as it is, the longest counts, or in double quotes.
         classes: all class names, in the order of the model's outputs.
 
     Raises:
-        ClassError: an unknown class, the same class twice, or fewer than two classes.
+        ClassError: an unknown class, nothing between two commas, the same class twice, or fewer
+            than two classes.
 
     Example:
         >>> find_classes("dog, 0", ["cat", "dog", "fox"])
         (1, 0)
+        >>> find_classes("fox, cat, black", ["cat, black", "dog", "fox"])
+        (2, 0)
     """
-    items: Sequence[str | int]
-    if isinstance(requested, str):
-        items = [item.strip() for item in next(csv.reader([requested], skipinitialspace=True), [])]
-        items = [item for item in items if item]
-    else:
-        items = requested
+    items = _split(requested, classes) if isinstance(requested, str) else requested
     found: list[int] = []
     for item in items:
         index = _find_class(item, classes)
@@ -48,6 +46,31 @@ def find_classes(requested: str | Sequence[str | int], classes: Sequence[str]) -
             f"{got}. Add what it has to be told from, known classes: {shorten(classes)}."
         )
     return tuple(found)
+
+
+def _split(requested: str, classes: Sequence[str]) -> list[str]:
+    """Take a text apart at its commas, those inside known names excepted."""
+    cells = [_join(cell) for cell in next(csv.reader([requested], skipinitialspace=True), [])]
+    if cells and not cells[-1]:  # after a comma at the end
+        cells.pop()
+    if any(cells) and not all(cells):
+        raise ClassError(
+            f"There is no name between two commas of '{requested}'. Name each class once: "
+            f"{shorten(classes)}."
+        )
+    known = {_join(name): name for name in classes}
+    most = 1 + max((name.count(",") for name in classes), default=0)
+    items: list[str] = []
+    while cells:
+        lengths = range(min(most, len(cells)), 1, -1)
+        length = next((n for n in lengths if ",".join(cells[:n]) in known), 1)
+        item, cells = ",".join(cells[:length]), cells[length:]
+        items.append(known.get(item, item))
+    return [item for item in items if item]
+
+
+def _join(text: str) -> str:
+    return ",".join(part.strip() for part in text.split(","))
 
 
 def _find_class(item: str | int, classes: Sequence[str]) -> int:

@@ -12,6 +12,8 @@ from edgeprune.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 READ_BATCH = 256
+UNLABELLED = ("unlabelled",)
+"""Classes of samples of which nobody knows, or needs, the class."""
 
 
 def _accept_all(indices: np.ndarray) -> None:
@@ -31,6 +33,7 @@ class Dataset:
         read: index array (m,) to the raw samples (m, ...) as stored, in that order.
         check: raises `DataError` when one of the samples at these indices clearly cannot be read;
             much cheaper than reading them.
+        notes: what the user should know of it.
 
     Raises:
         DataError: targets or splits do not fit together.
@@ -48,6 +51,7 @@ class Dataset:
     splits: Mapping[str, np.ndarray]
     read: Callable[[np.ndarray], np.ndarray]
     check: Callable[[np.ndarray], None] = _accept_all
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what would silently mix up samples later."""

@@ -30,9 +30,9 @@ def check_source(data: Any) -> None:
     """
     if not isinstance(data, (str, os.PathLike)):
         return
-    path = Path(data).expanduser()
+    path = Path(os.path.expanduser(data))
     looks_like_path = path.suffix or len(path.parts) > 1 or str(data).endswith(os.sep)
-    if looks_like_path and not path.exists():
+    if looks_like_path and not os.path.exists(path):
         raise DataError(
             f"There is no data at '{data}'. Expected a folder with one folder of images per class, "
             "an .npz file with x and y, or the name of a built-in data set."
@@ -40,7 +40,11 @@ def check_source(data: Any) -> None:
 
 
 def load_dataset(
-    source: Any, *, input_shape: tuple[int | None, ...], classes: Sequence[str] | None = None
+    source: Any,
+    *,
+    input_shape: tuple[int | None, ...],
+    classes: Sequence[str] | None = None,
+    labelled: bool = True,
 ) -> Dataset:
     """Open labelled samples, wherever they are; samples in folders are not read yet.
 
@@ -72,6 +76,10 @@ def load_dataset(
             `classes` of an `.npz` file, targets that are names) are looked up in them and may be
             fewer. By default the data's own names: folders sorted as Keras does, or 0, 1, 2, ...
 
+        labelled: whether every sample must have a class. If not, an `.npz` file may hold `x` alone
+            or targets that are no classes, and a folder may hold images alone: all of them are then
+            of one class, called `UNLABELLED`.
+
     Raises:
         DataError: the source cannot be read, is empty, or does not fit `input_shape`.
         ClassError: a class of the data is not among `classes`.
@@ -86,7 +94,7 @@ def load_dataset(
     names = check_names(classes) if classes is not None else None
     shape = tuple(input_shape)
     if isinstance(source, str | os.PathLike):
-        return _load_by_text(source, shape, names)
+        return _load_by_text(source, shape, names, labelled)
     if is_stream(source):
         return load_stream(source, shape, names)
     return load_arrays(_split_arrays(source), shape, names, "arrays")
@@ -96,22 +104,23 @@ def _load_by_text(
     source: str | os.PathLike[str],
     input_shape: tuple[int | None, ...],
     classes: tuple[str, ...] | None,
+    labelled: bool,
 ) -> Dataset:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if source in CLASS_NAMES:
-        if path.exists():
+        if os.path.exists(path):
             raise DataError(
                 f"'{source}' is a built-in data set and also a file or folder here. "
                 f"Write './{source}' for the latter, or rename it."
             )
         return load_builtin(str(source), input_shape, classes)
-    if path.is_dir():
-        return load_folder(path, input_shape, classes)
-    if path.suffix.lower() == ".npz" and path.exists():
-        return load_npz(path, input_shape, classes)
-    if path.exists():
+    if os.path.isdir(path):
+        return load_folder(path, input_shape, classes, labelled)
+    if path.suffix.lower() == ".npz" and os.path.exists(path):
+        return load_npz(path, input_shape, classes, labelled)
+    if os.path.exists(path):
         raise DataError(f"'{source}' is neither a folder nor an .npz file. Expected {SOURCES}.")
-    siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    siblings = [child.name for child in path.parent.iterdir()] if os.path.isdir(path.parent) else []
     close = difflib.get_close_matches(path.name, siblings, n=1)
     close = [str(path.parent / name) for name in close] or difflib.get_close_matches(
         str(source), CLASS_NAMES, n=1

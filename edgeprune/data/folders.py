@@ -12,11 +12,14 @@ import numpy as np
 
 from edgeprune.data.arrays import Shape
 from edgeprune.data.classes import match_names, shorten
-from edgeprune.data.dataset import Dataset
+from edgeprune.data.dataset import UNLABELLED, Dataset
 from edgeprune.data.images import MODES, check_image, read_image
 from edgeprune.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+OTHER_SUFFIXES = (
+    ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".pgm", ".dng", ".cr2", ".nef",
+)  # fmt: skip
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -30,12 +33,16 @@ SPLIT_NAMES = {
 LAYOUT = f"class/*{{{','.join(SUFFIXES)}}} or split/class/* with splits train, validation, test"
 
 
-def load_folder(folder: Path, input_shape: Shape, classes: tuple[str, ...] | None) -> Dataset:
+def load_folder(
+    folder: Path, input_shape: Shape, classes: tuple[str, ...] | None, labelled: bool = True
+) -> Dataset:
     """List the images of a folder; classes are its sorted class folders, as in Keras."""
     reader_shape = _check_input_shape(folder, input_shape)
     by_split = _find_class_folders(folder)
     own_names = sorted({child.name for folders in by_split.values() for child in folders})
-    if len(own_names) < 2:
+    if len(own_names) < 2 and not labelled:
+        by_split, classes, own_names = {"all": [folder]}, UNLABELLED, [*UNLABELLED]
+    if len(own_names) < 2 and labelled:
         raise DataError(_explain_single_class(folder, by_split))
     position = dict(zip(own_names, match_names(own_names, classes, str(folder)), strict=True))
     paths: list[str] = []
@@ -46,14 +53,22 @@ def load_folder(folder: Path, input_shape: Shape, classes: tuple[str, ...] | Non
         for class_folder in class_folders:
             found = _list_images(class_folder)
             paths += found
-            targets += [position[class_folder.name]] * len(found)
+            targets += [position.get(class_folder.name, 0)] * len(found)
         splits[split] = np.arange(start, len(paths))
     if not paths:
         raise DataError(f"'{folder}' holds no images. Expected {LAYOUT}.")
     reader = _ImageReader(str(folder), paths, reader_shape)
     names = classes or tuple(own_names)
     indices = np.asarray(targets, np.int64)
-    return Dataset(folder.resolve().name, names, indices, splits, reader.read, reader.check)
+    return Dataset(
+        folder.resolve().name,
+        names,
+        indices,
+        splits,
+        reader.read,
+        reader.check,
+        _note_others(by_split),
+    )
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,22 @@ def _find_class_folders(folder: Path) -> dict[str, list[Path]]:
     return by_split
 
 
-def _list_images(folder: Path, recursive: bool = True) -> list[str]:
+def _note_others(by_split: dict[str, list[Path]]) -> tuple[str, ...]:
+    """Say how many images of kinds that are not read lie among the others."""
+    folders = [folder for inside in by_split.values() for folder in inside]
+    others = [path for each in folders for path in _list_images(each, suffixes=OTHER_SUFFIXES)]
+    if not others:
+        return ()
+    kinds = ", ".join(sorted({Path(path).suffix.lower() for path in others}))
+    return (
+        f"{len(others)} files ({kinds}), such as '{others[0]}', were left out: convert them to "
+        ".png or .jpg to use them.",
+    )
+
+
+def _list_images(
+    folder: Path, recursive: bool = True, suffixes: tuple[str, ...] = SUFFIXES
+) -> list[str]:
     """List the images in and below a class folder, sorted; hidden files are no photos."""
 
     def refuse(error: OSError) -> None:
@@ -140,7 +170,7 @@ def _list_images(folder: Path, recursive: bool = True) -> list[str]:
         found += [
             os.path.join(parent, name)
             for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
+            if name.lower().endswith(suffixes) and not name.startswith(".")
         ]
         if not recursive:
             folders.clear()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import DataError
+from edgeprune.support.files import check_regular
 
 # The content decides, not the suffix: photos from the web are often misnamed. Only these decoders
 # are given the file (JPEG's includes MPO, which phones write).
@@ -67,7 +68,15 @@ def read_image(
 def _open(path: str | os.PathLike[str]) -> Any:
     from PIL import Image
 
-    return Image.open(path, formats=FORMATS)
+    check_regular(path, ValueError)
+    image = Image.open(path, formats=FORMATS)
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
+        image.close()
+        raise ValueError(
+            f"it has {image.width}x{image.height} pixels, at most {Image.MAX_IMAGE_PIXELS:,} "
+            "are read"
+        )
+    return image
 
 
 def _convert(image: Any, mode: str) -> Any:

@@ -43,9 +43,12 @@ class Preprocess:
         """Scale a raw batch.
 
         Raises:
-            DataError: the result has another shape, or is not numbers.
+            DataError: the result has another shape, or is not numbers, or there is none.
         """
-        result = np.asarray(self.function(batch))
+        try:
+            result = np.asarray(self.function(batch))
+        except SystemExit as error:
+            raise _explain_exit(self.name, error) from error
         if result.shape != batch.shape or result.dtype.kind not in "fiub":
             raise DataError(
                 f"--preprocess {self.name} must return numbers of the shape it is given, "
@@ -125,12 +128,24 @@ def _with_float_copy(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndar
     return lambda batch: function(batch.astype(np.float32))
 
 
+def _explain_exit(name: str, error: SystemExit) -> Exception:
+    """Say that the user's code ended the program; a signal that does so passes."""
+    if type(error) is not SystemExit:
+        raise error
+    return DataError(
+        f"--preprocess {name} ended the program (exit code {error.code}) instead of returning a "
+        "batch. Remove the call of exit()."
+    )
+
+
 def _import_function(module_name: str, function_name: str) -> Callable[[np.ndarray], Any]:
     folder = os.getcwd()
     if folder not in sys.path:
         sys.path.append(folder)
     try:
         module = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise _explain_exit(f"{module_name}:{function_name}", error) from error
     except Exception as error:  # the module is the user's own code and may raise anything
         raise DataError(
             f"--preprocess {module_name}:{function_name}: importing '{module_name}' failed "

@@ -138,6 +138,19 @@ def predict(model: keras.Model, inputs: np.ndarray, *, batch_size: int = BATCH_S
     return np.concatenate(batches).astype(np.float32)
 
 
+def choose_classes(outputs: np.ndarray) -> np.ndarray:
+    """Return the class that each sample is answered with: the largest output, or yes above 0.5.
+
+    Args:
+        outputs: `(n, num_classes)`, or `(n, 1)`, the chance of the second of two classes.
+
+    Example:
+        >>> choose_classes(np.array([[0.2], [0.7]])).tolist()
+        [0, 1]
+    """
+    return np.asarray(outputs[..., 0] > 0.5 if outputs.shape[-1] == 1 else outputs.argmax(-1), int)
+
+
 def measure_accuracy(
     outputs: np.ndarray,
     targets: np.ndarray,
@@ -145,10 +158,10 @@ def measure_accuracy(
     *,
     cut: bool = True,
 ) -> float:
-    """Return the share of samples whose largest output is the right class.
+    """Return the share of samples that are answered with the right class, see `choose_classes`.
 
     Args:
-        outputs: `(n, num_classes)`.
+        outputs: `(n, num_classes)`, or `(n, 1)`.
         targets: `(n,)` class indices, in the numbering of the model's original outputs.
         classes: the classes that may be answered, in the order of the new outputs; `None` allows
             all.
@@ -163,7 +176,7 @@ def measure_accuracy(
         1.0
     """
     if classes is None:
-        return float((outputs.argmax(-1) == targets).mean())
+        return float((choose_classes(outputs) == targets).mean())
     if not cut:
         outputs = outputs[:, list(classes)]
     return float((np.asarray(classes)[outputs.argmax(-1)] == targets).mean())

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from edgeprune.data import Samples
+from edgeprune.data.class_targets import is_one_hot
 from edgeprune.errors import ClassError, DataError, ModelError
 from edgeprune.evaluation.evaluator import select
 from edgeprune.tracing.graph import build_graph
@@ -74,7 +75,8 @@ def make_samples(
 
     Args:
         model: with one input, which they must fit.
-        data: `(n, ...)` inputs, alone or in a pair with class indices `(n,)`, or `Samples`.
+        data: `(n, ...)` inputs, alone or in a pair with class indices `(n,)` or, for a classifier,
+            one-hot rows `(n, classes)`; or `Samples`.
         classes: outputs that will be kept.
         task: what the outputs mean, see `output_kinds`. Targets of regressors are left out, and
             several for one sample: such models are compared with the original alone.
@@ -123,11 +125,16 @@ def _read_targets(
     name: str,
 ) -> np.ndarray:
     """Return class indices, or none where targets of this model are no classes."""
+    graph = build_graph(model)
+    if is_one_hot(targets) and targets.shape == (count, model.outputs[0].shape[-1]):
+        kinds = output_kinds(graph, task, labelled=True)
+        if len(kinds) == 1 and kinds[0].task == "classify":
+            targets = targets.argmax(axis=1)
     whole = targets.dtype.kind in "iub" or (
         targets.dtype.kind == "f" and np.array_equal(targets, np.round(targets))
     )
     indices = bool(whole and targets.size == count and targets.min() >= 0)
-    kinds = output_kinds(build_graph(model), task, labelled=indices or classes is not None)
+    kinds = output_kinds(graph, task, labelled=indices or classes is not None)
     several = targets.ndim > 1 and targets.shape[1:] != (1,)
     other = kinds[0].task == "regress" or (kinds[0].task == "multilabel" and several)
     if len(kinds) == 1 and other and targets.dtype.kind in "iubf" and len(targets) in (0, count):
