@@ -381,6 +381,6 @@ def test_a_module_that_an_old_configuration_names_is_not_imported(
         config = json.loads(file.attrs["model_config"])
         config["config"]["layers"][1]["config"]["activation"] = planted
         file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(ModelError, match="planted|cannot be rebuilt"):
+    with pytest.raises(ModelError, match=r"planted|cannot be rebuilt"):
         load_model("old.h5")
     assert not (tmp_path / "ran").exists()
