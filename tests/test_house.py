@@ -95,3 +95,13 @@ def test_a_budget_that_the_file_cannot_meet_ends_with_one_line(tmp_path: Path) -
             out=tmp_path / "out",
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
+
+
+def test_a_build_never_writes_where_it_reads(tmp_path: Path) -> None:
+    model = tmp_path / "net.keras"
+    make_classifier().save(model)
+    data = save_digits(tmp_path / "digits.npz")
+    for given in (model, make_classifier()):
+        with pytest.raises(edgeprune.EdgepruneError, match="is the folder of an input"):
+            edgeprune.build(given, data, out=tmp_path, measurement=UNMEASURED)
+    assert {path.name for path in tmp_path.iterdir()} == {"net.keras", "digits.npz"}

@@ -93,7 +93,8 @@ class Job:
         Raises:
             EdgepruneError: a place to read or write is not there, or a budget cannot be judged.
         """
-        check_output(self.out)
+        file = self.model if isinstance(self.model, ModelFile) else ModelFile(self.model)
+        check_output(self.out, inputs=(file.path, file.weights, self.data.source))
         check_source(self.data.source)
         for budget in self.budgets:
             if budget.quantity in ("latency", "energy"):
