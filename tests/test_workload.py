@@ -97,7 +97,7 @@ def test_the_operators_at_other_widths_are_those_of_the_slim_model(build) -> Non
     found = WorkloadModel(groups)
     for name in ("channels", "depth", "read", "written"):
         np.testing.assert_allclose(getattr(found.at(widths), name), getattr(expected.at({}), name))
-    assert found.peak_elements(widths) == expected.peak_elements({})
+    assert found.peak_bytes(widths) == expected.peak_bytes({})
     assert found.at(widths).macs.sum() == CostModel(groups).count(widths).macs
 
 
@@ -116,9 +116,9 @@ def test_peak_memory_is_what_lives_at_the_worst_moment() -> None:
     narrow = layers.Conv2D(2, 1, name="narrow")(wide)
     outputs = layers.Conv2D(2, 1)(layers.Concatenate()([narrow, inputs]))
     work = WorkloadModel(find_groups(keras.Model(inputs, outputs)))
-    # The input waits for the concatenation, while 10 channels are read and 2 written.
-    assert work.peak_elements({}) == 64 * (1 + 10 + 2)
-    assert work.peak_elements({"wide": 3}) == 64 * (1 + 3 + 2)
+    # The input stays to the end, while 10 channels are read and 2 written.
+    assert work.peak_bytes({}) == 64 * (1 + 10 + 2)
+    assert work.peak_bytes({"wide": 3}) == 64 * (1 + 3 + 2)
 
 
 @pytest.mark.parametrize("build", NETWORKS)

@@ -20,8 +20,8 @@ from edgeprune.latency import Deployment, Kernels, Predictor, parse_operators
 from edgeprune.latency.expectations import expect_coefficients
 from edgeprune.latency.features import FEATURES, ITEM_BYTES
 from edgeprune.tflite import Conversion
+from edgeprune.tflite.arena import peak_memory
 from edgeprune.tflite.edgetpu import edgetpu_parameter_bytes
-from edgeprune.tflite.flatbuffer import count_activation_bytes, parse_model
 
 if TYPE_CHECKING:
     import keras
@@ -76,7 +76,7 @@ def cost_of_file(quantity: Quantity, content: bytes, deployment: Deployment) -> 
     if quantity == "size":
         return float(len(content))
     if quantity == "memory":
-        return float(count_activation_bytes(parse_model(content)))
+        return float(peak_memory(content))
     if quantity == "fits":
         return float(edgetpu_parameter_bytes(content))
     predictor = deployment.require(quantity)

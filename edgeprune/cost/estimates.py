@@ -10,12 +10,15 @@ import numpy as np
 
 from edgeprune.cost.workload import Widths, WorkloadModel
 from edgeprune.latency.deployments import QUANTIZED, Deployment
-from edgeprune.latency.features import ITEM_BYTES
 from edgeprune.latency.operators import Workload
 from edgeprune.tracing.groups import Groups
 
 STORED_BYTES = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1, "int8-qat": 1, "int16x8": 1}
 """Bytes of a weight in the file."""
+VALUE_BYTES = {"int8": 1, "int8-qat": 1, "int16x8": 2}
+"""Bytes of an activation; of floats four."""
+END_BYTES = {"float32": 4, "uint8": 1}
+"""Bytes of a value that goes in and out of an integer model, where it is converted there."""
 CHANNEL_BYTES = {True: 28, False: 4}
 """Bytes per output channel beside the weights. Quantized: a bias of four bytes, and scale (4) and
 zero point (8) of the kernel and of the bias; else the bias alone."""
@@ -39,8 +42,8 @@ class Estimates:
         >>> model = keras.Sequential([keras.Input((8, 8, 1)),
         ...     keras.layers.Conv2D(4, 3, name="conv"), keras.layers.Flatten()])
         >>> estimates = Estimates(find_groups(model), Deployment("int8"))
-        >>> estimates.spend("memory", {})  # 64 inputs and 4 maps of 6 x 6
-        208.0
+        >>> estimates.spend("memory", {})  # 64 floats in; 144 integers and floats out
+        976.0
     """
 
     def __init__(self, groups: Groups, deployment: Deployment) -> None:
@@ -86,7 +89,9 @@ class Estimates:
 
     def _evaluate(self, quantity: str, widths: np.ndarray) -> np.ndarray:
         if quantity == "memory":
-            return self._work.peak_elements(widths) * ITEM_BYTES.get(self._deployment.scheme, 4)
+            item = VALUE_BYTES.get(self._deployment.scheme, 4)
+            ends = END_BYTES.get(self._deployment.io) if item < 4 else None
+            return self._work.peak_bytes(widths, item, ends)
         work = self._work.at(widths)
         if quantity == "size":
             return self._file_bytes(work)

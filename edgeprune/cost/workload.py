@@ -8,6 +8,7 @@ operator is linear in the widths, so the work at many candidate widths is two ma
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ from edgeprune.tracing.graph import TensorRef
 from edgeprune.tracing.groups import Groups
 
 Widths = Mapping[str, int]
+IN_PLACE = ("ADD", "SUB", "MUL", "SOFTMAX")
+"""Operators that write over what they read where nobody else reads it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class WorkloadModel:
         self.full = np.array([group.width for group in groups], dtype=float)
         graph = groups.graph
         self.steps = list_steps(graph)
+        self._tensors, self._live, self._roles = self._lifetimes(self.steps)
         if float_ends:
             self.steps = [
                 *(Step("elementwise", (ref,), (ref,), name="QUANTIZE") for ref in graph.inputs),
@@ -76,7 +80,6 @@ class WorkloadModel:
         self._depth = self._stack([self._depth_of(step) for step in self.steps])
         self._read = self._stack([self._sum(step.reads) for step in self.steps])
         self._written = self._stack([self._sum(step.writes) for step in self.steps])
-        self._tensors, self._live = self._lifetimes()
 
     def _stack(self, parts: list[tuple[np.ndarray, float]]) -> _Linear:
         rows = np.array([row for row, _ in parts]).reshape(len(parts), len(self.groups))
@@ -129,13 +132,26 @@ class WorkloadModel:
         row, constant = self._channel_axis(step.reads[0], step.axis)
         return row * step.taps / step.divisions, constant * step.taps / step.divisions
 
-    def _lifetimes(self) -> tuple[_Linear, np.ndarray]:
-        """Return the sizes of the activations, and at which steps each of them is alive."""
-        tensors: dict[int, TensorRef] = {ref.number: ref for ref in self.groups.graph.inputs}
+    def _lifetimes(self, steps: list[Step]) -> tuple[_Linear, np.ndarray, np.ndarray]:
+        """Return the sizes of the activations, when each is alive, and which of them are ends.
+
+        The first moment is before the first step and the last one after the last: what is given and
+        what is answered has a type of its own there, and stays beside what is computed with.
+        """
+        given, answered = self.groups.graph.inputs, self.groups.graph.outputs
+        tensors: dict[int, TensorRef] = {ref.number: ref for ref in given}
         first = dict.fromkeys(tensors, 0)
         last = dict.fromkeys(tensors, 0)
         same: dict[int, int] = {}  # what is only looked at in another shape, as what it was
-        for index, step in enumerate(self.steps):
+        readers = Counter(ref.number for step in steps for ref in step.reads)
+        ends = {ref.number for ref in (*given, *answered)}
+        for index, step in enumerate(steps, start=1):
+            if step.name in IN_PLACE and (written := step.writes[0]).number not in ends:
+                for ref in step.reads:
+                    alone = readers[ref.number] == 1 and ref.number not in ends
+                    if alone and ref.shape == written.shape and ref.number != written.number:
+                        same[written.number] = same.get(ref.number, ref.number)
+                        break
             if step.kind == "movement":
                 origin = same.get(step.reads[0].number, step.reads[0].number)
                 same.update(dict.fromkeys((ref.number for ref in step.writes), origin))
@@ -148,12 +164,17 @@ class WorkloadModel:
                 last[number] = index
             for ref in step.reads:
                 last[same.get(ref.number, ref.number)] = index
-        for ref in self.groups.graph.outputs:
-            last[same.get(ref.number, ref.number)] = len(self.steps) - 1
-        live = np.zeros((max(len(self.steps), 1), len(tensors)))
-        for column, number in enumerate(tensors):
-            live[first[number] : last[number] + 1, column] = 1
-        return self._stack([self._elements(ref) for ref in tensors.values()]), live
+        end = len(steps) + 1
+        last.update(dict.fromkeys((same.get(ref.number, ref.number) for ref in answered), end))
+        spans = [(first[number], last[number]) for number in tensors]
+        spans += [(0, end)] * len(given) + [(end, end)] * len(answered)
+        live = np.zeros((end + 1, len(spans)))
+        for column, (start, stop) in enumerate(spans):
+            live[start : stop + 1, column] = 1
+        refs = [*tensors.values(), *given, *answered]
+        roles = np.array([0] * len(tensors) + [1] * len(given) + [2] * len(answered))
+        roles[: len(given)] = -1  # the inputs as they are computed with
+        return self._stack([self._elements(ref) for ref in refs]), live, roles
 
     def chosen(self, widths: Widths) -> np.ndarray:
         """Return the width of every group, `(groups,)`; those not named keep theirs."""
@@ -177,11 +198,18 @@ class WorkloadModel:
             *(part.at(chosen) for part in (self._channels, self._depth, self._read, self._written)),
         )
 
-    def peak_elements(self, widths: Widths | np.ndarray) -> np.ndarray:
-        """Return the largest number of activations that are alive at once.
+    def peak_bytes(
+        self, widths: Widths | np.ndarray, item: int = 1, end: int | None = None
+    ) -> np.ndarray:
+        """Return the most that activations take at once.
 
         Args:
             widths: as for `at`.
+            item: bytes of a value inside the model.
+            end: bytes of a value that goes in or out, where it is converted; by default it is not.
         """
         chosen = widths if isinstance(widths, np.ndarray) else self.chosen(widths)
-        return (self._tensors.at(chosen) @ self._live.T).max(axis=-1)
+        inside = 0 if end is None else item
+        sizes = {-1: inside, 0: item, 1: end or item, 2: end or 0}
+        weights = np.array([sizes[role] for role in self._roles.tolist()])
+        return ((self._tensors.at(chosen) * weights) @ self._live.T).max(axis=-1)

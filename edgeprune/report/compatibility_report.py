@@ -34,7 +34,7 @@ def describe_compatibility(found: Compatibility) -> Group:
         parts.append(
             Text(
                 f"Size: {_amount(found.size_bytes)} as .tflite ({found.scheme}); activations: "
-                f"{_amount(found.activation_bytes)} at one time (counted)."
+                f"{_amount(found.activation_bytes)} (planned as the runtime does)."
             )
         )
     if found.edgetpu is not None:

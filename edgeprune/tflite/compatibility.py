@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeprune.boards import Target
 from edgeprune.errors import ConversionError, ModelError
+from edgeprune.tflite.arena import plan_memory
 from edgeprune.tflite.edgetpu import ChipCompatibility, Obstacle, examine, is_edgetpu
-from edgeprune.tflite.flatbuffer import (
-    count_activation_bytes,
-    operator_kind,
-    parse_model,
-    type_name,
-)
+from edgeprune.tflite.flatbuffer import operator_kind, parse_model, type_name
 
 if TYPE_CHECKING:
     import keras
@@ -37,7 +33,7 @@ class Compatibility:
         obstacles: what keeps the model, or a part of it, off the target.
         notes: what is good to know.
         size_bytes: of the `.tflite` that was looked at; 0 if none could be made.
-        activation_bytes: most that is alive at one time, counted; likewise.
+        activation_bytes: that a runtime allocates for activations, planned; likewise.
         edgetpu: operators on the Edge TPU; `None` for other targets.
     """
 
@@ -156,7 +152,7 @@ def _check(content: bytes, name: str, scheme: str, target: Target) -> Compatibil
     parsed = parse_model(content, name)
     fitness = examine(content, name) if is_edgetpu(target.delegate) else None
     obstacles = list(fitness.obstacles if fitness is not None else _check_operators(parsed, scheme))
-    activations = count_activation_bytes(parsed)
+    activations = plan_memory(parsed)
     obstacles += _check_memory(len(content) + activations, target)
     obstacles += _check_runtime(parsed, target)
     notes = list(fitness.notes) if fitness is not None else []

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from edgeprune.errors import EdgepruneError, ModelError
 
-_WIDTHS = {"int8": 1, "uint8": 1, "bool": 1, "int16": 2, "float16": 2, "int64": 8, "float64": 8}
 _MODULES = (
     "ai_edge_litert.schema_py_generated",
     "tensorflow.lite.python.schema_py_generated",
@@ -62,35 +60,6 @@ def operator_kind(parsed: Any, operator: Any) -> str:
 def type_name(tensor: Any) -> str:
     """Return the type of a tensor as the schema spells it, in lower case: `int8`."""
     return _type_names()[tensor.type]
-
-
-def count_activation_bytes(parsed: Any) -> int:
-    """Return the most bytes that computed tensors take at one time, run in the file's order.
-
-    A runtime with a perfect memory plan needs this much; real ones need a little more.
-    """
-    subgraph = parsed.subgraphs[0]
-    last = {index: len(subgraph.operators) for index in subgraph.outputs}
-    for number in range(len(subgraph.operators) - 1, -1, -1):
-        for index in subgraph.operators[number].inputs:
-            last.setdefault(int(index), number)
-    computed = {
-        index: _count_bytes(tensor)
-        for index, tensor in enumerate(subgraph.tensors)
-        if parsed.buffers[tensor.buffer].data is None
-    }
-    alive = {int(index) for index in subgraph.inputs}
-    most = 0
-    for number, operator in enumerate(subgraph.operators):
-        alive.update(int(index) for index in operator.outputs)
-        most = max(most, sum(computed.get(index, 0) for index in alive))
-        alive = {index for index in alive if last.get(index, -1) > number}
-    return most
-
-
-def _count_bytes(tensor: Any) -> int:
-    width = _WIDTHS.get(type_name(tensor), 4)
-    return width * math.prod(abs(int(size)) for size in tensor.shape)
 
 
 @cache
