@@ -55,7 +55,6 @@ interpreter.invoke()
 scores = interpreter.get_tensor(wanted["index"])[0].astype(np.float32)
 if wanted["dtype"] != np.float32:
     scores = (scores - wanted["quantization"][1]) * wanted["quantization"][0]
-if len(scores) < len(labels):  # one sigmoid: the chance of the second of two classes
-    scores = np.append(1 - scores, scores)
+scores = np.append(1 - scores, scores) if len(scores) < len(labels) else scores  # one sigmoid
 for index in np.argsort(-scores)[: options.top]:
     print(f"{scores[index]:8.4f}  {labels[index]}")

@@ -123,3 +123,14 @@ def test_a_real_photo_is_seen_as_keras_sees_it(tmp_path, shared_data) -> None:
     assert answer.returncode == 0, answer.stderr
     found = scores(answer.stdout)
     assert [found["nobody"], found["person"]] == pytest.approx(expected, abs=0.05)
+
+
+def test_one_sigmoid_names_the_likelier_of_two_classes(tmp_path, photo) -> None:
+    image = keras.Input((8, 8, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(image)
+    model = keras.Model(image, keras.layers.Dense(1, "sigmoid")(pooled))
+    path = tmp_path / "model.tflite"
+    convert(model, scheme="float32", labels=["good", "bad"], preprocess=STANDARDIZE, path=path)
+    chance = float(expect(model, photo)[0])
+    found = scores(classify(photo, "--model", path).stdout)
+    assert found == pytest.approx({"good": 1 - chance, "bad": chance}, abs=1e-4)

@@ -222,3 +222,14 @@ def test_splits_that_overlap_are_refused():
 def test_a_data_set_that_does_not_fit_together_is_refused(targets, splits, message):
     with pytest.raises(DataError, match=message):
         make_dataset(targets, splits, num_classes=2)
+
+
+@pytest.mark.parametrize("limit", [14, 15, 100])
+def test_a_test_limit_of_all_samples_takes_them_all_however_uneven(limit):
+    targets = np.array([0, 1, 2] * 10 + [0] * 12 + [1] * 2 + [2] * 7)
+    dataset = make_dataset(targets, {"train": np.arange(30), "test": np.arange(30, 51)}, 3)
+    parts = assign_samples(dataset, (0, 1), test_limit=limit)
+    assert count_by_class(dataset, parts.test) == [12, 2, 0]
+    assert count_by_class(dataset, parts.other_test) == [0, 0, 7]
+    few = assign_samples(dataset, (0, 1), test_limit=13)
+    assert count_by_class(dataset, few.test) == [6, 2, 0]

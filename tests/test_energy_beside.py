@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import small_models
 
 from edgeprune.benchmarking import bench
 from edgeprune.benchmarking.documents import Answer
+from edgeprune.errors import BenchmarkError
 from edgeprune.tflite import convert
 
 HARNESS = Path(__file__).resolve().parent.parent / "devices" / "harness"
@@ -109,3 +111,22 @@ def test_a_log_of_another_time_gives_no_energy_but_the_reason(document, model, t
         "energy of model.tflite: 0 of at least 5 windows could be used: 0 readings in a window, "
         "fewer than 50"
     )
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(None, "Cannot read the power log"), (b"volts,amperes\n", "neither a PTDaemon log nor a CSV"),
+     (b"\xff\xfe\0", "Cannot read the power log"), ("pipe", "it is no file but")],
+)  # fmt: skip
+def test_a_log_that_cannot_be_one_is_told_before_anything_is_measured(
+    document, model, tmp_path, monkeypatch, content, complaint
+) -> None:
+    board = Board(document, time.monotonic())
+    monkeypatch.setattr(board, "measure", lambda *_: pytest.fail("it was measured"))
+    path = tmp_path / "power.csv"
+    if content == "pipe":
+        os.mkfifo(path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BenchmarkError, match=complaint):
+        bench(model, transport=board, energy=f"log:{path}", threads=1)

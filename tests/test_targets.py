@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -188,3 +189,45 @@ def test_the_command_lists_a_users_target_with_all_its_facts(settings) -> None:
     assert entry["figures"][0]["source"] == "its data sheet"
     assert entry["file"] == str(settings / "my-board.toml")
     assert "my-board" in subprocess.check_output(command, cwd=ROOT, text=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("[prediction]\nint8 = 3", "'prediction.int8' is 3, expected a table"),
+        ('[prediction.int8]\nerror = "x"',
+         "'prediction.int8.error' is 'x', expected a finite number from 0"),
+        ("[prediction.int8.coefficients]\noperators = nan",
+         "'prediction.int8.coefficients' is {'operators': nan}, expected a table of finite "
+         "numbers"),
+        ("[prediction.int8.kernels]\nrows = 0.5",
+         "'prediction.int8.kernels.rows' is 0.5, expected a whole number from 1"),
+        ("[prediction.float32]\nkernels = 2",
+         "'prediction.float32.kernels' is 2, expected a table"),
+    ],
+)  # fmt: skip
+def test_values_of_a_wrong_type_in_the_tables_of_a_file_are_told(
+    settings, change, complaint
+) -> None:
+    path = settings / "mine.toml"
+    path.write_text(OWN.replace("[prediction]\npointwise = 0.5", change))
+    with pytest.raises(EdgepruneError) as caught:
+        find_target("mine")
+    assert str(caught.value) == f"'{path}' does not describe a target: {complaint}."
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["figures = 3", "figures = [1]", "prediction = 1",
+     "[figures]\na = {value='x', unit=3, source='y'}"],
+)  # fmt: skip
+def test_wrong_types_beside_a_base_are_told(settings, text) -> None:
+    (settings / "mine.toml").write_text(f'based_on = "rpi4"\n{text}\n')
+    with pytest.raises(EdgepruneError, match="does not describe a target"):
+        find_target("mine")
+
+
+def test_a_pipe_in_place_of_a_file_is_never_waited_for(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(EdgepruneError, match="it is no file but"):
+        find_target(str(tmp_path / "pipe.toml"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgeprune.benchmarking.local import harness_command
 from edgeprune.benchmarking.measurement_settings import Meter
-from edgeprune.energy.power_logs import read_power_log
+from edgeprune.energy.power_logs import check_power_log, read_power_log
 from edgeprune.energy.windowed_energy import Kind, PowerSeries
 from edgeprune.errors import BenchmarkError
 
@@ -37,6 +37,7 @@ def recording(meter: Meter, period: float | None) -> Iterator[Readings]:
         BenchmarkError: the meter cannot be read.
     """
     if meter.name == "log":
+        check_power_log(Path(meter.detail))
         yield lambda: (_read_log(Path(meter.detail)), "metered")
         return
     with tempfile.TemporaryFile("w+") as output:

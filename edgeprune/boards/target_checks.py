@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,33 @@ _KEYS: dict[str, tuple[Check, str]] = {
     "prediction": _TABLE,
     BASE: _TEXT,
 }
+_AMOUNT = (lambda value: _is_number(value) and value >= 0, "a finite number from 0")
+_FLAG = (lambda value: isinstance(value, bool), "true or false")
+_NUMBERS = (
+    lambda value: _is_table(value) and all(map(_is_number, value.values())),
+    "a table of finite numbers",
+)
+_PREDICTION: dict[str, tuple[Check, str]] = {
+    "kind": _TEXT,
+    "source": _TEXT,
+    "error": _AMOUNT,
+    "threads": _COUNT,
+    "channel_step": _COUNT,
+    "power_w": _AMOUNT,
+    "power_error": _AMOUNT,
+    "coefficients": _NUMBERS,
+    "rates": _NUMBERS,
+    "kernels": _TABLE,
+}
+_KERNELS: dict[str, tuple[Check, str]] = {
+    "rows": _COUNT,
+    "columns": _COUNT,
+    "depth": _COUNT,
+    "cache_bytes": _AMOUNT,
+    "unrolls": _FLAG,
+    "competing": _FLAG,
+    "call_weight": _AMOUNT,
+}
 NEEDED = (
     "description", "architecture", "cpu", "threads", "channel_step", "scheme", "runtime",
 )  # fmt: skip
@@ -78,6 +106,23 @@ def find_mistakes(entries: Mapping[str, Any]) -> Iterator[str]:
             yield f"'{key}' is {value!r}, expected {expected}"
         elif key == "figures":
             yield from _find_mistakes_in_figures(value)
+        elif key == "prediction":
+            for scheme in SCHEMES:
+                yield from _find_mistakes_in_prediction(scheme, value.get(scheme, {}))
+
+
+def _find_mistakes_in_prediction(scheme: str, table: Any) -> Iterator[str]:
+    if not _is_table(table):
+        yield f"'prediction.{scheme}' is {table!r}, expected a table"
+        return
+    kernels = table.get("kernels", {})
+    places = [("", table, _PREDICTION)]
+    places += [(".kernels", kernels, _KERNELS)] if _is_table(kernels) else []
+    for place, entries, checks in places:
+        for key, (fits, expected) in checks.items():
+            if key in entries and not fits(entries[key]):
+                found = f"'prediction.{scheme}{place}.{key}' is {entries[key]!r}"
+                yield f"{found}, expected {expected}"
 
 
 def _find_mistakes_in_figures(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -90,6 +135,8 @@ def _find_mistakes_in_figures(figures: Mapping[str, Any]) -> Iterator[str]:
             yield f"figure '{name}' has no value: a number, [lowest, highest] or a text"
         elif not isinstance(entry["value"], str) and not _is_text(entry.get("unit")):
             yield f"figure '{name}' has no unit"
+        elif not isinstance(entry.get("unit", ""), str):
+            yield f"figure '{name}' has a unit that is no text"
 
 
 def _is_value(value: Any) -> bool:
@@ -99,4 +146,5 @@ def _is_value(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)

@@ -15,7 +15,10 @@ from typing import Any
 from edgeprune.boards.target_checks import BASE, NEEDED, find_mistakes
 from edgeprune.boards.targets import Figure, Target
 from edgeprune.errors import EdgepruneError
+from edgeprune.support.files import check_regular
 from edgeprune.support.resources import find_folder
+
+MOST_BYTES = 2**22
 
 
 def list_targets() -> tuple[Target, ...]:
@@ -91,7 +94,8 @@ def read_target(path: Path) -> Target:
         shipped = find_shipped_targets() / f"{base}.toml"
         if shipped.is_file() and shipped != path:
             inherited = _read(shipped)
-            figures = inherited.get("figures", {}) | entries.get("figures", {})
+            own = entries.get("figures", {})
+            figures = inherited.get("figures", {}) | (own if isinstance(own, dict) else {})
             entries = inherited | entries | {"figures": figures}
         else:
             known = ", ".join(sorted(file.stem for file in shipped.parent.glob("*.toml")))
@@ -110,6 +114,7 @@ def read_target(path: Path) -> Target:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    check_regular(path, EdgepruneError, MOST_BYTES)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -69,7 +69,8 @@ def assign_samples(
         calibration_per_class: samples of each class, at most.
         validation_per_class: samples of each class, at most.
         test_limit: about how many test samples in all, evenly from the classes asked for; the
-            other classes give as many each. None takes every one.
+            other classes give as many each. None takes every one, as does a number of at least as
+            many as there are.
         seed: for the random choice.
 
     Raises:
@@ -107,7 +108,9 @@ def assign_samples(
             shuffled = np.random.default_rng((seed, index)).permutation(samples)
             for part, share in _share(shuffled, parts, wanted).items():
                 shares[part].append(share)
-    quota = None if test_limit is None else max(1, test_limit // len(classes))
+    available = sum(len(shares["test"][index]) for index in classes)
+    takes_all = test_limit is None or test_limit >= available
+    quota = None if takes_all else max(1, (test_limit or 0) // len(classes))
     others = [index for index in range(len(dataset.classes)) if index not in classes]
     return Assignment(
         calibration=_take_turns([shares["calibration"][index] for index in classes]),

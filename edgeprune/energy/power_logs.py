@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeprune.energy.windowed_energy import PowerSeries
 from edgeprune.errors import BenchmarkError
+from edgeprune.support.files import check_regular
 
 TIME_COLUMNS = ("time", "timestamp", "unix", "seconds", "datetime")
 WATT_COLUMNS = {
@@ -19,6 +20,28 @@ WATT_COLUMNS = {
 }  # fmt: skip
 PTDAEMON_TIME = "%m-%d-%Y %H:%M:%S.%f"
 INVALID = -1.0
+MOST_HEADER = 2**16
+
+
+def check_power_log(path: Path) -> None:
+    """Refuse, before anything is measured, a log that cannot be one; a header is enough.
+
+    Args:
+        path: as for `read_power_log`; an empty file may get its header later.
+
+    Raises:
+        BenchmarkError: it is not there, cannot be read, or is of another form.
+    """
+    check_regular(path, BenchmarkError)
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = file.readline(MOST_HEADER).strip()
+        if first and not (first.startswith("Time,") and "Watts" in first):
+            list(_read_csv([first], None))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchmarkError(f"Cannot read the power log '{path}': {error}.") from error
+    except (ValueError, csv.Error) as error:
+        raise _no_log(path, error) from error
 
 
 def read_power_log(path: Path, zone: tzinfo | None = None) -> PowerSeries:
@@ -44,15 +67,19 @@ def read_power_log(path: Path, zone: tzinfo | None = None) -> PowerSeries:
     rows = _read_ptdaemon(lines, zone) if is_ptdaemon and "Watts" in lines[0] else None
     try:
         readings = sorted(_read_csv(lines, zone) if rows is None else rows)
-    except (ValueError, IndexError, KeyError) as error:
-        raise BenchmarkError(
-            f"'{path}' is neither a PTDaemon log nor a CSV with a time and watts: {error}."
-        ) from error
+    except (ValueError, IndexError, KeyError, csv.Error) as error:
+        raise _no_log(path, error) from error
     if len(readings) < 2:
         raise BenchmarkError(f"The power log '{path}' holds {len(readings)} valid readings.")
     times = np.array([time for time, _ in readings])
     return PowerSeries(
         times, np.array([watts for _, watts in readings]), float(np.median(np.diff(times)))
+    )
+
+
+def _no_log(path: Path, error: Exception) -> BenchmarkError:
+    return BenchmarkError(
+        f"'{path}' is neither a PTDaemon log nor a CSV with a time and watts: {error}."
     )
 
 
