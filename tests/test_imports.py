@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("keras", "tensorflow", "tf_keras")
 NOT_IN_THE_LIGHT_INSTALL = (*HEAVY, "PIL", "ai_edge_litert", "h5py", "scipy", "sklearn")
 LIGHT_MODULES = (
-    "benchmarking cli datasets errors files metadata noise plan progress resources runtime"
+    "benchmarking boards cli data energy errors latency support.files support.progress "
+    "support.resources support.standard_error surgery.plan tflite tflite.metadata tflite.runtime"
 ).split()
 HARNESS = sorted((ROOT / "devices" / "harness").rglob("*.py"))
 HARNESS_MAY_IMPORT = {"numpy", "ai_edge_litert", "tflite_runtime"}
@@ -63,7 +64,7 @@ from edgeprune.tracing.keras_internals import array_operations
 lacking = {"Dstack", "AdaptiveMaxPooling2D", "RMSNormalization"}
 for name in lacking:
     vars(array_operations).pop(name, None), vars(keras.layers).pop(name, None)
-from edgeprune.rules import RULES
+from edgeprune.tracing.rules import RULES
 print(lacking & {known.__name__ for known in RULES})
 """
     result = run_python(code)

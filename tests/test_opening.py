@@ -9,11 +9,11 @@ import keras
 import networks
 import numpy as np
 import pytest
-from edgeprune.scoring.observations import Observations
 from grammar.custom import Residual
 from keras import layers, ops
 
 import edgeprune
+from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
@@ -141,7 +141,7 @@ def test_every_criterion_scores_channels_inside_steps() -> None:
     context = PruningContext(
         groups,
         collect_statistics(groups, FILMS, TARGETS, num_classes=3),
-        observations=Observations(groups, FILMS, TARGETS),
+        observations=CalibrationSamples(groups, FILMS, TARGETS),
         settings=Settings(masks_per_channel=1, mask_samples=8),
     )
     for name, criterion in CRITERIA.items():
@@ -157,7 +157,7 @@ def test_gradients_by_gates_are_those_of_the_model_written_out() -> None:
     gradients = []
     for each, name in ((model, "steps/first"), (other, "encoder/first")):
         groups = find_groups(each)
-        gradients.append(Observations(groups, FILMS, TARGETS).gate_gradients(groups[name]))
+        gradients.append(CalibrationSamples(groups, FILMS, TARGETS).gate_gradients(groups[name]))
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-6)
 
 

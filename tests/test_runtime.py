@@ -209,7 +209,7 @@ def test_a_process_that_cannot_import_tensorflow_runs_the_model(
 
         sys.meta_path.insert(0, Refuse())
         import numpy as np
-        from edgeprune.runtime import TFLiteModel
+        from edgeprune.tflite.runtime import TFLiteModel
         folder = sys.argv[1]
         model = TFLiteModel(folder + "/model.tflite")
         np.save(folder + "/answers.npy", model.predict(np.load(folder + "/images.npy")))

@@ -20,7 +20,7 @@ def run_in_checkout(script) -> subprocess.CompletedProcess[str]:
 def test_what_c_writes_is_captured_and_what_python_shows_stays_visible() -> None:
     script = """
 import os, sys
-from edgeprune.noise import captured_stderr
+from edgeprune.support.standard_error import captured_stderr
 print("before", file=sys.stderr)
 with captured_stderr() as captured:
     os.write(2, b"noise")
@@ -36,7 +36,7 @@ os.write(2, b"warning")
 def test_a_log_handler_made_meanwhile_stays_usable() -> None:
     script = """
 import logging
-from edgeprune.noise import captured_stderr
+from edgeprune.support.standard_error import captured_stderr
 with captured_stderr():
     logging.basicConfig()
     logging.warning("during")
@@ -60,7 +60,7 @@ def test_a_process_without_standard_error_goes_on() -> None:
     script = """
 import os
 os.close(2)
-from edgeprune.noise import captured_stderr
+from edgeprune.support.standard_error import captured_stderr
 with captured_stderr() as captured:
     print(repr(captured()))
 """
