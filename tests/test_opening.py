@@ -141,7 +141,7 @@ def test_every_criterion_scores_channels_inside_steps() -> None:
     context = PruningContext(
         groups,
         collect_statistics(groups, FILMS, TARGETS, num_classes=3),
-        observations=CalibrationSamples(groups, FILMS, TARGETS),
+        calibration=CalibrationSamples(groups, FILMS, TARGETS),
         settings=Settings(masks_per_channel=1, mask_samples=8),
     )
     for name, criterion in CRITERIA.items():
