@@ -15,6 +15,7 @@ import pytest
 from specialists import make_classifier, run_command, save_digits
 
 import edgeprune
+from edgeprune.cli.failures import clean_up_when_terminated
 from edgeprune.support.progress import showing
 
 STARTED = 600
@@ -181,7 +182,7 @@ def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
         os.killpg(process.pid, signal.SIGINT)
         output, error = process.communicate(timeout=STARTED)
     # CPython ends by the signal itself where it came inside an `exec`; a shell says 130 to both.
-    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode in (130, -signal.SIGINT), error
     assert output == ""
     assert error == "\nInterrupted. Nothing was left half-written.\n"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -215,3 +216,25 @@ def wait_for_child(process: subprocess.Popen) -> int:
         time.sleep(0.005)
     time.sleep(0.5)  # let it start to measure
     return int(found[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_garbage_collection_is_not_lost(number: signal.Signals) -> None:
+    """Python drops what is raised in a finalizer; TensorFlow has thousands of those."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    before = signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else press)
+    try:
+        expected = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+        with pytest.raises(expected), clean_up_when_terminated():
+            Finalized()
+            time.sleep(60)
+    finally:
+        signal.signal(number, before)
+
+
+def press(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

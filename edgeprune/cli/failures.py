@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
@@ -16,6 +18,7 @@ from edgeprune.errors import EdgepruneError
 USAGE = 2
 INTERRUPTED = 130
 DEADLY = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+RETRY_SECONDS = 0.05
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = ("keras", "tensorflow", "scipy", "PIL", "h5py", "sklearn", "tf_keras")
 
@@ -66,8 +69,28 @@ def clean_up_when_terminated() -> Iterator[None]:
     numbers = [n for n in DEADLY if in_charge and signal.getsignal(n) is signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, stop)
+    before, sys.unraisablehook = sys.unraisablehook, _deliver_again
     try:
         yield
     finally:
+        sys.unraisablehook = before
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _deliver_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Repeat a signal that came while garbage was collected, where Python drops its exception.
+
+    TensorFlow has thousands of objects with finalizers, so Ctrl-C at such a moment is no rarity.
+    """
+    found = unraisable.exc_value
+    if isinstance(found, KeyboardInterrupt):
+        number = int(signal.SIGINT)
+    elif isinstance(found, SystemExit) and isinstance(found.code, int) and found.code > 128:
+        number = found.code - 128
+    else:
+        sys.__unraisablehook__(unraisable)
+        return
+    timer = threading.Timer(RETRY_SECONDS, os.kill, [os.getpid(), number])
+    timer.daemon = True
+    timer.start()
