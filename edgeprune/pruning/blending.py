@@ -71,7 +71,7 @@ def search_blends(
     end = clock() + time_limit
     with stage("blending criteria", total) as advance:
 
-        def evaluator(genome: np.ndarray) -> float:
+        def lose(genome: np.ndarray) -> float:
             if clock() < end or search.evaluations < members:
                 search.try_genome(genome)
                 advance()
@@ -83,7 +83,7 @@ def search_blends(
         first = np.stack([search.pure(name) for name in BLENDED])
         others = generator.random((size - members, first.shape[1]))
         differential_evolution(
-            evaluator,
+            lose,
             [(0.0, 1.0)] * first.shape[1],
             init=np.vstack([first, others]),
             maxiter=max(settings.generations, 1) - 1,
