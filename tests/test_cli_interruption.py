@@ -65,7 +65,9 @@ def build(place: Path, out: Path, progress: Interrupting) -> None:
     data = edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50)
     pruning = edgeprune.Pruning(recovery="refit", recalibration="off")
     with showing(progress):
-        edgeprune.build(place / "model.keras", data, classes="1,2", pruning=pruning, out=out)
+        edgeprune.build(
+            place / "model.keras", data, classes="1,2", pruning=pruning, training=None, out=out
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,16 @@ def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
     out.mkdir()
     (out / "model.tflite").write_text("earlier")
     arguments = ["build", f"{place}/model.keras", "--data", f"{place}/digits.npz", "--quiet"]
-    arguments += ["--recovery", "none", "--recalibrate", "off", "--out", str(out)]
+    arguments += [
+        "--recovery",
+        "none",
+        "--recalibrate",
+        "off",
+        "--effort",
+        "fast",
+        "--out",
+        str(out),
+    ]
     with started(*arguments) as process:
         wait_for_workspace(tmp_path, process)
         os.killpg(process.pid, signal.SIGINT)

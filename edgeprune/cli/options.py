@@ -202,7 +202,8 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
         multiple=True,
         callback=_join_budgets,
         help="The most it may cost: macs=50%, params=120k, size=500KB, memory=64KB, latency=20ms, "
-        "energy=50mJ, fits=edgetpu. Several times, or with commas, for several at once.",
+        "energy=50mJ, fits=edgetpu. drop=1%: the smallest that loses at most one point of "
+        "accuracy. Several times, or with commas, for several at once.",
         **default,
     )
 
@@ -266,12 +267,20 @@ def pruning_options(**step: Any) -> Callable[[Command], Command]:
             help="Seconds after which a search for a blend of criteria tries nothing new.",
         ),
         option(
+            "--effort",
+            heading=heading,
+            metavar="HOW",
+            default="balanced",
+            help="Training towards the answers of the original, on the train split: balanced (at "
+            "most 90 s), thorough (5 minutes), a length such as 10min or 20epochs, fast (none). "
+            "Kept where validation gains.",
+        ),
+        option(
             "--fine-tune",
             heading=heading,
             metavar="TIME",
-            show_default="no training",
-            help="Train the pruned model towards the answers of the original, on the train split, "
-            "for at most this long: 5min, 90s, or 20epochs. Kept where validation gains.",
+            hidden=True,
+            help="Old name of --effort.",
         ),
         option(
             "--seed", heading=heading, type=SEED, default=0, help="Of everything that is drawn."
@@ -394,8 +403,8 @@ def read_pruning(options: dict[str, Any]) -> tuple[Pruning, Training | None]:
         search_seconds=options.pop("time_limit"),
         **{name: options.pop(name) for name in names},
     )
-    length = options.pop("fine_tune")
-    return pruning, None if length is None else Training.parse(length)
+    effort, length = options.pop("effort"), options.pop("fine_tune")
+    return pruning, Training.choose(effort if length is None else length)
 
 
 def read_quantization(options: dict[str, Any]) -> Quantization:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.text import Text
 
@@ -65,6 +65,8 @@ class TerminalProgress:
             disable=not self.console.is_terminal,
         )
         self._depth = 0
+        self._remark = ""
+        self._running: list[tuple[TaskID, str]] = []
 
     @contextlib.contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
@@ -73,17 +75,27 @@ class TerminalProgress:
             self._bars.start()
         self._depth += 1
         task = self._bars.add_task(name, total=total)
+        self._running.append((task, name))
         start = time.perf_counter()
         try:
             yield lambda: self._bars.advance(task)
             elapsed = time.perf_counter() - start
             if self._depth == 1 and elapsed > SHOWN_AFTER_SECONDS:
-                self.console.print(f"  {name:<34}{elapsed:6.1f} s", style="dim", highlight=False)
+                line = f"  {name:<34}{elapsed:6.1f} s  {self._remark}".rstrip()
+                self.console.print(line, style="dim", markup=False, highlight=False)
         finally:
+            self._running.pop()
+            self._remark = ""
             self._bars.remove_task(task)
             self._depth -= 1
             if self._depth == 0 and not self._bars.disable:
                 self._bars.stop()  # rich before 14.3 writes an empty line even where disabled
+
+    def remark(self, text: str) -> None:
+        """Show a text beside the name of the innermost stage, and beside its time at the end."""
+        self._remark = text
+        task, name = self._running[-1]
+        self._bars.update(task, description=f"{name}: {text}")
 
 
 class _Count(ProgressColumn):
