@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 import zipfile
@@ -16,7 +15,6 @@ import keras
 from edgeprune.errors import ModelError
 from edgeprune.loading import safety
 from edgeprune.loading.hdf5 import open_hdf5
-from edgeprune.loading.repairs import without_training
 from edgeprune.loading.sources import Source
 from edgeprune.tracing.keras_internals import ObjectSharingScope
 
@@ -31,8 +29,7 @@ def open_archive(source: Source, custom_objects: Mapping[str, Any]) -> keras.Mod
         ModelError: the configuration is unsafe, or Keras cannot rebuild the model from it.
     """
     origin = source.path.name
-    config = without_training(source.config)
-    safety.check_configuration(config, origin, custom_objects)
+    config = safety.rewrite_configuration(source.config, origin, source.generation, custom_objects)
     check_weights_file(source)
     config = _with_replacements(config, custom_objects)
     try:
@@ -77,33 +74,18 @@ def check_weights_file(source: Source) -> None:
 
 @contextlib.contextmanager
 def readable_weights(source: Source) -> Iterator[Path]:
-    """Give the weights under a name whose ending tells Keras what their content is.
-
-    A whole model of Keras 2 is given without its training settings: no consumer of it needs them.
-    """
+    """Give the weights under a name whose ending tells Keras what their content is."""
     suffix = _SUFFIXES.get(source.layout)
     name = source.weights.name
     plain_hdf5 = name.endswith((".h5", ".hdf5")) and not name.endswith(".weights.h5")
     is_readable = plain_hdf5 if source.layout == "hdf5" else suffix and name.endswith(suffix)
-    is_old_model = source.layout == "archive" and source.generation < 3
-    if suffix is None or (is_readable and not is_old_model):
+    if suffix is None or is_readable:
         yield source.weights
         return
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         copy = Path(folder) / f"copy{suffix}"
-        if is_old_model:
-            _copy_without_training(source.weights, copy)
-        else:
-            shutil.copy(source.weights, copy)
+        shutil.copy(source.weights, copy)
         yield copy
-
-
-def _copy_without_training(path: Path, target: Path) -> None:
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as copy:
-        config = without_training(json.loads(archive.read("config.json")))
-        copy.writestr("config.json", json.dumps(config))
-        for name in {"metadata.json", _WEIGHTS} & set(archive.namelist()):
-            copy.writestr(name, archive.read(name))
 
 
 def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:

@@ -97,11 +97,14 @@ def checked_configuration(source: Source, custom: Mapping[str, Any]) -> dict[str
     Raises:
         ModelError: it holds code, foreign classes or paths of files, by layer and class.
     """
-    config: dict[str, Any] = repairs.without_training(repairs.plain(source.config))
-    safety.check_configuration(config, source.path.name, custom)
+
+    def rewrite(config: dict[str, Any]) -> dict[str, Any]:
+        return safety.rewrite_configuration(config, source.path.name, source.generation, custom)
+
+    config = rewrite(repairs.plain(source.config))
     check_weights_file(source)
-    if source.generation == 1:
-        config = keras1.upgrade_configuration(config)
+    if source.generation == 1:  # what the upgrade makes of a file's names is judged as well
+        config = rewrite(keras1.upgrade_configuration(config))
     upgraded: dict[str, Any] = repairs.without_gpu_layers(config)
     return upgraded
 
