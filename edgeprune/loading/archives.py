@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from edgeprune.errors import ModelError
 from edgeprune.loading import safety
 from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.sources import Source
+from edgeprune.loading.weights import bounded_by
+from edgeprune.loading.zip_files import open_zip
 from edgeprune.tracing.keras_internals import ObjectSharingScope
 
 _WEIGHTS = "model.weights.h5"
@@ -33,10 +34,12 @@ def open_archive(source: Source, custom_objects: Mapping[str, Any]) -> keras.Mod
     check_weights_file(source)
     config = _with_replacements(config, custom_objects)
     try:
-        with ObjectSharingScope():
+        with ObjectSharingScope(), bounded_by(source.weights):
             model = keras.saving.deserialize_keras_object(
                 config, custom_objects=dict(custom_objects), safe_mode=True
             )
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(_failure(origin, "rebuild the model in", error)) from error
     if not isinstance(model, keras.Model):
@@ -67,7 +70,7 @@ def check_weights_file(source: Source) -> None:
     if source.layout in ("hdf5", "store"):
         open_hdf5(source.weights).close()
     elif source.layout == "archive":
-        with zipfile.ZipFile(source.weights) as archive:
+        with open_zip(source.weights) as archive:
             if _WEIGHTS in archive.namelist():
                 open_hdf5(source.weights, archive.read(_WEIGHTS)).close()
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import ModelError
+from edgeprune.errors import EdgepruneError, ModelError
 from edgeprune.loading.model_file import ModelFile
 from edgeprune.loading.references import LegacyProcess
 from edgeprune.loading.silence import quiet_frameworks
@@ -60,7 +60,22 @@ def load_model(
         if weights is not None:
             raise ModelError("'weights' goes with the path of an architecture, not with a model.")
         return _from_memory(path, custom)
-    source = read_source(Path(path).expanduser(), Path(weights).expanduser() if weights else None)
+    try:
+        return _open_file(Path(path).expanduser(), weights, custom)
+    except EdgepruneError:
+        raise
+    except Exception as error:  # damage shows wherever its bytes are first used
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise ModelError(
+            f"'{path}' cannot be opened ({type(error).__name__}: {reason}): it is damaged, or of a "
+            "kind that edgeprune does not know. Copy it again; if it opens in Keras, report it."
+        ) from error
+
+
+def _open_file(
+    path: Path, weights: str | os.PathLike[str] | None, custom: Mapping[str, Any]
+) -> keras.Model:
+    source = read_source(path, Path(weights).expanduser() if weights else None)
     if source.generation >= 3 and source.convertible:
         return _open_current(source, custom)
     with LegacyProcess() as legacy, quiet_frameworks():
