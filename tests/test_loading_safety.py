@@ -85,7 +85,8 @@ def test_the_real_files_with_lambda_layers_are_refused_by_name(shared_data: Path
     with pytest.raises(
         ModelError,
         match=r"^Layer 'pred_a' \(Lambda\) of 'ssrnet_lambda.json' holds Python code, which "
-        r"edgeprune never runs\. Say what each computes, load_model\(..., custom_objects="
+        r"edgeprune never runs\. Say what each computes, --custom pred_a=module:name or "
+        r"load_model\(..., custom_objects="
         r"\{'pred_a': Keras layer or function of tensors\}\), or rebuild the model with Keras "
         r"layers in their place and save it again\.$",
     ):
@@ -141,7 +142,8 @@ UNSAFE = [
     (
         activation(function("keras.utils", "get_file")),
         r"Layer 'gate' \(Activation\) of 'edited.keras' uses the function 'get_file', which Keras "
-        r"does not have. Hand it over, load_model\(..., custom_objects=\{'get_file': function\}\).",
+        r"does not have. Hand it over, --custom module:get_file or load_model\(..., "
+        r"custom_objects=\{'get_file': function\}\).",
     ),
     (
         activation(function("keras.config", "enable_unsafe_deserialization")),
@@ -162,7 +164,8 @@ UNSAFE = [
     (
         extra_layer("Popen", "subprocess", args=["touch", "x"]),
         r"Layer 'extra' of 'edited.keras' is 'Popen' \(module 'subprocess'\), which Keras does not "
-        r"have. Hand it over, load_model\(..., custom_objects=\{'Popen': Popen\}\), or rebuild it",
+        r"have. Hand it over, --custom module:Popen or load_model\(..., custom_objects=\{'Popen': "
+        r"Popen\}\), or rebuild it",
     ),
     (extra_layer("Conv2D", "os.path"), r"Layer 'extra' .* is 'Conv2D' \(module 'os.path'\)"),
     (

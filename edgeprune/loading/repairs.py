@@ -45,7 +45,7 @@ _GPU_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "CuDNNLSTM": ("LSTM", {"recurrent_activation": "sigmoid"}),
     "CuDNNGRU": ("GRU", {"recurrent_activation": "sigmoid", "reset_after": True}),
 }
-_ACTIVATION_KEYS = ("activation", "recurrent_activation")
+ACTIVATION_KEYS = ("activation", "recurrent_activation")
 
 
 def plain(value: Any) -> Any:
@@ -144,7 +144,7 @@ def _repair_value(key: str, value: Any) -> Any:
         return policy_name(value)
     if key.endswith("_initializer"):
         return _repair_initializer(value)
-    if key in _ACTIVATION_KEYS:
+    if key in ACTIVATION_KEYS:
         return _repair_activation(value)
     if isinstance(value, dict) and value.get("class_name") in vocabulary.class_modules():
         return {"class_name": value["class_name"], "config": value.get("config", {})}

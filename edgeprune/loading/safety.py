@@ -17,13 +17,14 @@ import keras
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import vocabulary
+from edgeprune.loading.repairs import ACTIVATION_KEYS
 from edgeprune.loading.tensorflow_calls import called_function, is_known
+from edgeprune.loading.third_party import translate_function, translate_layer
 
 # Modules in which Keras itself, by the names it had, says that its classes live.
 _OWN_MODULE = re.compile(
     r"builtins|(keras|tf_keras|tensorflow\.keras|tensorflow\.python\.keras)(\.[A-Za-z_]\w*)*"
 )
-_ACTIVATION_KEYS = frozenset({"activation", "recurrent_activation"})
 _FILE_KEYS = frozenset({"vocabulary", "idf_weights"})
 _OBJECT_KEYS = ("name", "config", "items", "build_config", "shared_object_id", "inbound_nodes")
 # What matters to training only, and what stands in for one that Keras does not have.
@@ -109,6 +110,12 @@ class _Rewriter:
         if node["class_name"] == "function":
             return self.function(node, owner)
         found = self.identify(node, owner)
+        if isinstance(found, Finding) and found.kind == "unknown":
+            translated = translate_layer(node)
+            if translated is not None:
+                has_modules = node.get("module") is not None
+                node = {**translated, **({"module": "keras.layers"} if has_modules else {})}
+                found = self.identify(node, owner)
         if isinstance(found, Finding):
             self.findings.append(found)
             self.foreign_root |= is_root and found.kind == "unknown"
@@ -156,7 +163,10 @@ class _Rewriter:
             return None
         known = next(filter(self.is_custom, (name, registered)), None)
         home: str | None = "builtins"
-        if known is None:
+        if known is None and translate_function(name) != name:
+            known = translate_function(name)
+            home = vocabulary.known_functions()[known]
+        elif known is None:
             known, home = name, vocabulary.known_functions().get(name)
             if not _is_own(module) or home is None or registered != name:
                 kind = "function" if _is_own(module) else "unknown"
@@ -174,6 +184,8 @@ class _Rewriter:
         if kind in _WITHOUT_EFFECT and isinstance(value, dict | str):
             return self.without_effect(value, _WITHOUT_EFFECT[kind])
         if isinstance(value, str):
+            if key in ACTIVATION_KEYS and not self.is_custom(value):
+                value = translate_function(value)
             found = self.judge_text(key, value, owner)
             if found is not None:
                 self.findings.append(found)
@@ -193,7 +205,7 @@ class _Rewriter:
             return None  # what its settings mean is up to the user's class
         if key in _FILE_KEYS:
             return Finding("file", owner.name, owner.class_name, value)
-        if key in _ACTIVATION_KEYS and not self.is_function(value):
+        if key in ACTIVATION_KEYS and not self.is_function(value):
             return Finding("function", owner.name, owner.class_name, value)
         return None
 
@@ -229,10 +241,14 @@ def _root(config: dict[str, Any], found: Finding, origin: str) -> str:
     hint = " if it only adds training code" if has_graph else ""
     return (
         f"The model of '{origin}' is of the class '{class_name}' (module '{module}'), which "
-        f"Keras does not have. Hand it over, load_model(..., custom_objects={{'{class_name}': "
-        f"{given}}}){hint}, or build keras.Model(inputs, outputs) from keras.Input and its "
-        "layers in the program that made it, and save that."
+        f"Keras does not have. {_hand_over(class_name, given)}{hint}, or build keras.Model(inputs, "
+        "outputs) from keras.Input and its layers in the program that made it, and save that."
     )
+
+
+def _hand_over(name: str, given: str) -> str:
+    way = f"--custom module:{name}"
+    return f"Hand it over, {way} or load_model(..., custom_objects={{'{name}': {given}}})"
 
 
 def _layers(findings: list[Finding], with_class: bool = True) -> str:
@@ -249,8 +265,8 @@ def _code(findings: list[Finding], origin: str) -> str:
     say = ""
     if first.class_name == "Lambda":
         say = (
-            f"Say what each computes, load_model(..., custom_objects={{'{first.layer}': Keras "
-            "layer or function of tensors}), or rebuild"
+            f"Say what each computes, --custom {first.layer}=module:name or load_model(..., "
+            f"custom_objects={{'{first.layer}': Keras layer or function of tensors}}), or rebuild"
         )
     return (
         f"{_layers(findings)} of '{origin}' {holds} Python code, which edgeprune never runs. "
@@ -272,8 +288,8 @@ def _unknown(findings: list[Finding], origin: str) -> str:
     where = "" if module in ("keras", "builtins") else f" (module '{module}')"
     return (
         f"{_layers(same, with_class=not of_itself)} of '{origin}' {'is' if of_itself else 'uses'} "
-        f"'{class_name}'{where}, which Keras does not have. Hand it over, load_model(..., "
-        f"custom_objects={{'{class_name}': {class_name}}}), or rebuild it with Keras layers and "
+        f"'{class_name}'{where}, which Keras does not have. {_hand_over(class_name, class_name)}, "
+        "or rebuild it with Keras layers and "
         "save the model again."
     )
 
@@ -282,7 +298,7 @@ def _function(findings: list[Finding], origin: str) -> str:
     name = findings[0].detail
     return (
         f"{_layers(findings[:1])} of '{origin}' uses the function '{name}', which Keras does not "
-        f"have. Hand it over, load_model(..., custom_objects={{'{name}': function}})."
+        f"have. {_hand_over(name, 'function')}."
     )
 
 

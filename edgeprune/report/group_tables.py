@@ -69,7 +69,7 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
     removable = sum(group.width for group in groups.removable)
     total = sum(group.width for group in groups)
     known = costs.full.macs
-    macs = "MACs unknown (input of any size)" if known is None else f"{known:,} MACs"
+    macs = "MACs unknown (input of any size: --input-size)" if known is None else f"{known:,} MACs"
     footer = (
         f"{macs}, {costs.full.params:,} parameters; {removable:,} of {total:,} "
         "channels can be removed."
