@@ -117,6 +117,7 @@ model_options = combine(
         heading="Model and data",
         metavar="[NAME=]MODULE:NAME",
         multiple=True,
+        show_default="none",
         help="Class or function of your own that MODEL uses, imported from your code; NAME= where "
         "MODEL calls it otherwise (a Lambda layer: by its name). Several times for several.",
     ),
@@ -124,6 +125,7 @@ model_options = combine(
         "--input-size",
         heading="Model and data",
         metavar="HxW",
+        show_default="the model's own",
         help="Height and width (or length) of the input, where MODEL leaves them open: 96x96.",
     ),
 )

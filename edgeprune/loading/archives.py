@@ -17,6 +17,7 @@ from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.sources import Source
 from edgeprune.loading.weights import bounded_by
 from edgeprune.loading.zip_files import open_zip
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.keras_internals import ObjectSharingScope
 
 _WEIGHTS = "model.weights.h5"
@@ -112,5 +113,7 @@ def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:
 
 
 def _failure(origin: str, action: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or repr(error)
-    return f"Keras cannot {action} '{origin}': {reason[:300].rstrip('.')}. Save the model again."
+    return (
+        f"Keras cannot {action} '{origin}': {one_line(error)}. If keras.models.load_model() opens "
+        "it, report it; else copy it again, or ask for another copy."
+    )

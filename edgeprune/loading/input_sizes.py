@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ModelError
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.replica import copy_weights, replicate
@@ -43,12 +44,12 @@ def set_input_sizes(model: keras.Model, size: Sequence[int] | None = None) -> ke
                 return made
             reason = "it computes something else there"
         except Exception as error:  # of Keras or the backend, on a model that nobody knows
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = one_line(error)
     if size is None:
         return model
     raise ModelError(
         f"Model '{model.name}' cannot be rebuilt for inputs of shape {_listed(new)}, its own are "
-        f"{_listed(old)}: {reason.rstrip('.')}. Build it with the size it is used with, and copy "
+        f"{_listed(old)}: {reason}. Build it with the size it is used with, and copy "
         "the weights."
     )
 

@@ -12,6 +12,7 @@ from edgeprune.loading.model_file import ModelFile
 from edgeprune.loading.references import LegacyProcess
 from edgeprune.loading.silence import quiet_frameworks
 from edgeprune.loading.sources import Source, read_source
+from edgeprune.support.printable import one_line
 
 if TYPE_CHECKING:
     import keras
@@ -71,10 +72,10 @@ def load_model(
     except EdgepruneError:
         raise
     except Exception as error:  # damage shows wherever its bytes are first used
-        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise ModelError(
-            f"'{path}' cannot be opened ({type(error).__name__}: {reason}): it is damaged, or of a "
-            "kind that edgeprune does not know. Copy it again; if it opens in Keras, report it."
+            f"'{path}' cannot be opened ({type(error).__name__}: {one_line(error)}): it is "
+            "damaged, or of a kind that edgeprune does not know. Copy it again; if it opens in "
+            "Keras, report it."
         ) from error
 
 

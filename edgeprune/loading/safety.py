@@ -275,9 +275,10 @@ def _code(findings: list[Finding], origin: str) -> str:
 
 
 def _foreign(findings: list[Finding], origin: str) -> str:
+    wraps = "wraps" if len({found.layer for found in findings}) == 1 else "wrap"
     return (
-        f"{_layers(findings)} of '{origin}' wraps a program of another framework, which edgeprune "
-        "never runs. Rebuild it with Keras layers and save the model again."
+        f"{_layers(findings)} of '{origin}' {wraps} a program of another framework, which "
+        "edgeprune never runs. Rebuild it with Keras layers and save the model again."
     )
 
 
@@ -285,9 +286,11 @@ def _unknown(findings: list[Finding], origin: str) -> str:
     class_name, module = findings[0].detail.split("\n")
     same = [found for found in findings if found.detail == findings[0].detail]
     of_itself = findings[0].class_name == class_name
+    several = len({found.layer for found in same}) > 1
+    verb = ("are" if several else "is") if of_itself else ("use" if several else "uses")
     where = "" if module in ("keras", "builtins") else f" (module '{module}')"
     return (
-        f"{_layers(same, with_class=not of_itself)} of '{origin}' {'is' if of_itself else 'uses'} "
+        f"{_layers(same, with_class=not of_itself)} of '{origin}' {verb} "
         f"'{class_name}'{where}, which Keras does not have. {_hand_over(class_name, class_name)}, "
         "or rebuild it with Keras layers and "
         "save the model again."

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from edgeprune.errors import ModelError
+from edgeprune.support.printable import one_line
 
 UNSUSPICIOUS_BYTES = 64 * 2**20
 MOST_RATIO = 100
@@ -32,8 +33,9 @@ def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     except (
         Exception
     ) as error:  # a damaged archive makes zipfile and its decompressors raise anything
-        reason = str(error).rstrip(".") or type(error).__name__
-        raise ModelError(f"'{path}' is a damaged archive: {reason}. Copy it again.") from error
+        raise ModelError(
+            f"'{path}' is a damaged archive: {one_line(error)}. Copy it again."
+        ) from error
 
 
 def read_text(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:

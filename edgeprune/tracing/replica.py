@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ModelError
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.graph import arrange_inputs, build_graph, map_structure, nodes_in_order
 from edgeprune.tracing.keras_internals import Functional
 from edgeprune.tracing.opening import functional_form, is_model, repeats_over_time
@@ -55,10 +56,9 @@ def rebuild(
     except Exception as error:  # get_config and from_config of custom layers are users' code
         if change is None and not isinstance(operation, keras.Layer):
             return _copy_node(operation)
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"Layer '{path}' ({type(operation).__name__}) cannot be built again from its config: "
-            f"{line} Expected get_config() to return every argument of the constructor."
+            f"{one_line(error)}. Expected get_config() to return every argument of the constructor."
         ) from error
 
 
