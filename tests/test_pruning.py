@@ -336,6 +336,7 @@ def test_an_input_of_any_size_has_no_budget_of_macs_and_its_groups_are_shown() -
     assert sum(entry["params_share"] for entry in listed["groups"]) > 1
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(describe_groups(groups, costs))
-    assert f"MACs unknown (input of any size), {model.count_params():,} parameters" in (
-        console.export_text()
+    assert (
+        f"MACs unknown (input of any size: --input-size), {model.count_params():,} parameters"
+        in (console.export_text())
     )

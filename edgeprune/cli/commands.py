@@ -118,8 +118,10 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
         board = find_target(target)
         if Path(file.path).suffix == ".tflite":
-            if file.weights is not None:
-                raise click.UsageError("--weights is for models of Keras, not for a .tflite.")
+            if file.weights is not None or file.custom_objects or file.input_size:
+                raise click.UsageError(
+                    "--weights, --custom and --input-size are for models of Keras, not a .tflite."
+                )
             found = check_file(file.path, board)
         else:
             loaded = open_model(file)

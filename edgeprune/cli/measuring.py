@@ -11,7 +11,7 @@ import click
 
 from edgeprune.cli.failures import INTERRUPTED
 from edgeprune.cli.options import COUNT, HeadedCommand, combine, option, output_options
-from edgeprune.cli.terminal import show, working
+from edgeprune.cli.terminal import show, warn, working
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import BenchResult, SshTransport
@@ -169,7 +169,7 @@ def bench(
         result = _measure(models, options)
         files = _write(result, out)
     for warning in result.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     from edgeprune.report.benchmarks import describe_measurements
 
     table: Callable[[], Any] = lambda: describe_measurements(result, compare, files)  # noqa: E731

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.errors import DataError, EdgepruneError
+from edgeprune.errors import DataError, EdgepruneError, ModelError
 from edgeprune.support.files import check_regular
+from edgeprune.support.user_code import import_object
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import Measurement
@@ -110,6 +111,22 @@ model_options = combine(
         heading="Model and data",
         metavar="FILE",
         help="Weights, if MODEL is an architecture in JSON or its weights are to be replaced.",
+    ),
+    option(
+        "--custom",
+        heading="Model and data",
+        metavar="[NAME=]MODULE:NAME",
+        multiple=True,
+        show_default="none",
+        help="Class or function of your own that MODEL uses, imported from your code; NAME= where "
+        "MODEL calls it otherwise (a Lambda layer: by its name). Several times for several.",
+    ),
+    option(
+        "--input-size",
+        heading="Model and data",
+        metavar="HxW",
+        show_default="the model's own",
+        help="Height and width (or length) of the input, where MODEL leaves them open: 96x96.",
     ),
 )
 preprocess_option = option(
@@ -367,10 +384,21 @@ def list_inputs(options: dict[str, Any]) -> list[str]:
 
 
 def read_model(options: dict[str, Any]) -> ModelFile:
-    """Take `MODEL` and `--weights`."""
-    from edgeprune.loading import ModelFile
+    """Take the options of `model_options`.
 
-    return ModelFile(options.pop("model"), options.pop("weights"))
+    Raises:
+        ModelError: code of the user's own cannot be imported, or the size of the input is none.
+    """
+    from edgeprune.loading import ModelFile
+    from edgeprune.loading.model_file import parse_size
+
+    named, size = options.pop("custom"), options.pop("input_size")
+    size = None if size is None else parse_size(size)
+    custom = {}
+    for text in named:
+        name, _, where = text.rpartition("=")
+        custom[name or where.partition(":")[2]] = import_object(where, "--custom", ModelError)
+    return ModelFile(options.pop("model"), options.pop("weights"), custom, size)
 
 
 def read_data(options: dict[str, Any]) -> Data:

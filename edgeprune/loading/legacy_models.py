@@ -23,7 +23,12 @@ from edgeprune.loading.hdf5 import open_hdf5
 from edgeprune.loading.parts import Architecture
 from edgeprune.loading.references import LegacyProcess, Reference, read_reference
 from edgeprune.loading.sources import Source, strings
-from edgeprune.loading.weights import assign_by_path, assign_from_hdf5, check_finite
+from edgeprune.loading.weights import (
+    assign_by_path,
+    assign_from_hdf5,
+    bounded_by,
+    check_finite,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +42,8 @@ def open_legacy(source: Source, custom: Mapping[str, Any], legacy: LegacyProcess
     if source.layout == "checkpoint" and not source.config:
         source = _with_configuration(source, legacy)
     config = checked_configuration(source, custom)
-    architecture = build_architecture(config, source.generation, custom)
+    with bounded_by(source.weights):
+        architecture = build_architecture(config, source.generation, custom)
     reference = Reference(problem="its custom objects exist in Keras 3 only")
     if not set(custom) & set(strings(config)):
         with readable_weights(source) as path:
@@ -85,7 +91,8 @@ def open_hdf5_of_keras3(source: Source, custom: Mapping[str, Any]) -> Architectu
         ModelError: the file is unsafe or damaged, or cannot be rebuilt.
     """
     config = checked_configuration(source, custom)
-    architecture = build_architecture(config, source.generation, custom)
+    with bounded_by(source.weights):
+        architecture = build_architecture(config, source.generation, custom)
     if source.layout == "hdf5":
         _fill(architecture, source, Reference())
     return architecture
@@ -97,11 +104,14 @@ def checked_configuration(source: Source, custom: Mapping[str, Any]) -> dict[str
     Raises:
         ModelError: it holds code, foreign classes or paths of files, by layer and class.
     """
-    config: dict[str, Any] = repairs.without_training(repairs.plain(source.config))
-    safety.check_configuration(config, source.path.name, custom)
+
+    def rewrite(config: dict[str, Any]) -> dict[str, Any]:
+        return safety.rewrite_configuration(config, source.path.name, source.generation, custom)
+
+    config = rewrite(repairs.plain(source.config))
     check_weights_file(source)
-    if source.generation == 1:
-        config = keras1.upgrade_configuration(config)
+    if source.generation == 1:  # what the upgrade makes of a file's names is judged as well
+        config = rewrite(keras1.upgrade_configuration(config))
     upgraded: dict[str, Any] = repairs.without_gpu_layers(config)
     return upgraded
 

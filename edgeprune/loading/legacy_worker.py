@@ -152,8 +152,6 @@ def sample(values: np.ndarray) -> np.ndarray:
 def _open(request: dict[str, Any]) -> Any:
     import tf_keras
 
-    if request["layout"] == "archive":
-        return tf_keras.models.load_model(request["weights"], compile=False, safe_mode=True)
     model = tf_keras.models.model_from_json(json.dumps(request["config"]))
     status = model.load_weights(request["weights"])
     if request["layout"] == "checkpoint":

@@ -15,6 +15,7 @@ from edgeprune.boards import Target
 from edgeprune.cost.budgets import OWN_UNITS
 from edgeprune.report.compilation import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
+from edgeprune.support.printable import printable
 
 ACCURACY_ROWS = (
     ("original", "original, all classes"),
@@ -162,7 +163,7 @@ def describe_files(folder: Path, names: Sequence[str]) -> Group:
     for name, meaning in FILES.items():
         if name in names:
             table.add_row(name, meaning)
-    return Group(Text(f"\nFiles in {folder}", overflow="fold"), table)
+    return Group(Text(f"\nFiles in {printable(str(folder))}", overflow="fold"), table)
 
 
 def describe_values(values: Mapping[str, Any]) -> Table:
