@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.data.preprocessing import Preprocess, parse_preprocess
-from edgeprune.errors import ConversionError
 from edgeprune.support.files import replace_on_success
 from edgeprune.tflite.attachments import describe_model
 from edgeprune.tflite.content import finish
@@ -24,7 +23,6 @@ from edgeprune.tflite.conversion_checks import (
     check_input,
     check_labels,
     check_targets,
-    is_recurrent,
     read_calibration,
 )
 from edgeprune.tflite.fallback import Fallback
@@ -39,9 +37,6 @@ if TYPE_CHECKING:
     from edgeprune.tflite.qat.quantized_training import Trained
 
 
-DRAFT_SAMPLES = 4
-
-
 @dataclass(frozen=True, eq=False)
 class Conversion:
     """A `.tflite` and what is known about its loss.
@@ -50,8 +45,7 @@ class Conversion:
         content: of the file.
         scheme: its number format.
         model: the Keras model it was made from: with trained weights after int8-qat.
-        ranges: how the ranges of int8 were found, a name in `RANGES`; `None` for other schemes and
-            for recurrent models, whose ranges TensorFlow takes.
+        ranges: how the ranges of int8 were found, a name in `RANGES`; `None` for other schemes.
         layers: what each layer of an int8 model lost, in the order of computation.
         loss: share of answers that changed on the calibration samples, or with targets the
             accuracy lost there; `None` where there are no layers.
@@ -174,6 +168,7 @@ def convert_in_detail(
     """
     from edgeprune.surgery.precision import in_float32
     from edgeprune.tflite.raw_input import take_bytes
+    from edgeprune.tflite.rewrites import rewrite_model
 
     check_choices(scheme, io)
     quantization.check(scheme)
@@ -189,29 +184,28 @@ def convert_in_detail(
     quantized, trained = None, None
     with explaining(model, scheme):
         source = in_float32(model)
-        if samples is not None:
-            check_operators(source, scheme, fallback=quantization.fallback)
         if scheme == "int8-qat" and samples is not None:
+            check_operators(source, scheme, fallback=quantization.fallback)
             from edgeprune.tflite.qat.quantized_training import train_for_int8
 
             settings = quantization.training
             trained = train_for_int8(source, samples, targets, settings)
             source = trained.model
-        final = source
-        raw = None if inside is None else take_bytes(source, inside, scheme, samples)
+        final = rewrite_model(source, unroll=scheme in CALIBRATED)
+        raw = None if inside is None else take_bytes(final, inside, scheme, samples)
         if raw is not None:
             final, samples = raw.model, raw.samples
-        if scheme in INT8 and samples is not None and not is_recurrent(final):
+        if samples is None:
+            content = to_tflite(final, names, scheme)
+        elif scheme in INT8:
             quantized = _float_model(final, names).quantize(
                 samples, quantization, io=types, targets=targets
             )
             content = quantized.content
         else:
-            plain = scheme.removesuffix("-qat")
-            content = to_tflite(final, names, plain, samples, io=types)
+            content = _float_model(final, names).quantize_to_int16(samples)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
-        wanted = scheme if quantization.fallback is None else None
-        content = finish(content, model.name, list(names.values()), wanted, attachments, raw)
+        content = finish(content, model.name, list(names.values()), attachments, raw)
     return Conversion(
         content,
         scheme,
@@ -235,19 +229,13 @@ def draft(model: keras.Model) -> bytes:
         ConversionError: TensorFlow Lite has no form at all for an operator.
     """
     from edgeprune.surgery.precision import in_float32
+    from edgeprune.tflite.rewrites import rewrite_model
 
     model = accept_model(model)
     names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
     with explaining(model, "int8"):
-        return to_tflite(in_float32(model), names, "int8", _made_up(model, DRAFT_SAMPLES))
-
-
-def _made_up(model: keras.Model, count: int) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    return {
-        tensor.name: generator.uniform(0, 1, (count, *tensor.shape[1:])).astype(np.float32)
-        for tensor in model.inputs
-    }
+        source = rewrite_model(in_float32(model), unroll=True)
+        return _float_model(source, names).draft()
 
 
 def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | None = None) -> None:
@@ -262,24 +250,16 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
         ConversionError: names the operators.
     """
     from edgeprune.surgery.precision import in_float32
+    from edgeprune.tflite.rewrites import rewrite_model
 
     if scheme not in CALIBRATED:
         return
     model = accept_model(model)
-    if is_recurrent(model):
-        if fallback is not None:
-            raise ConversionError(
-                f"Model '{model.name}' has recurrent layers, whose integers TensorFlow chooses as "
-                "a whole: none of its layers can stay in float. Convert it without a fallback."
-            )
-        return
     names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
     with explaining(model, scheme):
-        source = in_float32(model)
-        if scheme == "int16x8":
-            to_tflite(source, names, scheme, _made_up(source, 1))
-        elif fallback is None:
-            _float_model(source, names).check_operators()
+        source = rewrite_model(in_float32(model), unroll=True)
+        if fallback is None:
+            _float_model(source, names).check_operators(scheme)
 
 
 def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:
