@@ -222,6 +222,7 @@ def build(
                         *warnings,
                         *warn_loose_budgets(checks, job.budgets, costs),
                         *_find_caveats(pruned),
+                        *([made.warning] if made.warning else []),
                     ),
                     seconds=seconds,
                     versions=_list_versions(),

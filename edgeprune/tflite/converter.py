@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from edgeprune.tflite.conversion_checks import (
 )
 from edgeprune.tflite.fallback import Fallback
 from edgeprune.tflite.layer_errors import LayerError
-from edgeprune.tflite.post_training import FloatModel
+from edgeprune.tflite.post_training import FloatModel, measure_error
 from edgeprune.tflite.quantization import DEFAULT, Quantization
 from edgeprune.tflite.tensorflow_lite import explaining, signature_name, to_tflite
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     import keras
 
     from edgeprune.tflite.qat.quantized_training import Trained
+
+
+MOST_ERROR = 0.5
+"""Above which a model does not follow the one that it was made of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,9 @@ class Conversion:
         loss: share of answers that changed on the calibration samples, or with targets the
             accuracy lost there; `None` where there are no layers.
         trained: what the training of int8-qat did.
+        error: of the outputs of an integer model on calibration samples: root mean square of the
+            difference to Keras, relative to how much the outputs vary; of outputs that are
+            integers themselves the share that differs. `None` for other schemes.
     """
 
     content: bytes = field(repr=False)
@@ -59,6 +67,20 @@ class Conversion:
     layers: tuple[LayerError, ...] = field(default=(), repr=False)
     loss: float | None = None
     trained: Trained | None = None
+    error: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """One line where the integers do not follow the float model."""
+        if self.error is None or self.error <= MOST_ERROR:
+            return None
+        spoilt = [layer for layer in self.layers if (layer.error or 0) > MOST_ERROR]
+        where = f"; the first layer that is spoilt is '{spoilt[0].layer}'" if spoilt else ""
+        return (
+            f"The {self.scheme} model does not follow the float model: on calibration samples its "
+            f"outputs are off by {self.error:.0%} of how much they vary{where}. Try --fallback 1%, "
+            "or --quantize int16x8, dynamic or float16."
+        )
 
     @property
     def float_layers(self) -> tuple[str, ...]:
@@ -109,6 +131,9 @@ def convert(
         ConversionError: the model, the samples or the labels do not fit, or TensorFlow Lite has no
             form for an operator. What the converter wrote is in the notes of the exception.
 
+    Warns:
+        UserWarning: integers do not follow the float model on the calibration samples.
+
     Example:
         >>> import keras                                                     # doctest: +SKIP
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
@@ -130,6 +155,8 @@ def convert(
     if path is not None:
         with replace_on_success(path) as temporary:
             Path(temporary).write_bytes(made.content)
+    if made.warning:
+        warnings.warn(made.warning, stacklevel=2)
     return made.content
 
 
@@ -193,19 +220,21 @@ def convert_in_detail(
             source = trained.model
         final = rewrite_model(source, unroll=scheme in CALIBRATED)
         raw = None if inside is None else take_bytes(final, inside, scheme, samples)
+        stored = samples
         if raw is not None:
-            final, samples = raw.model, raw.samples
-        if samples is None:
+            final, stored = raw.model, raw.samples
+        if stored is None:
             content = to_tflite(final, names, scheme)
         elif scheme in INT8:
             quantized = _float_model(final, names).quantize(
-                samples, quantization, io=types, targets=targets
+                stored, quantization, io=types, targets=targets
             )
             content = quantized.content
         else:
-            content = _float_model(final, names).quantize_to_int16(samples)
+            content = _float_model(final, names).quantize_to_int16(stored)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
         content = finish(content, model.name, list(names.values()), attachments, raw)
+        error = None if samples is None else measure_error(source, content, samples, inside)
     return Conversion(
         content,
         scheme,
@@ -214,6 +243,7 @@ def convert_in_detail(
         layers=() if quantized is None else quantized.layers,
         loss=None if quantized is None else quantized.loss,
         trained=trained,
+        error=error,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from edgeprune.tflite.quantizer import to_int8, to_int16
 from edgeprune.tflite.ranges import RANGES, Activations, Range, choose_ranges, observe
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tflite.tensorflow_lite import check_integer
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgeprune.data.scaling import Scaling
 
 COMPARED_SAMPLES = 32
 
@@ -201,3 +206,49 @@ def _one_by_one(arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
 def _predict(content: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     found: Any = TFLiteModel(content).predict(list(arrays) if len(arrays) > 1 else arrays[0])
     return list(found.values()) if isinstance(found, dict) else [found]
+
+
+def measure_error(
+    model: keras.Model,
+    content: bytes,
+    samples: Mapping[str, np.ndarray],
+    inside: Scaling | None = None,
+) -> float:
+    """Return how far a `.tflite` is off its Keras model, see `Conversion.error`.
+
+    Outputs that hardly vary are held against their size: a hundredth of it is no error.
+
+    Args:
+        model: in float32.
+        content: of the `.tflite`.
+        samples: by input name, each `(n, ...)`, preprocessed.
+        inside: the scaling that the file does itself.
+    """
+    import keras
+
+    from edgeprune.tracing.opening import functional_form
+
+    arrays = [array[:COMPARED_SAMPLES] for array in samples.values()]
+    kinds = [tensor.dtype for tensor in model.inputs]
+    size = model.inputs[0].shape[0] or len(arrays[0])
+    batches = []
+    for start in range(0, len(arrays[0]), size):
+        flat = [a[start : start + size].astype(k) for a, k in zip(arrays, kinds, strict=True)]
+        given = keras.tree.pack_sequence_as(functional_form(model).input, flat)
+        batches.append([np.asarray(y) for y in keras.tree.flatten(model(given, training=False))])
+    expected = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    found = _predict(content, arrays if inside is None else [inside.invert(arrays[0])])
+    pairs = zip(expected, found, strict=True)  # an output without samples has no error
+    return max(
+        (_relative_error(*pair) for pair in pairs if pair[0].size == pair[1].size), default=0
+    )
+
+
+def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:
+    if expected.dtype.kind != "f":
+        return float((expected != found.reshape(expected.shape)).mean())
+    exact = expected.astype(np.float64)
+    variation = np.sqrt(np.square(exact - exact.mean(axis=0)).mean())
+    size = np.sqrt(np.square(exact).mean())
+    off = np.sqrt(np.square(exact - found.reshape(exact.shape)).mean())
+    return float(off / max(variation, 0.02 * size, 1e-12))
