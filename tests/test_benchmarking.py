@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_models
+from fuzzing import hostile_boards
 
 from edgeprune.benchmarking import bench, local
 from edgeprune.errors import BenchmarkError, ModelError
@@ -132,21 +133,21 @@ def test_a_failing_harness_is_one_clear_line(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"process": {"tensorflow_loaded": True}}, "found TensorFlow loaded in its process"),
+        (
+            {"process": {"tensorflow_loaded": True, "memory_peak_bytes": 1}},
+            "found TensorFlow loaded in its process",
+        ),
         ({"interrupted": True}, "was stopped before it had measured everything"),
     ],
 )
 def test_figures_that_mean_nothing_are_refused(
     models, tmp_path, monkeypatch, change, reason
 ) -> None:
-    document = {
-        "schema_version": 1,
-        "interrupted": False,
-        "process": {"tensorflow_loaded": False},
-        **change,
-    }
+    document = hostile_boards.honest_document() | change
+    schema = (local.find_folder("devices") / "harness" / "measurement.schema.json").read_bytes()
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "__main__.py").write_text(f"print({json.dumps(document)!r})")
+    (tmp_path / "harness" / "measurement.schema.json").write_bytes(schema)
     monkeypatch.setattr(local, "find_folder", lambda name: tmp_path)
     with pytest.raises(BenchmarkError, match=reason):
         bench(models["after"])

@@ -216,17 +216,21 @@ def test_an_interrupted_measurement_ends_with_its_harness(place: Path, tmp_path:
     assert not Path(f"/proc/{harness}").exists()
 
 
+def children(process: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+
 def wait_for_child(process: subprocess.Popen) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if not children.exists():
+    """Return the child of the command, which is one of the process that waits for it."""
+    if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
         pytest.skip("the children of a process cannot be listed here")
     end = time.monotonic() + STARTED
-    while not (found := children.read_text().split()):
+    while not (found := [one for child in children(process.pid) for one in children(child)]):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.005)
     time.sleep(0.5)  # let it start to measure
-    return int(found[0])
+    return found[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -226,6 +226,7 @@ def build(
                         *([making.note] if making.note else []),
                         *warn_loose_budgets(checks, job.budgets, costs),
                         *_find_caveats(pruned),
+                        *([made.warning] if made.warning else []),
                     ),
                     seconds=seconds,
                     versions=_list_versions(),

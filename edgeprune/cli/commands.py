@@ -171,14 +171,16 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
 def convert(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert MODEL to .tflite as it is, without pruning."""
     with working(quiet):
-        result = _convert_file(out, options)
+        result, warning = _convert_file(out, options)
+    if warning:
+        click.echo(f"Warning: {warning}", err=True)
     from edgeprune.report.tables import describe_values
 
     show(lambda: result, lambda: describe_values(result), as_json, quiet)
 
 
-def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Convert a model file, write the `.tflite` and return what is printed."""
+def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Convert a model file, write the `.tflite`; return what is printed, and a warning."""
     from edgeprune.data import load_dataset, parse_preprocess, read_samples
     from edgeprune.data.assignment import balance
     from edgeprune.data.dataset import UNLABELLED
@@ -243,7 +245,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
             "worst_layers": ", ".join(f"{x.layer} ({x.operator}) {x.rounding:.1%}" for x in worst),
             "float_layers": ", ".join(made.float_layers) or "none",
         }
-    return result
+    return result, made.warning
 
 
 @click.command(cls=HeadedCommand, short_help="List methods, criteria, allocations and recoveries.")

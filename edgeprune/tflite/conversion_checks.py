@@ -121,16 +121,6 @@ def accept_model(model: Any) -> keras.Model:
     return model
 
 
-def is_recurrent(model: keras.Model) -> bool:
-    """Whether a model has loops and cells whose inner values only TensorFlow itself calibrates."""
-    import keras
-
-    return any(
-        isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
-        for layer in model._flatten_layers(include_self=False)
-    )
-
-
 def read_calibration(
     calibration: Samples | None, model: keras.Model, scheme: str = "int8"
 ) -> dict[str, np.ndarray]:
