@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -258,6 +259,15 @@ def repeat_recovery(smaller, original, images):
     return model, original, images
 
 
+@pytest.fixture(scope="module")
+def interrupted(original, smaller, images, tmp_path_factory) -> Path:
+    """The checkpoint of a run that was interrupted on its way."""
+    place = tmp_path_factory.mktemp("interrupted") / "run.npz"
+    with pytest.raises(KeyboardInterrupt), showing(Interrupted(55)):
+        fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
+    return place
+
+
 @pytest.mark.parametrize(
     ("change", "anew"),
     [
@@ -269,13 +279,14 @@ def repeat_recovery(smaller, original, images):
     ],
 )
 def test_a_checkpoint_knows_data_plan_and_original(
-    original, smaller, images, tmp_path, change, anew
+    original, smaller, images, interrupted, tmp_path, change, anew
 ):
-    place = tmp_path / "run.npz"
-    with pytest.raises(KeyboardInterrupt), showing(Interrupted(55)):
-        fine_tune(smaller, original, images, settings=SHORT, checkpoint=place)
-    with warnings.catch_warnings(record=True) as told:
+    place = shutil.copy(interrupted, tmp_path / "run.npz")
+    with warnings.catch_warnings(record=True) as told, contextlib.ExitStack() as stack:
         warnings.simplefilter("always")
+        if anew:  # the start is enough
+            stack.enter_context(pytest.raises(KeyboardInterrupt))
+            stack.enter_context(showing(Interrupted(2)))
         fine_tune(*change(smaller, original, images), settings=SHORT, checkpoint=place)
     assert any("starting anew" in str(one.message) for one in told) == anew
 
