@@ -30,7 +30,7 @@ from edgeprune.cli.options import (
     read_model,
     read_pruning,
 )
-from edgeprune.cli.terminal import show, show_built, working
+from edgeprune.cli.terminal import show, show_built, warn, working
 
 EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
 
@@ -168,7 +168,7 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
         pruned.model.save(temporary)
         pruned.plan.save(temporary.with_suffix(".plan.json"))
     for warning in warn_untrained(training, splits, pruning.seed):
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     trained = describe_training(pruned.training)
     return {
         "model": out,

@@ -111,8 +111,11 @@ def _describe_trials(trials: Sequence[Mapping[str, Any]]) -> str:
     for trial in trials:
         share = "the other budgets" if trial["share"] is None else f"{trial['share']:.0%}"
         lost = "out of reach" if trial["lost"] is None else f"{100 * trial['lost']:+.1f}"
-        texts.append(f"{share} {lost}")
-    return f"Trials, share of the {trials[0]['quantity']} and points lost: {', '.join(texts)}."
+        texts.append(f"{share} {lost}{'' if trial['training'] == 1 else '*'}")
+    return (
+        f"Trials, share of the {trials[0]['quantity']} and points lost (* with less training): "
+        f"{', '.join(texts)}."
+    )
 
 
 def _describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
