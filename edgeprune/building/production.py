@@ -253,7 +253,7 @@ def warn_untrained(training: Training | None, splits: DataSplits, seed: int) -> 
         return []
     return [
         f"Not trained: {count:,} samples to learn from are fewer than the {training.least_samples} "
-        "from which training is sure to help. Give more, or say how long with --effort 90s."
+        "from which training has been seen to help. Give more, or say how long with --effort 90s."
     ]
 
 

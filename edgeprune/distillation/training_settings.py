@@ -10,9 +10,9 @@ from typing import Any, Literal
 from edgeprune.errors import EdgepruneError
 
 UNITS = {"s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
-EFFORTS = {"balanced": (90.0, 60.0), "thorough": (300.0, 200.0)}
+EFFORTS = {"balanced": (90.0, 30.0), "thorough": (300.0, 100.0)}
 """Seconds and epochs at most; `fast` trains nothing."""
-ENOUGH = 300
+ENOUGH = 200
 """Training samples from which an effort trains, see `docs/fine-tuning.md`."""
 REUSED_FROM = 3000
 FORMS = (

@@ -103,7 +103,7 @@ def prune(
         validation: samples that choose among candidates; a quarter of `data` by default.
         pruning: how; a text is the name of a method.
         training: towards the original's outputs, on `data`, which needs no labels: `"balanced"`
-            (at most 90 s), `"thorough"` (at most 5 minutes) where there are at least 300 samples to
+            (at most 90 s), `"thorough"` (at most 5 minutes) where there are at least 200 samples to
             learn from, a length such as `"5min"`, `"fast"` or `None` for none.
         deployment: number format and board that budgets of size, memory, latency and energy mean.
         task: what the outputs mean: `classify`, `multilabel`, `binary` or `regress`. `auto` tells
