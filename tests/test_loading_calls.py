@@ -123,6 +123,10 @@ def test_a_call_computes_the_same_in_keras_3(name: str) -> None:
         (lambda x: tf.gather(x, tf.argmax(x, -1), batch_dims=2, axis=2), "batch_dims has no"),
         (lambda x: as_float(x != 1.0), r"states other arguments of the call than .* \(none\)"),
         (lambda x: tf.norm(x, ord=3, axis=-1), "the norm 3 has no counterpart"),
+        (
+            lambda x: tf.reduce_sum(tf.zeros([tf.shape(x)[0], 2**24, 2]), [1, 2]),
+            "it fills .* more than 16,777,21",
+        ),
         (lambda x: tf.cumsum(x, exclusive=True), "exclusive=True has no counterpart"),
         (lambda x: tf.linalg.band_part(x, 0, -1), "calls TensorFlow's 'linalg.band_part', for wh"),
         (lambda x: tf.one_hot(tf.argmax(x, -1), 4, on_value=2.0), "only ones and zeros"),

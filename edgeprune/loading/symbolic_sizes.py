@@ -13,6 +13,8 @@ from typing import Any
 
 from keras import ops
 
+MOST_VALUES = 2**24
+
 
 @dataclass(frozen=True)
 class Open:
@@ -107,8 +109,15 @@ def reshape(tensor: Any, shape: Any) -> Any:
 
 
 def filled(shape: Any, value: Any) -> Any:
-    """Give a constant of a shape; the batch is one, which broadcasts."""
-    return ops.full([1 if isinstance(one, Open) else one for one in as_list(shape)], value)
+    """Give a constant of a shape; the batch is one, which broadcasts.
+
+    Raises:
+        ValueError: it is larger than a constant of a network can be.
+    """
+    sizes = [1 if isinstance(one, Open) else one for one in as_list(shape)]
+    if math.prod(sizes) > MOST_VALUES:
+        raise ValueError(f"it fills {sizes}, more than {MOST_VALUES:,} values")
+    return ops.full(sizes, value)
 
 
 def broadcast_to(tensor: Any, shape: Any) -> Any:
