@@ -13,14 +13,12 @@ import keras
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import safety
-from edgeprune.loading.hdf5 import open_hdf5
+from edgeprune.loading.hdf5 import open_weights
 from edgeprune.loading.sources import Source
 from edgeprune.loading.weights import bounded_by
-from edgeprune.loading.zip_files import open_zip
 from edgeprune.support.printable import one_line
 from edgeprune.tracing.keras_internals import ObjectSharingScope
 
-_WEIGHTS = "model.weights.h5"
 _SUFFIXES = {"hdf5": ".h5", "store": ".weights.h5", "archive": ".keras"}
 
 
@@ -68,12 +66,10 @@ def check_weights_file(source: Source) -> None:
     Raises:
         ModelError: names the entry and where it points.
     """
-    if source.layout in ("hdf5", "store"):
-        open_hdf5(source.weights).close()
-    elif source.layout == "archive":
-        with open_zip(source.weights) as archive:
-            if _WEIGHTS in archive.namelist():
-                open_hdf5(source.weights, archive.read(_WEIGHTS)).close()
+    if source.layout != "checkpoint":
+        file = open_weights(source.weights)
+        if file is not None:
+            file.close()
 
 
 @contextlib.contextmanager

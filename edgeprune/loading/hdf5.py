@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+import zipfile
 from pathlib import Path
 
 import h5py
 
 from edgeprune.errors import ModelError
-from edgeprune.loading.zip_files import MOST_RATIO, UNSUSPICIOUS_BYTES
+from edgeprune.loading.zip_files import MOST_RATIO, UNSUSPICIOUS_BYTES, open_zip
 
 _MOST_CHUNKS = 10_000
+WEIGHTS = "model.weights.h5"
+DEPENDENCIES = "_layer_checkpoint_dependencies"
 
 
 def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
@@ -41,6 +45,24 @@ def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
         file.close()
         raise ModelError(f"'{path}' is a damaged HDF5 file: {error}. Copy it again.") from error
     return file
+
+
+def open_weights(path: Path) -> h5py.File | None:
+    """Open the weights of a `.keras` archive, `None` if it has none in HDF5, or an HDF5 file.
+
+    Raises:
+        ModelError: see `open_hdf5`.
+    """
+    if not zipfile.is_zipfile(path):
+        return open_hdf5(path)
+    with open_zip(path) as archive:
+        is_there = WEIGHTS in archive.namelist()
+        return open_hdf5(path, archive.read(WEIGHTS)) if is_there else None
+
+
+def has_dependencies(file: h5py.File) -> bool:
+    """Whether a file has the layout of TensorFlow 2.12 and 2.13, see `weight_trees`."""
+    return any(re.split(r"[/\\]", name)[0] == DEPENDENCIES for name in file)
 
 
 def read_names(group: h5py.Group, attribute: str) -> list[str]:

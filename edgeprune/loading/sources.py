@@ -12,7 +12,7 @@ import h5py
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.formats import KERAS_COPY, Format, identify
-from edgeprune.loading.hdf5 import open_hdf5
+from edgeprune.loading.hdf5 import has_dependencies, open_hdf5, open_weights
 from edgeprune.loading.zip_files import MOST_TEXT_BYTES, open_zip, read_text
 from edgeprune.support.files import check_regular
 
@@ -32,7 +32,7 @@ class Source:
         generation: major version of the Keras that wrote the configuration: 1, 2 or 3.
         weights: where the weights lie; the same file, or another.
         layout: how: `hdf5` (one group per layer), `store` (.weights.h5 of Keras 3), `archive`
-            (.keras) or `checkpoint`.
+            (.keras), `tree` (either, of TensorFlow 2.12 and 2.13) or `checkpoint`.
         convertible: whether the weights only need to be put in place; else tf_keras converts them.
     """
 
@@ -61,7 +61,17 @@ def read_source(path: Path, weights: Path | None) -> Source:
         source = _with_weights(source, weights)
     elif kind is Format.JSON:
         raise ModelError(_missing_weights(path))
-    return _checked(source)
+    return _checked(_with_layout(source))
+
+
+def _with_layout(source: Source) -> Source:
+    """Tell the weights of TensorFlow 2.12 and 2.13 from those of later ones in the same file."""
+    if source.generation < 3 and source.layout in ("archive", "store"):
+        file = open_weights(source.weights)
+        if file is not None:
+            with file:
+                return replace(source, layout="tree") if has_dependencies(file) else source
+    return source
 
 
 def _read_archive(path: Path) -> Source:
