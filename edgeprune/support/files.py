@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,27 @@ def _clear_leftovers(target: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
         except (OSError, ValueError):  # still in use, or not ours to mend
             continue
+
+
+def remove_dates(path: str | os.PathLike[str]) -> None:
+    """Take the time of saving out of a `.keras` archive: equal models become equal bytes.
+
+    Args:
+        path: of the archive, as Keras writes it; it is replaced.
+    """
+    dated = Path(f"{os.fspath(path)}-dated")
+    os.replace(path, dated)
+    with zipfile.ZipFile(dated) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            entry = zipfile.ZipInfo(name)  # without a time it says 1980
+            entry.file_size = old.getinfo(name).file_size  # it says whether 64 bits are needed
+            with old.open(name) as source, new.open(entry, "w") as target:
+                if name == "metadata.json":
+                    found = json.load(source) | {"date_saved": "1980-01-01@00:00:00"}
+                    target.write(json.dumps(found).encode())
+                else:
+                    shutil.copyfileobj(source, target)
+    dated.unlink()
 
 
 def _replace(places: Mapping[Path, Path], workspace: Path) -> None:
