@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ except ModuleNotFoundError:  # Windows, where leftovers of a killed process stay
     fcntl = None  # type: ignore[assignment]
 
 LOCK, JOURNAL = ".edgeprune-lock", ".edgeprune-moves"
+MARK_SECONDS = 1.0
+"""In which a new workspace is marked as in use, or its process is gone."""
 
 
 def check_output(
@@ -212,6 +215,12 @@ def _clear_leftovers(target: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
         except (OSError, ValueError):  # still in use, or not ours to mend
             continue
+    for folder in target.parent.glob(f".{glob.escape(target.name)}-????????"):
+        with contextlib.suppress(OSError):  # killed before it was marked: nothing else is in it
+            if time.time() - folder.stat().st_mtime > MARK_SECONDS:
+                if os.listdir(folder) == [f"{LOCK}-new"]:
+                    (folder / f"{LOCK}-new").unlink()
+                folder.rmdir()
 
 
 def remove_dates(path: str | os.PathLike[str]) -> None:
