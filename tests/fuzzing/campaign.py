@@ -124,8 +124,12 @@ def main() -> int:
         failed += len(run(kind, getattr(options, kind), options.seed, options.log))
     if options.files:
         sys.path[:0] = [str(TESTS)]
-        files = importlib.import_module("fuzzing.corrupted_files")
-        failed += files.main(options.files, options.seed, f"{options.log}.files")
+        try:
+            files = importlib.import_module("fuzzing.corrupted_files")
+        except ModuleNotFoundError:
+            print("files: there is no tests/fuzzing/corrupted_files.py, nothing was tried")
+        else:
+            failed += files.main(options.files, options.seed, f"{options.log}.files")
     print(f"{failed} seeds failed")
     return failed
 
