@@ -12,6 +12,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import small_models
@@ -217,3 +218,16 @@ def test_the_host_side_loads_neither_tensorflow_nor_a_runtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_one_sigmoid_answers_yes_above_one_half(tmp_path, scheme) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    inputs = small_models.samples(30, 4)
+    expected = model.predict(inputs, verbose=0)[:, 0] > 0.5
+    assert 3 < expected.sum() < 27
+    path = tmp_path / "model.tflite"
+    convert(model, scheme=scheme, calibration=inputs, io=scheme, path=path)
+    np.savez(tmp_path / "batch.npz", inputs=inputs, labels=expected.astype(int))
+    (entry,) = bench(path, batch=tmp_path / "batch.npz", **QUICK).measurements
+    assert entry.accuracy > 0.9

@@ -403,3 +403,24 @@ def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path)
         "it no channel had to go."
     )
     assert all(before == after for before, after in built.outcome.widths.values())
+
+
+def test_equal_commands_make_equal_bytes(place: Path, tmp_path: Path, monkeypatch) -> None:
+    """The dates of a `.keras` archive are pinned: those of two quick runs may be equal anyhow."""
+    data = f"{place}/digits.npz"
+    command = ["build", f"{place}/model.keras", "--data", data, *QUICK, "--calibration", "20"]
+    found = []
+    for _ in range(2):
+        assert run_command(*command, "--out", tmp_path / "out").code == 0
+        found.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+    reports = [json.loads(files.pop("report.json")) for files in found]
+    assert all(report.pop("seconds") for report in reports)
+    assert reports[0] == reports[1]
+    assert found[0] == found[1]
+    with zipfile.ZipFile(tmp_path / "out" / "model.keras") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert b"1980-01-01" in archive.read("metadata.json")
+    for name, content in found[0].items():
+        assert str(tmp_path).encode() not in content, name
+        assert str(place).encode() not in content, name
+    keras.models.load_model(tmp_path / "out" / "model.keras")

@@ -345,6 +345,7 @@ def test_every_kind_of_error_is_one_line_and_exit_code_2() -> None:
     assert len(kinds) > 6
     for kind in kinds:
         assert explain(kind("What went wrong.")) == (2, "Error: What went wrong.")
+    assert explain(MemoryError())[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -191,3 +191,5 @@ def test_integers_that_go_in_stay_integers() -> None:
     text = np.random.default_rng(0).integers(0, 10, (30, 6))
     found = answers(convert(model, calibration=text), text)[0]
     assert error(expected(model, text)[0], found) < 0.05
+    with pytest.raises(ConversionError, match="takes integers, which TensorFlow Lite cannot do in"):
+        convert(model, scheme="int16x8", calibration=text)

@@ -256,7 +256,8 @@ def _plan(
     board, data, measurement = find_target(target), Data.parse(data), measurement or Measurement()
     pruning, budgets = Pruning.parse(pruning), Budgets.parse(budget)
     export = Export.parse(export).resolve(board, data.scaling)
-    deployment = deploy(board.name, board.prediction, export.scheme or "int8", export.io)
+    scheme = export.scheme or "int8"
+    deployment = deploy(board.name, board.prediction, scheme, export.io, export.input)
     if measurement.until_met:
         deployment = make_measurable(budgets, deployment, board)
     return Job(

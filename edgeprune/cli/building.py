@@ -139,7 +139,7 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     from edgeprune.building.splits import read_splits
     from edgeprune.cost.budgets import Budgets
     from edgeprune.data.datasets import check_source
-    from edgeprune.support.files import check_output, replace_on_success
+    from edgeprune.support.files import check_output, remove_dates, replace_on_success
     from edgeprune.support.progress import stage
 
     plan = Path(out).with_suffix(".plan.json")
@@ -166,6 +166,7 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     pruned = train_pruned(original, pruned, splits, training, out, pruning.seed)
     with replace_on_success(out) as temporary:
         pruned.model.save(temporary)
+        remove_dates(temporary)
         pruned.plan.save(temporary.with_suffix(".plan.json"))
     for warning in warn_untrained(training, splits, pruning.seed):
         warn(warning)

@@ -51,6 +51,8 @@ def _explain(error: BaseException) -> tuple[int | None, str]:
         return error.exit_code, f"Error: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return USAGE, f"Error: The disk is full ({error.strerror}). Nothing was left half-written."
+    if isinstance(error, MemoryError):
+        return USAGE, "Error: There is not enough memory. Nothing was left half-written."
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return USAGE, (
             f"Error: This command needs the extra 'tensorflow' ({error.name} is not installed): "

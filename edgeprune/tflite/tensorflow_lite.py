@@ -134,6 +134,11 @@ def _explain(model: keras.Model, scheme: str, error: Exception) -> str:
             f"{'8' if scheme in INT8 else '16'}-bit integers of {_locate(model, narrow)}. "
             f"{ways} --quantize dynamic or float32."
         )
+    if scheme == "int16x8" and any("int" in tensor.dtype for tensor in model.inputs):
+        return (
+            f"Model '{model.name}' takes integers, which TensorFlow Lite cannot do in int16x8. "
+            "Take --quantize int8 or dynamic."
+        )
     operators = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", text)))
     if operators:
         return (
