@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -79,7 +79,7 @@ class Workload:
     depth: np.ndarray
     read: np.ndarray
     written: np.ndarray
-    starts: tuple[int, ...] | None = None
+    starts: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, operators: Iterable[Operator]) -> Workload:

@@ -272,3 +272,7 @@ def _outer(by_slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 Criterion = Callable[[PruningContext, Group], np.ndarray]
+"""Gives the channels of a group scores, `(width,)`, higher = keep.
+
+Where the context lacks what it looks at, these are the L1 norms of the filters.
+"""
