@@ -111,6 +111,13 @@ def show(
         Console(markup=False, emoji=False, highlight=False).print(table())
 
 
+def show_values(values: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """Print what a command found, as JSON or as a table of names and values."""
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: values, lambda: describe_values(values), as_json, quiet)
+
+
 def show_built(built: Built, as_json: bool, quiet: bool) -> None:
     """Print what a build made; warnings go to stderr, also when it is to be quiet."""
     from edgeprune.report import describe_files, describe_outcome
