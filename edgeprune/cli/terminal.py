@@ -29,11 +29,7 @@ SHOWN_AFTER_SECONDS = 0.05
 
 @contextlib.contextmanager
 def working(quiet: bool) -> Iterator[None]:
-    """Keep the remarks of frameworks off the terminal, and what anyone prints off stdout.
-
-    Args:
-        quiet: show no progress either.
-    """
+    """Keep the remarks of frameworks off the terminal, and what anyone prints off stdout."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(captured_stderr())
         for logger in map(logging.getLogger, ("absl", "tensorflow")):

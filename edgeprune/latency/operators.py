@@ -8,14 +8,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
 Kind = Literal[
     "pointwise", "convolution", "depthwise", "fully_connected", "elementwise", "movement"
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 MATRIX_KINDS: tuple[Kind, ...] = ("pointwise", "convolution", "fully_connected")
 
 

@@ -9,8 +9,7 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.stats import rankdata
 
-from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
+from edgeprune.scoring.context import PruningContext, dead_last
 from edgeprune.scoring.filters import score_bn_scale, score_fermat, score_fpgm, score_l1, score_l2
 from edgeprune.scoring.responses import (
     score_activation_variance,
@@ -87,10 +86,6 @@ def gather_opinions(context: PruningContext, group: Group) -> Opinions:
 
     Average linkage on one minus Spearman's correlation, into two to four clusters: as many as there
     are below half a correlation.
-
-    Args:
-        context: of the model.
-        group: whose channels are scored.
     """
     width = group.width
     shares = {
@@ -102,11 +97,7 @@ def gather_opinions(context: PruningContext, group: Group) -> Opinions:
 
 
 def correlate_ranks(shares: list[np.ndarray]) -> np.ndarray:
-    """Return Spearman's correlation between rankings, 0 where one of them does not differ.
-
-    Args:
-        shares: ranks, one array per criterion.
-    """
+    """Return Spearman's correlation between rankings, 0 where one of them does not differ."""
     centred = np.array([ranks - ranks.mean() for ranks in shares])
     norm = np.linalg.norm(centred, axis=1)
     safe = np.where(norm > TIE, norm, 1)

@@ -2,8 +2,7 @@
 
 from edgeprune.scoring.blends import score_blended
 from edgeprune.scoring.calibration_samples import CalibrationSamples
-from edgeprune.scoring.context import Criterion, PruningContext, View
-from edgeprune.scoring.deadness import dead_last
+from edgeprune.scoring.context import Criterion, PruningContext, View, dead_last
 from edgeprune.scoring.discrimination import score_trace_ratio
 from edgeprune.scoring.filters import score_bn_scale, score_fermat, score_fpgm, score_l1, score_l2
 from edgeprune.scoring.masks import score_best_mask, score_ensemble, score_random

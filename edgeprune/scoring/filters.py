@@ -16,10 +16,6 @@ PRECISION = 1e-9
 def filters_of(context: PruningContext, group: Group) -> list[np.ndarray]:
     """Return the filters that write each channel, for each writer of a group.
 
-    Args:
-        context: weights of the model.
-        group: whose writers are looked at.
-
     Returns:
         `(width, weights)` per writer; where a writer makes a channel several times, its filters
         are added up.
