@@ -18,7 +18,7 @@ from edgeprune.data import Data
 from edgeprune.errors import BudgetError
 from edgeprune.evaluation.evaluator import Score
 from edgeprune.latency import Predictor, read_operators
-from edgeprune.latency.prediction_tables import write_tables
+from edgeprune.latency.predictor import write_tables
 from edgeprune.pruning.pruning_settings import Pruning
 
 QUICK = Pruning("chapr", recalibration="off", step=1)

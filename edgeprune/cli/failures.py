@@ -31,9 +31,6 @@ class Terminated(SystemExit):
 def explain(error: BaseException) -> tuple[int | None, str]:
     """Return the exit code and the line for an error; the code is `None` for a bug of ours.
 
-    Args:
-        error: what stopped the command.
-
     Example:
         >>> explain(EdgepruneError("The folder is empty."))
         (2, 'Error: The folder is empty.')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,19 @@ class HeadedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def option(*names: str, heading: str, **settings: Any) -> Callable[[Command], Command]:
-    """Return `click.option` under a heading."""
-    return click.option(*names, cls=Headed, heading=heading, **settings)
+def _under(heading: str) -> Callable[..., Callable[[Command], Command]]:
+    """Return `click.option` for a heading of the help."""
+    return partial(click.option, cls=Headed, heading=heading)
+
+
+data_option = _under("Model and data")
+keeping_option = _under("What to keep")
+accuracy_option = _under("Accuracy")
+format_option = _under("Format")
+measuring_option = _under("Measuring")
+measured_option = _under("What is measured")
+place_option = _under("Where")
+output_option = _under("Output")
 
 
 def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -99,39 +110,33 @@ def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 
 output_options = combine(
-    option("--json", "as_json", heading="Output", is_flag=True, help="Print JSON on stdout."),
-    option(
-        "--quiet", "-q", heading="Output", is_flag=True, help="No progress, no tables; errors only."
-    ),
+    output_option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
+    output_option("--quiet", "-q", is_flag=True, help="No progress, no tables; errors only."),
 )
 model_options = combine(
     click.argument("model"),
-    option(
+    data_option(
         "--weights",
-        heading="Model and data",
         metavar="FILE",
         help="Weights, if MODEL is an architecture in JSON or its weights are to be replaced.",
     ),
-    option(
+    data_option(
         "--custom",
-        heading="Model and data",
         metavar="[NAME=]MODULE:NAME",
         multiple=True,
         show_default="none",
         help="Class or function of your own that MODEL uses, imported from your code; NAME= where "
         "MODEL calls it otherwise (a Lambda layer: by its name). Several times for several.",
     ),
-    option(
+    data_option(
         "--input-size",
-        heading="Model and data",
         metavar="HxW",
         show_default="the model's own",
         help="Height and width (or length) of the input, where MODEL leaves them open: 96x96.",
     ),
 )
-preprocess_option = option(
+preprocess_option = data_option(
     "--preprocess",
-    heading="Model and data",
     default="raw",
     metavar="HOW",
     help="How stored samples become inputs, as in training: raw, unit (x/255), symmetric "
@@ -145,50 +150,35 @@ def data_options(*, test: bool = False) -> Callable[[Command], Command]:
     Args:
         test: whether the command tests on samples of their own.
     """
-    heading = "Model and data"
     tested = [
-        option(
+        data_option(
             "--test",
-            heading=heading,
             type=COUNT,
             default=3000,
             help="Test samples of the kept classes, all together.",
         )
     ]
     return combine(
-        option(
+        data_option(
             "--data",
-            heading=heading,
             required=True,
             metavar="SAMPLES",
             help="Image folder (split/class/* or class/*), .npz with x and y, or digits, cifar10, "
             "cifar100, mnist, fashion_mnist.",
         ),
         preprocess_option,
-        option(
+        data_option(
             "--labels",
-            heading=heading,
             metavar="FILE",
             help="Names of the model's outputs, one per line, if the data does not name them all.",
         ),
-        option(
-            "--calibration",
-            heading=heading,
-            type=COUNT,
-            default=100,
-            help="Calibration samples per class.",
+        data_option(
+            "--calibration", type=COUNT, default=100, help="Calibration samples per class."
         ),
-        option(
-            "--validation",
-            heading=heading,
-            type=COUNT,
-            default=200,
-            help="Validation samples per class.",
-        ),
+        data_option("--validation", type=COUNT, default=200, help="Validation samples per class."),
         *(tested if test else []),
-        option(
+        data_option(
             "--memory",
-            heading=heading,
             metavar="SIZE",
             callback=_read_size,
             show_default="a quarter of what is free",
@@ -197,9 +187,8 @@ def data_options(*, test: bool = False) -> Callable[[Command], Command]:
     )
 
 
-classes_option = option(
+classes_option = keeping_option(
     "--classes",
-    heading="What to keep",
     metavar="NAMES",
     show_default="all",
     help="Classes to keep, by name or index, in the order of the new outputs: cat,dog,fox.",
@@ -212,9 +201,8 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
     Args:
         default: `default`, or `show_default` where it is decided later.
     """
-    return option(
+    return keeping_option(
         "--budget",
-        heading="What to keep",
         metavar="QUANTITY=AMOUNT",
         multiple=True,
         callback=_join_budgets,
@@ -231,122 +219,98 @@ def pruning_options(**step: Any) -> Callable[[Command], Command]:
     Args:
         step: `default` of the step, or `show_default` where it is decided later.
     """
-    heading = "Accuracy"
     return combine(
-        option(
+        accuracy_option(
             "--method",
-            heading=heading,
             metavar="NAME",
             default="auto",
             help="Criterion, allocation and recovery by one name; see `edgeprune methods`.",
         ),
-        option(
-            "--criterion",
-            heading=heading,
-            metavar="NAME",
-            show_default=METHODS_OWN,
-            help="How channels are ranked.",
+        accuracy_option(
+            "--criterion", metavar="NAME", show_default=METHODS_OWN, help="How channels are ranked."
         ),
-        option(
+        accuracy_option(
             "--allocation",
-            heading=heading,
             metavar="NAME",
             show_default=METHODS_OWN,
             help="How the widths of layers are chosen.",
         ),
-        option(
+        accuracy_option(
             "--recovery",
-            heading=heading,
             metavar="NAME",
             show_default=METHODS_OWN,
             help="How accuracy is given back. auto: whichever is best on validation.",
         ),
-        option(
+        accuracy_option(
             "--recalibrate",
-            heading=heading,
             type=click.Choice(["auto", "on", "off"]),
             show_default=METHODS_OWN,
             help="BatchNorm recalibration after the recovery. auto: where it helps.",
         ),
-        option(
+        accuracy_option(
             "--step",
-            heading=heading,
             type=COUNT,
             help="Layers get widths that are multiples of N; 1 allows any.",
             **step,
         ),
-        option(
+        accuracy_option(
             "--time-limit",
-            heading=heading,
             type=float,
             metavar="S",
             default=60.0,
             help="Seconds after which a search for a blend of criteria tries nothing new.",
         ),
-        option(
+        accuracy_option(
             "--effort",
-            heading=heading,
             metavar="HOW",
             default="balanced",
             help="Training towards the answers of the original, on the train split: balanced (at "
             "most 90 s), thorough (5 minutes), a length such as 10min or 20epochs, fast (none). "
             "Kept where validation gains.",
         ),
-        option(
+        accuracy_option(
             "--fine-tune",
-            heading=heading,
             metavar="TIME",
             hidden=True,
             help="Old name of --effort.",
         ),
-        option(
-            "--seed", heading=heading, type=SEED, default=0, help="Of everything that is drawn."
-        ),
+        accuracy_option("--seed", type=SEED, default=0, help="Of everything that is drawn."),
     )
 
 
 quantization_options = combine(
-    option(
+    format_option(
         "--io",
-        heading="Format",
         metavar="TYPE",
         default="float32",
         help="What goes in and out of an int8 model: float32, int8 or uint8.",
     ),
-    option(
+    format_option(
         "--input",
-        heading="Format",
         metavar="TYPE",
         show_default="as --io says",
         help="uint8 puts the scaling of --preprocess inside, so that the model takes the bytes of "
         "a camera.",
     ),
-    option(
+    format_option(
         "--fallback",
-        heading="Format",
         metavar="SHARE",
         show_default="every layer in integers",
         help="Loss above which the worst layers of an int8 model stay in float: 1% of the accuracy "
         "(without labels: of the answers).",
     ),
-    option(
+    format_option(
         "--ranges",
-        heading="Format",
         metavar="HOW",
         default="auto",
         help="How int8 finds the ranges of its integers: limits, percentile, least_squares. auto: "
         "whichever brings the outputs closest to the float model's.",
     ),
-    option(
-        "--qat-epochs",
-        heading="Format",
-        type=COUNT,
-        default=10,
-        help="Epochs of the training of int8-qat, at most.",
+    format_option(
+        "--qat-epochs", type=COUNT, default=10, help="Epochs of the training of int8-qat, at most."
     ),
-    option(
+    format_option(
         "--qat-minutes",
-        heading="Format",
         type=float,
         metavar="MINUTES",
         default=10.0,

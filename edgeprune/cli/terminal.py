@@ -31,11 +31,7 @@ SHOWN_AFTER_SECONDS = 0.05
 
 @contextlib.contextmanager
 def working(quiet: bool) -> Iterator[None]:
-    """Keep the remarks of frameworks off the terminal, and what anyone prints off stdout.
-
-    Args:
-        quiet: show no progress either.
-    """
+    """Keep the remarks of frameworks off the terminal, and what anyone prints off stdout."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(captured_stderr())
         for logger in map(logging.getLogger, ("absl", "tensorflow")):
@@ -158,6 +154,13 @@ def show(
         click.echo(json.dumps(value(), indent=1))
     elif not quiet:
         Terminal().print(table())
+
+
+def show_values(values: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """Print what a command found, as JSON or as a table of names and values."""
+    from edgeprune.report.tables import describe_values
+
+    show(lambda: values, lambda: describe_values(values), as_json, quiet)
 
 
 def show_built(built: Built, as_json: bool, quiet: bool) -> None:

@@ -217,9 +217,6 @@ class Budgets:
     def require_counted(self, what: str) -> None:
         """Refuse budgets of what is not counted in the model itself.
 
-        Args:
-            what: that needs such budgets, for the message.
-
         Raises:
             BudgetError: there is one of another quantity than MACs and parameters.
 

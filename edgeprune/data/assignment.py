@@ -55,9 +55,9 @@ def assign_samples(
     calibration leaves of train, test from the test split. A part without a split of its own is
     carved out class by class: where test shares a split with others it gets a third of each class,
     rounded up; where calibration and validation have fewer samples than they want, validation gets
-    a third, and more only where calibration wants less than the rest. Which samples are set aside for test
-    depends on the data and the seed only, not on how much calibration takes or which classes are
-    asked for, so that the accuracies of two runs compare (with a `test_limit`, of runs with as many
+    a third, and more only where calibration wants less than the rest. Which samples are set aside
+    for test depends on the data and the seed only, not on how much calibration takes or which
+    classes are asked for, so that the accuracies of two runs compare (with a `test_limit`, of runs with as many
     classes).
 
     If the model was trained on what becomes test here, its accuracy will look too good: give a

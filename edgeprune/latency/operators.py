@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 Kind = Literal[
     "pointwise", "convolution", "depthwise", "fully_connected", "elementwise", "movement"
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 MATRIX_KINDS: tuple[Kind, ...] = ("pointwise", "convolution", "fully_connected")
 
 
@@ -79,7 +78,7 @@ class Workload:
     depth: np.ndarray
     read: np.ndarray
     written: np.ndarray
-    starts: tuple[int, ...] | None = None
+    starts: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, operators: Iterable[Operator]) -> Workload:

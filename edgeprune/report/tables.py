@@ -13,7 +13,7 @@ from rich.text import Text
 
 from edgeprune.boards import Target
 from edgeprune.cost.budgets import OWN_UNITS
-from edgeprune.report.compilation import describe_compilation
+from edgeprune.report.compatibility_report import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
 from edgeprune.support.printable import printable
 
@@ -170,11 +170,7 @@ def describe_files(folder: Path, names: Sequence[str]) -> Group:
 
 
 def describe_values(values: Mapping[str, Any]) -> Table:
-    """Return a few named values as two columns; `{"before": ..., "after": ...}` as an arrow.
-
-    Args:
-        values: JSON types.
-    """
+    """Return a few named values as two columns; `{"before": ..., "after": ...}` as an arrow."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

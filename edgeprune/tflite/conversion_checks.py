@@ -12,8 +12,7 @@ from edgeprune.errors import ConversionError
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.data.preprocessing import Preprocess
-    from edgeprune.data.scaling import Scaling
+    from edgeprune.data.preprocessing import Preprocess, Scaling
 
 SCHEMES = {
     "float32": "32-bit floats, as trained",

@@ -330,8 +330,3 @@ def replace_softmax(model: keras.Model) -> keras.Model:
     copy, made = replicate(model, make)
     copy_weights(model, made)
     return copy
-
-
-def count_weights(model: keras.Model) -> int:
-    """Count the numbers stored in a model's weights (parameters, BatchNorm statistics included)."""
-    return sum(int(np.prod(weight.shape)) for weight in model.weights)
