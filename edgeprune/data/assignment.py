@@ -57,8 +57,8 @@ def assign_samples(
     rounded up; where calibration and validation have fewer samples than they want, validation gets
     a third, and more only where calibration wants less than the rest. Which samples are set aside
     for test depends on the data and the seed only, not on how much calibration takes or which
-    classes are asked for, so that the accuracies of two runs compare (with a `test_limit`, of runs with as many
-    classes).
+    classes are asked for, so that the accuracies of two runs compare (with a `test_limit`, of runs
+    with as many classes).
 
     If the model was trained on what becomes test here, its accuracy will look too good: give a
     test split where there is one.
