@@ -184,6 +184,18 @@ def test_a_minimum_leaves_the_values_of_others_as_they_are() -> None:
     assert max(losses) < 0.1, losses
 
 
+def test_what_is_reversed_keeps_its_scale_beside_something_larger() -> None:
+    series = keras.Input((6, 4))
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(layers.Dense(4)(series))
+    outputs = [layers.Concatenate()([x, 10 * series]), ops.flip(series, axis=(1, 2))]
+    model = randomized(keras.Model(series, outputs))
+    samples = small_models.samples(16, 6, 4)
+    found = answers(convert(model, calibration=samples), samples)
+    wanted = expected(model, samples)
+    assert np.abs(found[0] - wanted[0])[..., :6].max() < 0.3, "a step of ten times the series"
+    assert error(wanted[1], found[1]) < 0.06
+
+
 def test_integers_that_go_in_stay_integers() -> None:
     words = keras.Input((6,), dtype="int32")
     x = layers.Flatten()(layers.Embedding(10, 4)(words))
