@@ -9,10 +9,10 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 SUITABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 10 --cov --cov-report=term
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --durations 10
 
 KERNELS := $(wildcard $(addprefix tests/test_,$(addsuffix .py,criteria fine_tuning loading_data_formats \
-	model_forms quantization_training readers recovery_refitting)))
+	model_forms quantization_training consumers recovery_refitting)))
 
 .PHONY: help demo test test-plain-cpu test-all fuzz harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean test-versions test-oldest test-newest
 .DEFAULT_GOAL := help
@@ -20,9 +20,9 @@ KERNELS := $(wildcard $(addprefix tests/test_,$(addsuffix .py,criteria fine_tuni
 
 help:
 	@echo "make demo      build, prove and bench a small specialist from handwritten digits"
-	@echo "make test      the tests with branch coverage (minutes)"
+	@echo "make test      the tests (minutes)"
 	@echo "make test-plain-cpu  those that kernels matter to, as on a CPU without AVX-512 (minutes)"
-	@echo "make test-all  the same and the slow ones"
+	@echo "make test-all  the same and the slow ones, with branch coverage (an hour)"
 	@echo "make fuzz      2,000 random networks, 500 damaged files, 60 hostile boards, 60 kills; goes on where it was (hours)"
 	@echo "make test-versions  what a user types, on the oldest and the newest TensorFlow and Keras"
 	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
@@ -46,10 +46,10 @@ test: $(VENV)/.ready-for-development
 	$(PYTEST)
 
 test-plain-cpu: $(VENV)/.ready-for-development
-	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) --no-cov -k "not command and not every_backend" $(KERNELS)
+	TF_ENABLE_ONEDNN_OPTS=0 $(PYTEST) -k "not command and not every_backend" $(KERNELS)
 
 test-all: $(VENV)/.ready-for-development
-	$(PYTEST) -m ""
+	$(PYTEST) -m "" --cov --cov-report=term
 
 fuzz: $(VENV)/.ready-for-development
 	$(BIN)/python -P tests/fuzzing/campaign.py --log fuzz.jsonl
@@ -62,7 +62,7 @@ test-newest: PYTHON := python3.13 python3.12 python3.11 python3
 .venv-newest/.ready: tests/versions/newest.txt
 test-oldest test-newest: test-%:
 	PIP_CONSTRAINT=tests/versions/$*.txt $(MAKE) VENV=.venv-$* PYTHON="$(PYTHON)" .venv-$*/.ready-for-development
-	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-cov --quiet --disable-warnings $(SMOKE)
+	.venv-$*/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal --quiet --disable-warnings $(SMOKE)
 
 harness-agreement: $(VENV)/.ready-for-development
 	$(BIN)/python benchmarks/harness_agreement.py $(MODELS)

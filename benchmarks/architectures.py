@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,18 @@ SMALLEST_FIRST = (
 ).split()
 
 
-def build(name: str, seed: int = 0) -> Any:
+def build(name: str, constructor: Callable[..., Any] | None = None, seed: int = 0) -> Any:
     """Build a model with random weights, none of them at a value where mistakes cancel.
 
-    The moving statistics of BatchNorm are those of random images, times and plus noise.
+    The moving statistics of BatchNorm are those of random images, times and plus noise. Without a
+    constructor it is the one of that name in `keras.applications`.
     """
     import keras
     import numpy as np
 
     size = SMALLEST_INPUT.get(name, 32)
     keras.utils.set_random_seed(seed)
-    constructor = getattr(keras.applications, name)
+    constructor = constructor or getattr(keras.applications, name)
     model = constructor(weights=None, input_shape=(size, size, 3), classes=CLASSES)
     generator = np.random.default_rng(seed)
     for weight in model.weights:
@@ -95,7 +97,9 @@ def draw_plan(groups: Any, seed: int = 0, share: float = 1 / 3) -> Any:
     return Plan(keep, groups.fingerprint)
 
 
-def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
+def examine(
+    name: str, constructor: Callable[..., Any] | None = None, *, convert: bool = True
+) -> dict[str, Any]:
     """Trace a model, remove a third of what is removable, and check everything that must hold."""
     import keras
     import numpy as np
@@ -106,7 +110,7 @@ def examine(name: str, *, convert: bool = True) -> dict[str, Any]:
     from edgeprune.tracing.groups import find_groups
 
     started = time.process_time()
-    model = build(name)
+    model = build(name, constructor)
     row: dict[str, Any] = {"model": name, "params": model.count_params()}
     row["build_seconds"] = time.process_time() - started
     row["input"] = model.input_shape[1]

@@ -21,7 +21,7 @@ from edgeprune.boards import Target, find_target
 from edgeprune.latency import Kernels, Predictor, Workload, count_features
 from edgeprune.latency.expectations import expect_coefficients
 from edgeprune.latency.fitting import fit, left_out_errors
-from edgeprune.latency.prediction_tables import replace_tables, write_tables
+from edgeprune.latency.predictor import replace_tables, write_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 HALF_OF_L2 = 2**19

@@ -21,8 +21,7 @@ from edgeprune.allocation import (
     keep_channels,
     smallest_cost,
 )
-from edgeprune.allocation.gain import convex_hull
-from edgeprune.allocation.ranked import allocate_by_score, normalize
+from edgeprune.allocation.strategies import allocate_by_score, convex_hull, normalize
 from edgeprune.allocation.widths import NOTHING
 from edgeprune.cost.budgets import Budget
 from edgeprune.cost.cost_model import CostModel, Widths

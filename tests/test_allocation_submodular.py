@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edgeprune.allocation import CostLimits, Problem, Ranking, allocate_submodular
-from edgeprune.allocation.submodular import worth
+from edgeprune.allocation.strategies import worth
 from edgeprune.cost.budgets import Budgets
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.pruning.methods import METHODS

@@ -110,8 +110,15 @@ def allocate(content: bytes) -> int:
     return max(end for _, end in spans) - min(start for start, _ in spans)
 
 
-@pytest.mark.parametrize("build", NETWORKS)
-@pytest.mark.parametrize(("scheme", "io"), FORMS)
+CASES = [
+    pytest.param(build, *form, marks=() if (first + second) % 2 else pytest.mark.slow)
+    for first, build in enumerate(NETWORKS)
+    for second, form in enumerate(FORMS)
+]
+"""Every network with two of the forms at once, with the others in the slow tests."""
+
+
+@pytest.mark.parametrize(("build", "scheme", "io"), CASES)
 def test_memory_is_what_the_runtime_allocates_and_what_pruning_expects(build, scheme, io) -> None:
     content = export(build, scheme, io)
     assert peak_memory(content) == pytest.approx(allocate(content), rel=0.05)

@@ -29,7 +29,9 @@ FILES = {
     "plan.json",
     "report.json",
 }
-QUICK = ("--recovery", "mean", "--recalibrate", "off", "--no-bench", "--quiet")
+QUICK = (
+    "--recovery", "mean", "--recalibrate", "off", "--effort", "fast", "--no-bench", "--quiet",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ def test_other_number_formats(place: Path, tmp_path: Path, scheme: str) -> None:
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], export=scheme,
         pruning=edgeprune.Pruning(recovery="mean", recalibration="off"),
-        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
     )  # fmt: skip
     assert built.outcome.agreement == 1.0
     assert built.outcome.settings["quantize"] == scheme
@@ -312,7 +314,7 @@ def test_all_classes_without_asking_for_some(place: Path, tmp_path: Path) -> Non
         place / "model.keras",
         edgeprune.Data(str(place / "digits.npz"), calibration=20, validation=20, test=100),
         pruning=edgeprune.Pruning(recovery="least_squares", recalibration="off"),
-        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
     )  # fmt: skip
     assert len(built.outcome.classes) == 10
     accuracy = built.outcome.accuracy
@@ -340,7 +342,7 @@ def test_arrays_a_model_and_a_function_from_python(tmp_path: Path) -> None:
     with showing(recorder):
         built = edgeprune.build(
             model, data, classes=[3, 8], budget=edgeprune.Budget("params", 0.4), pruning=pruning,
-            measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+            measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
         )  # fmt: skip
     assert built.outcome.classes == ("digit 3", "digit 8")
     assert built.model.output_shape == (None, 2)
@@ -378,7 +380,7 @@ def test_a_part_that_is_given_replaces_the_methods_own(place: Path, tmp_path: Pa
             place / "model.keras",
             edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50),
             classes=[1, 2], pruning=edgeprune.Pruning(recalibration="off", **given),
-            measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+            measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
         )  # fmt: skip
         parts = ("method", "criterion", "allocation", "recovery")
         return tuple(built.outcome.settings[part] for part in parts)
@@ -392,7 +394,7 @@ def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path)
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], budget="macs=99G",
         pruning=edgeprune.Pruning(recovery="none", recalibration="off"),
-        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
     )  # fmt: skip
     (warning,) = built.outcome.warnings
     before = built.outcome.macs.before

@@ -65,28 +65,45 @@ def build(place: Path, out: Path, progress: Interrupting) -> None:
     data = edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50)
     pruning = edgeprune.Pruning(recovery="refit", recalibration="off")
     with showing(progress):
-        edgeprune.build(place / "model.keras", data, classes="1,2", pruning=pruning, out=out)
+        edgeprune.build(
+            place / "model.keras", data, classes="1,2", pruning=pruning, training=None, out=out
+        )
+
+
+STAGES = [
+    ("starting TensorFlow, loading model", False),
+    ("reading the data", False),
+    ("checking the operators", False),
+    ("tracing", False),
+    ("surgery and proof", False),
+    ("verifying the .tflite", False),
+    ("statistics", True),
+    ("ranking channels", True),
+    ("recovery", True),
+    ("testing the original", False),
+    ("testing the pruned model", False),
+    ("converting to int8", False),
+    ("converting original to int8", False),
+    ("converting original to float32", False),
+    ("running the .tflite", True),
+    ("benchmark", True),
+]
+BETWEEN = {
+    "surgery and proof",
+    "testing the pruned model",
+    "converting original to int8",
+    "converting original to float32",
+    "verifying the .tflite",
+    "running the .tflite",
+}
+"""Stages late in a build, with others like them before and after: slow tests."""
 
 
 @pytest.mark.parametrize(
     ("name", "at_step"),
     [
-        ("starting TensorFlow, loading model", False),
-        ("reading the data", False),
-        ("checking the operators", False),
-        ("tracing", False),
-        ("surgery and proof", False),
-        ("verifying the .tflite", False),
-        ("statistics", True),
-        ("ranking channels", True),
-        ("recovery", True),
-        ("testing the original", False),
-        ("testing the pruned model", False),
-        ("converting to int8", False),
-        ("converting original to int8", False),
-        ("converting original to float32", False),
-        ("running the .tflite", True),
-        ("benchmark", True),
+        pytest.param(*case, marks=pytest.mark.slow) if case[0] in BETWEEN else case
+        for case in STAGES
     ],
 )
 def test_an_interruption_at_any_stage_leaves_nothing(
@@ -102,14 +119,13 @@ def test_an_interruption_at_any_stage_leaves_nothing(
 def test_the_stages_above_are_all_there_are(place: Path, tmp_path: Path) -> None:
     progress = Interrupting()
     build(place, tmp_path / "out", progress)
-    above = test_an_interruption_at_any_stage_leaves_nothing.pytestmark[0].args[1]
     inner = {
         "refit",
         "choosing channels",
         "measuring",
         "calibration",
     }  # in or around those
-    assert set(progress.stages) - inner == {name for name, *_ in above}
+    assert set(progress.stages) - inner == {name for name, _ in STAGES}
     assert len(list((tmp_path / "out").iterdir())) == 7
 
 
@@ -176,7 +192,16 @@ def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
     out.mkdir()
     (out / "model.tflite").write_text("earlier")
     arguments = ["build", f"{place}/model.keras", "--data", f"{place}/digits.npz", "--quiet"]
-    arguments += ["--recovery", "none", "--recalibrate", "off", "--out", str(out)]
+    arguments += [
+        "--recovery",
+        "none",
+        "--recalibrate",
+        "off",
+        "--effort",
+        "fast",
+        "--out",
+        str(out),
+    ]
     with started(*arguments) as process:
         wait_for_workspace(tmp_path, process)
         os.killpg(process.pid, signal.SIGINT)

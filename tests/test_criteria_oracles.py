@@ -19,7 +19,7 @@ from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.scoring.discrimination import select_by_trace_ratio
-from edgeprune.scoring.geometry import find_fermat_point
+from edgeprune.scoring.filters import find_fermat_point
 from edgeprune.scoring.reconstruction import follow_lasso, remove_greedily
 from edgeprune.tracing.groups import find_groups
 

@@ -28,7 +28,7 @@ TRUE = np.array([0.03, 0.3, 2.5, 0.35, 0.4, 0.3, 0.02])
 KERNELS = Kernels(rows=4, columns=8, depth=16, cache_bytes=10_000)
 
 
-def draw_network(generator: np.random.Generator) -> Workload:
+def draw_operators(generator: np.random.Generator) -> list[Operator]:
     operators = []
     for _ in range(generator.integers(3, 12)):
         kind = str(generator.choice(["pointwise", "convolution", "depthwise", "elementwise"]))
@@ -38,7 +38,11 @@ def draw_network(generator: np.random.Generator) -> Workload:
         elements = side**2 * channels
         made = 0 if kind == "elementwise" else channels
         operators.append(Operator(kind, side**2, made, depth, taps, elements, elements))
-    return Workload.of(operators)
+    return operators
+
+
+def draw_network(generator: np.random.Generator) -> Workload:
+    return Workload.of(draw_operators(generator))
 
 
 def draw_features(number: int) -> np.ndarray:
@@ -46,6 +50,16 @@ def draw_features(number: int) -> np.ndarray:
     return np.array(
         [count_features(draw_network(generator), KERNELS, "int8") for _ in range(number)]
     )
+
+
+@pytest.mark.parametrize("competing", [False, True])
+def test_several_networks_at_once_count_as_each_alone(competing: bool) -> None:
+    generator = np.random.default_rng(2)
+    networks = [draw_operators(generator) for _ in range(5)]
+    kernels = replace(KERNELS, competing=competing, call_weight=3.0)
+    found = count_features(Workload.of_networks(networks), kernels, "int8")
+    each = [count_features(Workload.of(network), kernels, "int8") for network in networks]
+    np.testing.assert_allclose(found, each, rtol=1e-12)
 
 
 def test_the_coefficients_of_a_known_cost_model_are_recovered() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from edgeprune.tracing.replica import duplicate, replace_softmax
 Job = Callable[[Any, Path], Any]
 TRAINING = edgeprune.Training(seconds=None, epochs=1, batch_size=15, augmentation=None, rounds=2)
 PLAIN = edgeprune.Pruning(recovery="affine", recalibration="off", step=4)
-OPTIONS = ("--recovery", "affine", "--recalibrate", "off", "--calibration", 20, "--validation", 20)
+OPTIONS = (
+    "--recovery", "affine", "--recalibrate", "off", "--effort", "fast", "--calibration", 20,
+    "--validation", 20,
+)  # fmt: skip
 
 
 def answers(model: Any) -> np.ndarray:
@@ -41,7 +44,7 @@ def build(model: Any, folder: Path) -> Any:
     built = edgeprune.build(
         model,
         edgeprune.Data(save_digits(folder / "digits.npz"), calibration=20, validation=20, test=20),
-        classes="3,5,8", pruning=PLAIN, export="float32",
+        classes="3,5,8", pruning=PLAIN, export="float32", training="fast",
         measurement=edgeprune.Measurement(latency=False), out=folder / "out",
     )  # fmt: skip
     return answers(built.model), tflite_answers(folder / "out" / "model.tflite")
@@ -176,8 +179,18 @@ def assert_same(found: Any, wanted: Any) -> None:
 OTHERS = [form for form in FORMS if form != "functional"]
 
 
-@pytest.mark.parametrize("form", OTHERS)
-@pytest.mark.parametrize("name", FUNCTIONS)
+def pair(names: Iterable[str], each: int) -> list[Any]:
+    """Every job with some of the forms, and every form with some of the jobs; the rest is slow."""
+    pairs = []
+    for start, name in enumerate(names):
+        near = {OTHERS[(each * start + number) % len(OTHERS)] for number in range(each)}
+        for form in OTHERS:
+            marks = () if form in near else (pytest.mark.slow,)
+            pairs.append(pytest.param(name, form, marks=marks, id=f"{name}-{form}"))
+    return pairs
+
+
+@pytest.mark.parametrize(("name", "form"), pair(FUNCTIONS, 3))
 def test_a_function_does_the_same_with_every_form(name, form, tmp_path, expected) -> None:
     model = make(form)
     weights = model.get_weights()
@@ -185,8 +198,7 @@ def test_a_function_does_the_same_with_every_form(name, form, tmp_path, expected
     assert_same(model.get_weights(), weights)
 
 
-@pytest.mark.parametrize("form", OTHERS)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("name", "form"), pair(COMMANDS, 1))
 def test_a_command_does_the_same_with_every_file(name, form, tmp_path, expected) -> None:
     file = save(form, tmp_path, ".h5" if form.endswith(".h5") else ".keras")
     assert_same(COMMANDS[name](file, tmp_path), expected(name, COMMANDS[name], True))

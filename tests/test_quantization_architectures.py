@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import keras
 import networks
 import numpy as np
@@ -32,7 +34,7 @@ BOUNDS = {
 
 def unet() -> keras.Model:
     keras.utils.set_random_seed(0)
-    image = keras.Input((32, 32, 3), name="image")
+    image = keras.Input((16, 16, 3), name="image")
     fine = layers.Conv2D(8, 3, padding="same", activation="relu")(image)
     x = layers.Conv2D(16, 3, padding="same")(layers.MaxPooling2D()(fine))
     coarse = layers.ReLU()(layers.BatchNormalization()(x))
@@ -71,9 +73,18 @@ def error(model: keras.Model, scheme: str, inputs: np.ndarray) -> float:
     return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
 
 
-@pytest.mark.parametrize("scheme", BOUNDS)
-@pytest.mark.parametrize("variant", ["whole", "pruned"])
-@pytest.mark.parametrize("build", [unet, conv1d])
+CASES = [
+    *itertools.product([unet, conv1d], ["pruned"], BOUNDS),
+    (unet, "whole", "int8"),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in itertools.product([unet, conv1d], ["whole"], BOUNDS)
+        if case != (unet, "whole", "int8")
+    ),
+]
+
+
+@pytest.mark.parametrize(("build", "variant", "scheme"), CASES)
 def test_every_scheme_agrees_with_keras(build, variant, scheme) -> None:
     model = build() if variant == "whole" else pruned(build())
     assert error(model, scheme, samples_for(model)) < BOUNDS[scheme]

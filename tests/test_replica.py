@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from edgeprune.tracing.replica import count_weights, duplicate, operations_by_path, replace_softmax
+from edgeprune.tracing.replica import duplicate, operations_by_path, replace_softmax
 
 BUILDERS = [
     networks.build_residual_network,
@@ -66,8 +66,3 @@ def test_operations_are_found_by_path_in_nested_models() -> None:
     found = operations_by_path(model)
     assert found["encoder/block/first"] is model.get_layer("encoder").get_layer("block").layers[0]
     assert "encoder" not in found and "encoder/block" not in found
-
-
-def test_counting_weights_includes_batchnorm_statistics() -> None:
-    model = networks.build_residual_network()
-    assert count_weights(model) == model.count_params()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from edgeprune.report.compilation import describe_compilation
+from edgeprune.report.compatibility_report import describe_compilation
 from edgeprune.tflite.edgetpu import Compilation, parse_log
 
 COMMAND = "edgetpu_compiler -s -o out out/model.tflite"

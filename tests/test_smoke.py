@@ -72,9 +72,7 @@ def test_every_format_answers_as_keras_does(place: Path, scheme: str) -> None:
     assert (TFLiteModel(file).predict(images).argmax(-1) == expected).mean() > 0.95
 
 
-@pytest.mark.parametrize(
-    "name", ["MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "DenseNet121", "ResNet50V2"]
-)
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "ResNet50V2"])
 def test_the_channels_of_known_networks_are_found(name: str) -> None:
     model = getattr(keras.applications, name)(
         weights=None, input_shape=(32, 32, 3), classes=10, include_top=True

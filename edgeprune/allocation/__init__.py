@@ -3,16 +3,18 @@
 from collections.abc import Callable
 
 from edgeprune.allocation.constraints import Constraints, CostLimits, check_budget, smallest_cost
-from edgeprune.allocation.gain import allocate_by_gain
 from edgeprune.allocation.problem import Problem, give_back
-from edgeprune.allocation.ranked import allocate_by_score
 from edgeprune.allocation.sensitivity import (
     Sensitivity,
     allocate_by_sensitivity,
     measure_sensitivity,
 )
-from edgeprune.allocation.submodular import allocate_submodular
-from edgeprune.allocation.uniform import allocate_uniformly
+from edgeprune.allocation.strategies import (
+    allocate_by_gain,
+    allocate_by_score,
+    allocate_submodular,
+    allocate_uniformly,
+)
 from edgeprune.allocation.widths import (
     DEFAULT_STEP,
     Ranking,
@@ -23,6 +25,7 @@ from edgeprune.allocation.widths import (
 )
 
 Allocation = Callable[[Problem], dict[str, int]]
+"""Gives the width of every removable group; a `BudgetError` where the constraints cannot be met."""
 
 ALLOCATIONS: dict[str, Allocation] = {
     "gain": allocate_by_gain,

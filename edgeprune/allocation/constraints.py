@@ -12,7 +12,8 @@ from typing import Protocol
 
 from edgeprune.allocation.widths import DEFAULT_STEP, NOTHING, smallest_widths
 from edgeprune.cost.budgets import OWN_UNITS, Budget, Budgets
-from edgeprune.cost.cost_model import Cost, CostModel, Widths
+from edgeprune.cost.cost_model import Cost, CostModel
+from edgeprune.cost.workload import Widths
 from edgeprune.errors import BudgetError
 from edgeprune.tracing.groups import Groups
 

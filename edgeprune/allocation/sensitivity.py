@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeprune.allocation.gain import allocate_by_gain
 from edgeprune.allocation.problem import Problem
+from edgeprune.allocation.strategies import allocate_by_gain
 from edgeprune.allocation.widths import Ranking
 from edgeprune.errors import PlanError
 from edgeprune.support.files import replace_on_success
@@ -136,16 +136,6 @@ def allocate_by_sensitivity(problem: Problem) -> dict[str, int]:
     After Li et al., "Pruning Filters for Efficient ConvNets" (2017), who read widths off such
     curves by eye. Ours: the curves, made monotone and interpolated, take the place of the
     consumers' error in `allocate_by_gain`.
-
-    Args:
-        problem: with `measure`.
-
-    Returns:
-        Width of every removable group.
-
-    Raises:
-        BudgetError: the constraints cannot be met.
-        ValueError: the problem has no `measure`.
     """
     if problem.measure is None:
         raise ValueError("Sensitivity needs problem.measure, which scores widths. Got None.")

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from edgeprune.cost.cost_model import Widths
+from edgeprune.cost.workload import Widths
 from edgeprune.tracing.groups import Groups, find_head
 
 DEFAULT_STEP = 8

@@ -89,9 +89,6 @@ NEEDED = (
 def find_mistakes(entries: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the entries of a target file, one clause each.
 
-    Args:
-        entries: as TOML gives them.
-
     Example:
         >>> list(find_mistakes({"thread": 4}))
         ["unknown key 'thread' (did you mean 'threads'?)"]

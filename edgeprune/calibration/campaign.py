@@ -19,7 +19,7 @@ from edgeprune.calibration.networks import SCHEMES, Scheme
 from edgeprune.calibration.records import Records, read_records
 from edgeprune.errors import BenchmarkError, EdgepruneError
 from edgeprune.latency import Predictor
-from edgeprune.latency.prediction_tables import replace_tables, write_tables
+from edgeprune.latency.predictor import replace_tables, write_tables
 from edgeprune.support.files import replace_on_success
 from edgeprune.support.fingerprints import fingerprint
 from edgeprune.support.progress import stage
@@ -171,13 +171,7 @@ def _measure_batch(
 
 
 def write_target(path: Path, board: Target, predictors: Sequence[Predictor]) -> None:
-    """Write a target file that is based on a shipped target, or replace its predictors.
-
-    Args:
-        path: of the file.
-        board: that the file is about.
-        predictors: for its `prediction` tables.
-    """
+    """Write a target file that is based on a shipped target, or replace its predictors."""
     tables = write_tables({p.scheme: p.to_dict() for p in predictors}, PROGRAM)
     own = Path(board.file) if board.file else None
     if own is not None and own.parent != find_shipped_targets():

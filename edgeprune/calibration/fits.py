@@ -60,14 +60,14 @@ def fit_predictor(
     missing = [model.name for model in models if model.name not in medians]
     if missing:
         raise BenchmarkError(f"Not measured in {scheme}: {', '.join(missing[:3])}.")
-    works = [Workload.of(parse_operators(model.write(scheme))) for model in models]
+    work = Workload.of_networks([parse_operators(model.write(scheme)) for model in models])
     latencies = np.array([medians[model.name] for model in models])
     mixtures = np.array([model.kind == "network" for model in models])
     folds = [number % FOLDS for number in range(len(models))]
-    rated = [name for name in RATED if any(name in work.names for work in works)]
+    rated = [name for name in RATED if name in work.names]
     best: tuple[float, Kernels, np.ndarray] | None = None
     for kernels in _list_kernels():
-        features = np.array([count_features(work, kernels, scheme, rated) for work in works])
+        features = count_features(work, kernels, scheme, rated)
         errors = np.abs(left_out_errors(features, latencies, folds))
         score = float(errors.mean() + errors[mixtures].mean())
         if best is None or score < best[0]:

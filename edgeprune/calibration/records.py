@@ -77,12 +77,7 @@ class Records:
 
 
 def read_records(path: Path, fingerprint: str = "") -> Records:
-    """Return what a file holds; nothing if it is not there, cannot be read, or is of other models.
-
-    Args:
-        path: of the file.
-        fingerprint: of what is measured.
-    """
+    """Return what a file holds; nothing if it is missing, cannot be read, or is of other models."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         medians = {

@@ -15,12 +15,16 @@ from edgeprune.cli.options import (
     SEED,
     TARGETS_OWN,
     HeadedCommand,
+    accuracy_option,
     budget_option,
     classes_option,
     data_options,
+    format_option,
+    keeping_option,
     list_inputs,
+    measuring_option,
     model_options,
-    option,
+    output_option,
     output_options,
     pruning_options,
     quantization_options,
@@ -30,7 +34,7 @@ from edgeprune.cli.options import (
     read_model,
     read_pruning,
 )
-from edgeprune.cli.terminal import show, show_built, working
+from edgeprune.cli.terminal import show_built, show_values, warn, working
 
 EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
 
@@ -45,41 +49,24 @@ EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --ta
 @model_options
 @data_options(test=True)
 @classes_option
-@option(
-    "--target",
-    heading="What to keep",
-    metavar="NAME",
-    default="x86-64",
-    help="Board; see `edgeprune targets`.",
+@keeping_option(
+    "--target", metavar="NAME", default="x86-64", help="Board; see `edgeprune targets`."
 )
 @budget_option(default=["macs=50%"])
-@pruning_options(show_default=TARGETS_OWN)
-@option("--quantize", heading="Format", metavar="FORMAT", show_default=TARGETS_OWN, help=FORMATS)
+@pruning_options(show_default="4; the target's where milliseconds count")
+@format_option("--quantize", metavar="FORMAT", show_default=TARGETS_OWN, help=FORMATS)
 @quantization_options
-@option("--no-bench", heading="Measuring", is_flag=True, help="Do not measure latency.")
-@option(
+@measuring_option("--no-bench", is_flag=True, help="Do not measure latency.")
+@measuring_option(
     "--measure",
-    heading="Measuring",
     is_flag=True,
     help="Prune again until the latency that is measured meets the budget for it.",
 )
-@option(
-    "--threads",
-    heading="Measuring",
-    type=COUNT,
-    show_default=TARGETS_OWN,
-    help="Threads of the runtime.",
+@measuring_option("--threads", type=COUNT, show_default=TARGETS_OWN, help="Threads of the runtime.")
+@measuring_option(
+    "--host", metavar="USER@HOST", show_default="this machine", help="Where to measure, by SSH."
 )
-@option(
-    "--host",
-    heading="Measuring",
-    metavar="USER@HOST",
-    show_default="this machine",
-    help="Where to measure, by SSH.",
-)
-@option(
-    "--out", heading="Output", metavar="FOLDER", default="edgeprune-output", help="For the files."
-)
+@output_option("--out", metavar="FOLDER", default="edgeprune-output", help="For the files.")
 @output_options
 @click.pass_obj
 def build(arguments: Sequence[str] | None, /, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -119,24 +106,20 @@ def build(arguments: Sequence[str] | None, /, as_json: bool, quiet: bool, **opti
 @data_options()
 @classes_option
 @budget_option(default=["macs=50%"])
-@pruning_options(default=8)
-@option(
-    "--out", heading="Output", metavar="FILE", default="slim.keras", help="For the pruned model."
-)
+@pruning_options(show_default="4; 8 where milliseconds count")
+@output_option("--out", metavar="FILE", default="slim.keras", help="For the pruned model.")
 @output_options
 def prune(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Prune MODEL and recover it, without conversion: a .keras file, and its plan beside it."""
     with working(quiet):
         result = _prune_file(out, options)
-    from edgeprune.report.tables import describe_values
-
-    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+    show_values(result, as_json, quiet)
 
 
 def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     """Prune a model file, write the result and return what is printed."""
+    from edgeprune.building.production import describe_training, train_pruned, warn_untrained
     from edgeprune.building.splits import read_splits
-    from edgeprune.building.training import describe_training, train_pruned
     from edgeprune.cost.budgets import Budgets
     from edgeprune.data.datasets import check_source
     from edgeprune.support.files import check_output, remove_dates, replace_on_success
@@ -161,12 +144,15 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
         classes=splits.classes,
         validation=splits.validation,
         pruning=pruning,
+        training=None,
     )
     pruned = train_pruned(original, pruned, splits, training, out, pruning.seed)
     with replace_on_success(out) as temporary:
         pruned.model.save(temporary)
         remove_dates(temporary)
         pruned.plan.save(temporary.with_suffix(".plan.json"))
+    for warning in warn_untrained(training, splits, pruning.seed):
+        warn(warning)
     trained = describe_training(pruned.training)
     return {
         "model": out,
@@ -208,28 +194,16 @@ def open_model(file: Any) -> Any:
 @model_options
 @data_options()
 @classes_option
-@option(
-    "--criterion",
-    heading="Accuracy",
-    metavar="NAME",
-    show_default="that of auto",
-    help="How channels are ranked.",
+@accuracy_option(
+    "--criterion", metavar="NAME", show_default="that of auto", help="How channels are ranked."
 )
-@option("--step", heading="Accuracy", type=COUNT, default=8, help="Widths are multiples of N.")
-@option("--seed", heading="Accuracy", type=SEED, default=0, help="Of everything that is drawn.")
-@option(
-    "--out",
-    heading="Output",
-    metavar="FILE",
-    default="sensitivity.json",
-    help="Written after every group; resumed.",
+@accuracy_option("--step", type=COUNT, default=8, help="Widths are multiples of N.")
+@accuracy_option("--seed", type=SEED, default=0, help="Of everything that is drawn.")
+@output_option(
+    "--out", metavar="FILE", default="sensitivity.json", help="Written after every group; resumed."
 )
-@option(
-    "--plot",
-    heading="Output",
-    metavar="FILE",
-    show_default="no plot",
-    help="A .png, .svg or .pdf with the curves.",
+@output_option(
+    "--plot", metavar="FILE", show_default="no plot", help="A .png, .svg or .pdf with the curves."
 )
 @output_options
 def sensitivity(as_json: bool, quiet: bool, **options: Any) -> None:
@@ -240,9 +214,7 @@ def sensitivity(as_json: bool, quiet: bool, **options: Any) -> None:
     """
     with working(quiet):
         result = _measure_sensitivity(options)
-    from edgeprune.report.tables import describe_values
-
-    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+    show_values(result, as_json, quiet)
 
 
 def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
@@ -284,10 +256,8 @@ def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
     short_help="See it work, without a model or data of your own.",
     epilog="\b\nExample:\n  edgeprune demo",
 )
-@option("--seed", heading="Accuracy", type=SEED, default=0, help="Of everything that is drawn.")
-@option(
-    "--out", heading="Output", metavar="FOLDER", default="edgeprune-demo", help="For the files."
-)
+@accuracy_option("--seed", type=SEED, default=0, help="Of everything that is drawn.")
+@output_option("--out", metavar="FOLDER", default="edgeprune-demo", help="For the files.")
 @output_options
 @click.pass_obj
 def demo(

@@ -16,9 +16,12 @@ from edgeprune.cli.options import (
     FORMATS,
     HeadedCommand,
     InOrder,
+    data_option,
+    format_option,
+    keeping_option,
     list_inputs,
     model_options,
-    option,
+    output_option,
     output_options,
     preprocess_option,
     quantization_options,
@@ -26,7 +29,7 @@ from edgeprune.cli.options import (
     read_model,
     read_quantization,
 )
-from edgeprune.cli.terminal import show, working
+from edgeprune.cli.terminal import show, show_values, warn, working
 
 DOES_NOT_FIT = 1
 
@@ -58,9 +61,8 @@ def edgeprune(context: click.Context) -> None:
     "  edgeprune inspect model.keras --picture model.svg",
 )
 @model_options
-@option(
+@output_option(
     "--picture",
-    heading="Output",
     metavar="FILE",
     show_default="no picture",
     help="Draw the model, groups in colour: .svg, .png or .pdf (by Graphviz), or .dot.",
@@ -95,13 +97,7 @@ def inspect(picture: str | None, as_json: bool, quiet: bool, **options: Any) -> 
     "  edgeprune check model.tflite --target coral-usb --json",
 )
 @model_options
-@option(
-    "--target",
-    heading="What to keep",
-    metavar="NAME",
-    required=True,
-    help="Board; see `edgeprune targets`.",
-)
+@keeping_option("--target", metavar="NAME", required=True, help="Board; see `edgeprune targets`.")
 @output_options
 def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Say which operators, shapes and types keep MODEL off a board, and what to change.
@@ -118,8 +114,10 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
         board = find_target(target)
         if Path(file.path).suffix == ".tflite":
-            if file.weights is not None:
-                raise click.UsageError("--weights is for models of Keras, not for a .tflite.")
+            if file.weights is not None or file.custom_objects or file.input_size:
+                raise click.UsageError(
+                    "--weights, --custom and --input-size are for models of Keras, not a .tflite."
+                )
             found = check_file(file.path, board)
         else:
             loaded = open_model(file)
@@ -140,41 +138,27 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
     "  edgeprune convert model.keras --quantize dynamic",
 )
 @model_options
-@option(
+@data_option(
     "--data",
-    heading="Model and data",
     metavar="SAMPLES",
     help="For the ranges of int8, needed there; as for `build`, but classes may be missing.",
 )
 @preprocess_option
-@option(
-    "--samples",
-    heading="Model and data",
-    type=COUNT,
-    default=200,
-    help="How many samples serve for the ranges.",
+@data_option("--samples", type=COUNT, default=200, help="How many samples serve for the ranges.")
+@data_option(
+    "--labels", metavar="FILE", help="Class names to put into the .tflite file, one per line."
 )
-@option(
-    "--labels",
-    heading="Model and data",
-    metavar="FILE",
-    help="Class names to put into the .tflite file, one per line.",
-)
-@option("--quantize", heading="Format", metavar="FORMAT", default="int8", help=FORMATS)
+@format_option("--quantize", metavar="FORMAT", default="int8", help=FORMATS)
 @quantization_options
-@option(
-    "--out", heading="Output", metavar="FILE", default="model.tflite", help="The file to write."
-)
+@output_option("--out", metavar="FILE", default="model.tflite", help="The file to write.")
 @output_options
 def convert(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert MODEL to .tflite as it is, without pruning."""
     with working(quiet):
         result, warning = _convert_file(out, options)
     if warning:
-        click.echo(f"Warning: {warning}", err=True)
-    from edgeprune.report.tables import describe_values
-
-    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+        warn(warning)
+    show_values(result, as_json, quiet)
 
 
 def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], str | None]:

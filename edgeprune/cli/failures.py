@@ -14,6 +14,7 @@ from types import FrameType
 import click
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.support.printable import printable
 
 USAGE = 2
 INTERRUPTED = 130
@@ -30,13 +31,15 @@ class Terminated(SystemExit):
 def explain(error: BaseException) -> tuple[int | None, str]:
     """Return the exit code and the line for an error; the code is `None` for a bug of ours.
 
-    Args:
-        error: what stopped the command.
-
     Example:
         >>> explain(EdgepruneError("The folder is empty."))
         (2, 'Error: The folder is empty.')
     """
+    code, message = _explain(error)
+    return code, printable(message)
+
+
+def _explain(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
         return INTERRUPTED, "Interrupted. Nothing was left half-written."
     if isinstance(error, click.ClickException):

@@ -10,56 +10,50 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeprune.cli.failures import INTERRUPTED
-from edgeprune.cli.options import COUNT, HeadedCommand, combine, option, output_options
-from edgeprune.cli.terminal import show, working
+from edgeprune.cli.options import (
+    COUNT,
+    HeadedCommand,
+    combine,
+    measured_option,
+    output_option,
+    output_options,
+    place_option,
+)
+from edgeprune.cli.terminal import show, show_values, warn, working
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import BenchResult, SshTransport
 
 board_options = combine(
-    option(
+    place_option(
         "--host",
-        heading="Where",
         metavar="USER@HOST",
         show_default="this machine",
         help="Measure on this board, by SSH.",
     ),
-    option(
-        "--ssh-config",
-        heading="Where",
-        metavar="FILE",
-        show_default="your own",
-        help="Settings for ssh (ssh -F).",
+    place_option(
+        "--ssh-config", metavar="FILE", show_default="your own", help="Settings for ssh (ssh -F)."
     ),
-    option(
+    place_option(
         "--remote-python",
-        heading="Where",
         metavar="PATH",
         show_default="~/.edgeprune/bin/python, else python3",
         help="Python on the board, with NumPy and a TensorFlow Lite runtime.",
     ),
-    option(
+    place_option(
         "--remote-folder",
-        heading="Where",
         metavar="FOLDER",
         default="/tmp",
         help="On the board; the run has a folder of its own in it, removed at the end.",
     ),
-    option(
-        "--provision",
-        heading="Where",
-        is_flag=True,
-        help="Install the runtime if the board has none.",
-    ),
-    option(
+    place_option("--provision", is_flag=True, help="Install the runtime if the board has none."),
+    place_option(
         "--emulated",
-        heading="Where",
         is_flag=True,
         help="Count instructions on the target's emulated CPU; no milliseconds.",
     ),
-    option(
+    place_option(
         "--emulator-root",
-        heading="Where",
         metavar="FOLDER",
         show_default="~/.cache/edgeprune/arm64",
         help="Its user space, made by devices/emulator/make_root.sh.",
@@ -76,70 +70,46 @@ board_options = combine(
     "  edgeprune bench model.tflite --target rpi5 --emulated",
 )
 @click.argument("models", nargs=-1, required=True)
-@option(
+@place_option(
     "--target",
-    heading="Where",
     metavar="NAME",
     help="Board the models are for, or a TOML file: gives the number of threads.",
 )
 @board_options
-@option(
+@measured_option(
     "--threads",
-    heading="What is measured",
     type=COUNT,
     show_default="the target's, or 4",
     help="Threads of the runtime; never more than this machine has, unless asked for.",
 )
-@option(
-    "--runs",
-    heading="What is measured",
-    type=COUNT,
-    default=1000,
-    help="Timed inferences per model, at most.",
+@measured_option("--runs", type=COUNT, default=1000, help="Timed inferences per model, at most.")
+@measured_option(
+    "--seconds", type=float, metavar="S", default=5.0, help="Timed seconds per model, at most."
 )
-@option(
-    "--seconds",
-    heading="What is measured",
-    type=float,
-    metavar="S",
-    default=5.0,
-    help="Timed seconds per model, at most.",
-)
-@option(
+@measured_option(
     "--warmup",
-    heading="What is measured",
     type=float,
     metavar="S",
     default=2.0,
     help="Seconds until times are steady, at most.",
 )
-@option(
+@measured_option(
     "--energy",
-    heading="What is measured",
     metavar="METER",
     default="none",
     help="pmic, hwmon, ina3221, rapl, battery (read by the board, or by this machine: hwmon@host); "
     "joulescope, ppk2, log:FILE (by this machine); auto: the target's.",
 )
-@option(
+@measured_option(
     "--batch",
-    heading="What is measured",
     metavar="FILE",
     show_default="no accuracy",
     help=".npz with inputs and labels: accuracy on that machine.",
 )
-@option(
-    "--refuse-throttled",
-    heading="What is measured",
-    is_flag=True,
-    help="Fail if the board slowed itself down.",
-)
-@option(
-    "--compare", heading="Output", is_flag=True, help="Show everything relative to the first model."
-)
-@option(
+@measured_option("--refuse-throttled", is_flag=True, help="Fail if the board slowed itself down.")
+@output_option("--compare", is_flag=True, help="Show everything relative to the first model.")
+@output_option(
     "--out",
-    heading="Output",
     metavar="FOLDER",
     show_default="nothing is written",
     help="For the figures as JSON and CSV, and a plot.",
@@ -169,7 +139,7 @@ def bench(
         result = _measure(models, options)
         files = _write(result, out)
     for warning in result.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     from edgeprune.report.benchmarks import describe_measurements
 
     table: Callable[[], Any] = lambda: describe_measurements(result, compare, files)  # noqa: E731
@@ -273,35 +243,23 @@ def _check_combination(emulated: bool, options: dict[str, Any]) -> None:
     epilog="\b\nExamples:\n  edgeprune calibrate\n"
     "  edgeprune calibrate --target rpi4 --host pi@raspberrypi.local",
 )
-@option(
-    "--target", heading="Where", metavar="NAME", default="x86-64", help="Target that is measured."
+@place_option("--target", metavar="NAME", default="x86-64", help="Target that is measured.")
+@place_option(
+    "--host", metavar="USER@HOST", show_default="this machine", help="Where to measure, by SSH."
 )
-@option(
-    "--host",
-    heading="Where",
-    metavar="USER@HOST",
-    show_default="this machine",
-    help="Where to measure, by SSH.",
-)
-@option(
+@measured_option(
     "--format",
     "schemes",
-    heading="What is measured",
     type=click.Choice(["int8", "float32"]),
     multiple=True,
     show_default="both",
     help="Number format to measure.",
 )
-@option(
-    "--threads",
-    heading="What is measured",
-    type=COUNT,
-    show_default="the target's",
-    help="Threads of the runtime.",
+@measured_option(
+    "--threads", type=COUNT, show_default="the target's", help="Threads of the runtime."
 )
-@option(
+@output_option(
     "--out",
-    heading="Output",
     metavar="FILE",
     show_default="~/.config/edgeprune/targets/NAME.toml",
     help="Target file to write.",
@@ -340,6 +298,4 @@ def calibrate(as_json: bool, quiet: bool, host: str | None, **options: Any) -> N
             for predictor in found.predictors
         },
     }
-    from edgeprune.report.tables import describe_values
-
-    show(lambda: result, lambda: describe_values(result), as_json, quiet)
+    show_values(result, as_json, quiet)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.errors import DataError, EdgepruneError
+from edgeprune.errors import DataError, EdgepruneError, ModelError
 from edgeprune.support.files import check_regular
+from edgeprune.support.user_code import import_object
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import Measurement
@@ -81,9 +83,19 @@ class HeadedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def option(*names: str, heading: str, **settings: Any) -> Callable[[Command], Command]:
-    """Return `click.option` under a heading."""
-    return click.option(*names, cls=Headed, heading=heading, **settings)
+def _under(heading: str) -> Callable[..., Callable[[Command], Command]]:
+    """Return `click.option` for a heading of the help."""
+    return partial(click.option, cls=Headed, heading=heading)
+
+
+data_option = _under("Model and data")
+keeping_option = _under("What to keep")
+accuracy_option = _under("Accuracy")
+format_option = _under("Format")
+measuring_option = _under("Measuring")
+measured_option = _under("What is measured")
+place_option = _under("Where")
+output_option = _under("Output")
 
 
 def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -98,23 +110,33 @@ def combine(*options: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 
 output_options = combine(
-    option("--json", "as_json", heading="Output", is_flag=True, help="Print JSON on stdout."),
-    option(
-        "--quiet", "-q", heading="Output", is_flag=True, help="No progress, no tables; errors only."
-    ),
+    output_option("--json", "as_json", is_flag=True, help="Print JSON on stdout."),
+    output_option("--quiet", "-q", is_flag=True, help="No progress, no tables; errors only."),
 )
 model_options = combine(
     click.argument("model"),
-    option(
+    data_option(
         "--weights",
-        heading="Model and data",
         metavar="FILE",
         help="Weights, if MODEL is an architecture in JSON or its weights are to be replaced.",
     ),
+    data_option(
+        "--custom",
+        metavar="[NAME=]MODULE:NAME",
+        multiple=True,
+        show_default="none",
+        help="Class or function of your own that MODEL uses, imported from your code; NAME= where "
+        "MODEL calls it otherwise (a Lambda layer: by its name). Several times for several.",
+    ),
+    data_option(
+        "--input-size",
+        metavar="HxW",
+        show_default="the model's own",
+        help="Height and width (or length) of the input, where MODEL leaves them open: 96x96.",
+    ),
 )
-preprocess_option = option(
+preprocess_option = data_option(
     "--preprocess",
-    heading="Model and data",
     default="raw",
     metavar="HOW",
     help="How stored samples become inputs, as in training: raw, unit (x/255), symmetric "
@@ -128,50 +150,35 @@ def data_options(*, test: bool = False) -> Callable[[Command], Command]:
     Args:
         test: whether the command tests on samples of their own.
     """
-    heading = "Model and data"
     tested = [
-        option(
+        data_option(
             "--test",
-            heading=heading,
             type=COUNT,
             default=3000,
             help="Test samples of the kept classes, all together.",
         )
     ]
     return combine(
-        option(
+        data_option(
             "--data",
-            heading=heading,
             required=True,
             metavar="SAMPLES",
             help="Image folder (split/class/* or class/*), .npz with x and y, or digits, cifar10, "
             "cifar100, mnist, fashion_mnist.",
         ),
         preprocess_option,
-        option(
+        data_option(
             "--labels",
-            heading=heading,
             metavar="FILE",
             help="Names of the model's outputs, one per line, if the data does not name them all.",
         ),
-        option(
-            "--calibration",
-            heading=heading,
-            type=COUNT,
-            default=100,
-            help="Calibration samples per class.",
+        data_option(
+            "--calibration", type=COUNT, default=100, help="Calibration samples per class."
         ),
-        option(
-            "--validation",
-            heading=heading,
-            type=COUNT,
-            default=200,
-            help="Validation samples per class.",
-        ),
+        data_option("--validation", type=COUNT, default=200, help="Validation samples per class."),
         *(tested if test else []),
-        option(
+        data_option(
             "--memory",
-            heading=heading,
             metavar="SIZE",
             callback=_read_size,
             show_default="a quarter of what is free",
@@ -180,9 +187,8 @@ def data_options(*, test: bool = False) -> Callable[[Command], Command]:
     )
 
 
-classes_option = option(
+classes_option = keeping_option(
     "--classes",
-    heading="What to keep",
     metavar="NAMES",
     show_default="all",
     help="Classes to keep, by name or index, in the order of the new outputs: cat,dog,fox.",
@@ -195,14 +201,14 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
     Args:
         default: `default`, or `show_default` where it is decided later.
     """
-    return option(
+    return keeping_option(
         "--budget",
-        heading="What to keep",
         metavar="QUANTITY=AMOUNT",
         multiple=True,
         callback=_join_budgets,
         help="The most it may cost: macs=50%, params=120k, size=500KB, memory=64KB, latency=20ms, "
-        "energy=50mJ, fits=edgetpu. Several times, or with commas, for several at once.",
+        "energy=50mJ, fits=edgetpu. drop=1%: the smallest that loses at most one point of "
+        "accuracy. Several times, or with commas, for several at once.",
         **default,
     )
 
@@ -213,114 +219,98 @@ def pruning_options(**step: Any) -> Callable[[Command], Command]:
     Args:
         step: `default` of the step, or `show_default` where it is decided later.
     """
-    heading = "Accuracy"
     return combine(
-        option(
+        accuracy_option(
             "--method",
-            heading=heading,
             metavar="NAME",
             default="auto",
             help="Criterion, allocation and recovery by one name; see `edgeprune methods`.",
         ),
-        option(
-            "--criterion",
-            heading=heading,
-            metavar="NAME",
-            show_default=METHODS_OWN,
-            help="How channels are ranked.",
+        accuracy_option(
+            "--criterion", metavar="NAME", show_default=METHODS_OWN, help="How channels are ranked."
         ),
-        option(
+        accuracy_option(
             "--allocation",
-            heading=heading,
             metavar="NAME",
             show_default=METHODS_OWN,
             help="How the widths of layers are chosen.",
         ),
-        option(
+        accuracy_option(
             "--recovery",
-            heading=heading,
             metavar="NAME",
             show_default=METHODS_OWN,
             help="How accuracy is given back. auto: whichever is best on validation.",
         ),
-        option(
+        accuracy_option(
             "--recalibrate",
-            heading=heading,
             type=click.Choice(["auto", "on", "off"]),
             show_default=METHODS_OWN,
             help="BatchNorm recalibration after the recovery. auto: where it helps.",
         ),
-        option(
+        accuracy_option(
             "--step",
-            heading=heading,
             type=COUNT,
             help="Layers get widths that are multiples of N; 1 allows any.",
             **step,
         ),
-        option(
+        accuracy_option(
             "--time-limit",
-            heading=heading,
             type=float,
             metavar="S",
             default=60.0,
             help="Seconds after which a search for a blend of criteria tries nothing new.",
         ),
-        option(
+        accuracy_option(
+            "--effort",
+            metavar="HOW",
+            default="balanced",
+            help="Training towards the answers of the original, on the train split: balanced (at "
+            "most 90 s), thorough (5 minutes), a length such as 10min or 20epochs, fast (none). "
+            "Kept where validation gains.",
+        ),
+        accuracy_option(
             "--fine-tune",
-            heading=heading,
             metavar="TIME",
-            show_default="no training",
-            help="Train the pruned model towards the answers of the original, on the train split, "
-            "for at most this long: 5min, 90s, or 20epochs. Kept where validation gains.",
+            hidden=True,
+            help="Old name of --effort.",
         ),
-        option(
-            "--seed", heading=heading, type=SEED, default=0, help="Of everything that is drawn."
-        ),
+        accuracy_option("--seed", type=SEED, default=0, help="Of everything that is drawn."),
     )
 
 
 quantization_options = combine(
-    option(
+    format_option(
         "--io",
-        heading="Format",
         metavar="TYPE",
         default="float32",
         help="What goes in and out of an int8 model: float32, int8 or uint8.",
     ),
-    option(
+    format_option(
         "--input",
-        heading="Format",
         metavar="TYPE",
         show_default="as --io says",
         help="uint8 puts the scaling of --preprocess inside, so that the model takes the bytes of "
         "a camera.",
     ),
-    option(
+    format_option(
         "--fallback",
-        heading="Format",
         metavar="SHARE",
         show_default="every layer in integers",
         help="Loss above which the worst layers of an int8 model stay in float: 1% of the accuracy "
         "(without labels: of the answers).",
     ),
-    option(
+    format_option(
         "--ranges",
-        heading="Format",
         metavar="HOW",
         default="auto",
         help="How int8 finds the ranges of its integers: limits, percentile, least_squares. auto: "
         "whichever brings the outputs closest to the float model's.",
     ),
-    option(
-        "--qat-epochs",
-        heading="Format",
-        type=COUNT,
-        default=10,
-        help="Epochs of the training of int8-qat, at most.",
+    format_option(
+        "--qat-epochs", type=COUNT, default=10, help="Epochs of the training of int8-qat, at most."
     ),
-    option(
+    format_option(
         "--qat-minutes",
-        heading="Format",
         type=float,
         metavar="MINUTES",
         default=10.0,
@@ -358,10 +348,21 @@ def list_inputs(options: dict[str, Any]) -> list[str]:
 
 
 def read_model(options: dict[str, Any]) -> ModelFile:
-    """Take `MODEL` and `--weights`."""
-    from edgeprune.loading import ModelFile
+    """Take the options of `model_options`.
 
-    return ModelFile(options.pop("model"), options.pop("weights"))
+    Raises:
+        ModelError: code of the user's own cannot be imported, or the size of the input is none.
+    """
+    from edgeprune.loading import ModelFile
+    from edgeprune.loading.model_file import parse_size
+
+    named, size = options.pop("custom"), options.pop("input_size")
+    size = None if size is None else parse_size(size)
+    custom = {}
+    for text in named:
+        name, _, where = text.rpartition("=")
+        custom[name or where.partition(":")[2]] = import_object(where, "--custom", ModelError)
+    return ModelFile(options.pop("model"), options.pop("weights"), custom, size)
 
 
 def read_data(options: dict[str, Any]) -> Data:
@@ -394,8 +395,8 @@ def read_pruning(options: dict[str, Any]) -> tuple[Pruning, Training | None]:
         search_seconds=options.pop("time_limit"),
         **{name: options.pop(name) for name in names},
     )
-    length = options.pop("fine_tune")
-    return pruning, None if length is None else Training.parse(length)
+    effort, length = options.pop("effort"), options.pop("fine_tune")
+    return pruning, Training.choose(effort if length is None else length)
 
 
 def read_quantization(options: dict[str, Any]) -> Quantization:

@@ -17,12 +17,12 @@ import numpy as np
 
 from edgeprune.cost.estimates import Estimates
 from edgeprune.cost.multiplications import is_counted, multiplications
+from edgeprune.cost.workload import Widths, linear_size
 from edgeprune.errors import ModelError
 from edgeprune.latency import Deployment
 from edgeprune.tracing.graph import Shape
 from edgeprune.tracing.groups import Groups
 
-Widths = Mapping[str, int]
 Term = tuple[float, list[int]]
 Terms = list[Term]
 COUNTED = ("macs", "params")
@@ -51,8 +51,9 @@ class Cost:
         """
         if self.macs is None:
             raise ModelError(
-                "MACs cannot be counted: the model's input has no fixed height and width. Build it "
-                "with a fixed keras.Input(shape), or budget params."
+                "MACs cannot be counted: the model's input has no fixed height and width. Give "
+                "them, --input-size 96x96, build it with a fixed keras.Input(shape), or budget "
+                "params."
             )
         return self.macs
 
@@ -84,14 +85,10 @@ class CostModel:
         constants: list[float] = []
         row_of: dict[tuple[str, int, int], int] = {}
         for axis in (*groups.axes, *groups.repeats.values()):
-            row = np.zeros(len(groups))
-            held, counts = np.unique(axis.group, return_counts=True)
-            for number, count in zip(held.tolist(), counts.tolist(), strict=True):
-                if number >= 0:
-                    row[number] = count / groups.groups[number].width
+            row, constant = linear_size(groups, axis)
             row_of[axis.layer, axis.weight, axis.axis] = len(rows)
             rows.append(row)
-            constants.append(float((axis.group < 0).sum()))
+            constants.append(constant)
         self._rows = np.array(rows).reshape(len(rows), len(groups))
         self._constants = np.array(constants)
         weight_terms, call_terms = self._find_terms(row_of)
@@ -147,10 +144,6 @@ class CostModel:
     def spend(self, quantity: str, widths: Widths) -> float:
         """Return what widths cost of any quantity that can be budgeted, in its own unit.
 
-        Args:
-            quantity: see `Budget`.
-            widths: as for `count`.
-
         Raises:
             BudgetError: the quantity cannot be predicted for the board.
             ModelError: the model's input has no fixed size.
@@ -161,12 +154,7 @@ class CostModel:
         return self.estimates.spend(quantity, widths)
 
     def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:
-        """Return what one channel of each group costs at these widths, the others held.
-
-        Args:
-            quantity: see `Budget`.
-            widths: as for `count`.
-        """
+        """Return what one channel of each group costs at these widths, the others held."""
         if quantity not in COUNTED:
             return self.estimates.marginal(quantity, widths)
         terms = self._macs if quantity == "macs" else self._params

@@ -49,10 +49,6 @@ class Estimates:
     def __init__(self, groups: Groups, deployment: Deployment) -> None:
         """List the operators of the model.
 
-        Args:
-            groups: of the model.
-            deployment: number format and predictor.
-
         Raises:
             ModelError: the model's input has no fixed size.
         """
@@ -72,12 +68,7 @@ class Estimates:
         return float(self._evaluate(quantity, self._work.chosen(widths)))
 
     def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:
-        """Return what one channel of each group costs, the others held.
-
-        Args:
-            quantity: as for `spend`; likewise `widths`.
-            widths: see `quantity`.
-        """
+        """Return what one channel of each group costs, the others held."""
         chosen = self._work.chosen(widths)
         steps = np.minimum(PRICE_STEP, np.maximum(chosen - 1, 0.5))
         narrower = chosen - np.diag(steps)

@@ -75,9 +75,6 @@ def list_steps(graph: Graph) -> list[Step]:
     Layers without effect at inference are left out; BatchNorm behind a convolution or a matrix
     product is folded into it, ReLU and ReLU6 are fused into the operator before them, unless
     something else needs what comes in between.
-
-    Args:
-        graph: of the model.
     """
     consumers = graph.consumers()
     users = {number: len(calls) for number, calls in consumers.items()}

@@ -18,7 +18,7 @@ from edgeprune.cost.steps import Step, list_steps
 from edgeprune.errors import ModelError
 from edgeprune.latency.operators import Workload
 from edgeprune.tracing.graph import TensorRef
-from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.groups import Axis, Groups
 
 Widths = Mapping[str, int]
 IN_PLACE = ("ADD", "SUB", "MUL", "SOFTMAX")
@@ -34,6 +34,16 @@ class _Linear:
 
     def at(self, widths: np.ndarray) -> np.ndarray:
         return widths @ self.rows.T + self.constants
+
+
+def linear_size(groups: Groups, axis: Axis) -> tuple[np.ndarray, float]:
+    """Return the size of an axis as `row @ widths + constant`, the row `(groups,)`."""
+    row = np.zeros(len(groups))
+    held, counts = np.unique(axis.group, return_counts=True)
+    for number, count in zip(held.tolist(), counts.tolist(), strict=True):
+        if number >= 0:
+            row[number] = count / groups.groups[number].width
+    return row, float((axis.group < 0).sum())
 
 
 class WorkloadModel:
@@ -101,12 +111,7 @@ class WorkloadModel:
 
     def _held(self, ref: TensorRef) -> tuple[np.ndarray, float, int]:
         axis = self.groups.tensors[ref.number]
-        row = np.zeros(len(self.groups))
-        held, counts = np.unique(axis.group, return_counts=True)
-        for number, count in zip(held.tolist(), counts.tolist(), strict=True):
-            if number >= 0:
-                row[number] = count / self.groups.groups[number].width
-        return row, float((axis.group < 0).sum()), max(len(axis.group), 1)
+        return *linear_size(self.groups, axis), max(len(axis.group), 1)
 
     def _sum(self, refs: tuple[TensorRef, ...]) -> tuple[np.ndarray, float]:
         rows, constants = np.zeros(len(self.groups)), 0.0

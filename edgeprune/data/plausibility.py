@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from edgeprune.data.dataset import Dataset, Samples, read_samples
-from edgeprune.data.preprocessing import FORMS, Preprocess, parse_preprocess
-from edgeprune.data.scaling import SCALINGS
+from edgeprune.data.preprocessing import FORMS, SCALINGS, Preprocess, parse_preprocess
 
 SIGNIFICANCE = 0.001
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgeprune.data.scaling import SCALINGS, Scaling
 from edgeprune.errors import DataError
+from edgeprune.support.user_code import explain_exit, import_object
 
 FORMS = (
     "raw (values as stored), unit (x / 255), symmetric (x / 127.5 - 1), "
@@ -48,7 +45,7 @@ class Preprocess:
         try:
             result = np.asarray(self.function(batch))
         except SystemExit as error:
-            raise _explain_exit(self.name, error) from error
+            raise explain_exit(self.name, "--preprocess", DataError, error) from error
         if result.shape != batch.shape or result.dtype.kind not in "fiub":
             raise DataError(
                 f"--preprocess {self.name} must return numbers of the shape it is given, "
@@ -93,7 +90,7 @@ def parse_preprocess(spec: str | Callable[[np.ndarray], Any]) -> Preprocess:
         close = difflib.get_close_matches(text.lower(), [*SCALINGS, "standardize"], n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise DataError(f"'{spec}' is not a --preprocess value.{hint} Choose {FORMS}.")
-    return Preprocess(text, _with_float_copy(_import_function(module_name, function_name)))
+    return Preprocess(text, _with_float_copy(import_object(text, "--preprocess", DataError)))
 
 
 def _parse_standardize(text: str) -> Preprocess:
@@ -128,37 +125,64 @@ def _with_float_copy(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndar
     return lambda batch: function(batch.astype(np.float32))
 
 
-def _explain_exit(name: str, error: SystemExit) -> Exception:
-    """Say that the user's code ended the program; a signal that does so passes."""
-    if type(error) is not SystemExit:
-        raise error
-    return DataError(
-        f"--preprocess {name} ended the program (exit code {error.code}) instead of returning a "
-        "batch. Remove the call of exit()."
-    )
+@dataclass(frozen=True)
+class Scaling:
+    """How a stored value becomes an input: (value - mean) / std, channels on the last axis.
+
+    Attributes:
+        mean: one number, or one per channel.
+        std: one number, or one per channel; none is zero.
+
+    Example:
+        >>> Scaling((127.5,), (127.5,))(np.array([[0, 255]], np.uint8))
+        array([[-1.,  1.]], dtype=float32)
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """The text that `parse_preprocess` turns into this scaling again."""
+        for name, scaling in SCALINGS.items():
+            if scaling == self:
+                return name
+        mean, std = (",".join(map(repr, values)) for values in (self.mean, self.std))
+        return f"standardize:mean={mean};std={std}"
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all channels are treated alike."""
+        return len({*self.mean}) == len({*self.std}) == 1
+
+    def for_channels(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and std as float64 arrays `(number,)`.
+
+        Raises:
+            DataError: they are given for another number of channels.
+        """
+        for what, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, number):
+                raise DataError(
+                    f"--preprocess {self.name} has {len(values)} numbers for {what}, but the "
+                    f"samples have {number} channels. Give one number or one per channel."
+                )
+        mean, std = (np.asarray(values, np.float64) for values in (self.mean, self.std))
+        return np.broadcast_to(mean, number), np.broadcast_to(std, number)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Turn stored values `(..., channels)` into inputs, in float32."""
+        mean, std = self.for_channels(values.shape[-1])
+        return (values.astype(np.float32) - np.float32(mean)) / np.float32(std)
+
+    def invert(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the stored values, in float32, that become these inputs `(..., channels)`."""
+        mean, std = self.for_channels(inputs.shape[-1])
+        return np.asarray(inputs * std + mean, np.float32)
 
 
-def _import_function(module_name: str, function_name: str) -> Callable[[np.ndarray], Any]:
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)
-    try:
-        module = importlib.import_module(module_name)
-    except SystemExit as error:
-        raise _explain_exit(f"{module_name}:{function_name}", error) from error
-    except Exception as error:  # the module is the user's own code and may raise anything
-        raise DataError(
-            f"--preprocess {module_name}:{function_name}: importing '{module_name}' failed "
-            f"({type(error).__name__}: {error}). It must be in the current folder or on PYTHONPATH."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        callables = [name for name, value in vars(module).items() if callable(value)]
-        close = difflib.get_close_matches(function_name, callables, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise DataError(
-            f"--preprocess {module_name}:{function_name}: '{module_name}' has no function "
-            f"'{function_name}'.{hint}"
-        )
-    found: Callable[[np.ndarray], Any] = function
-    return found
+SCALINGS = {
+    "raw": Scaling((0.0,), (1.0,)),
+    "unit": Scaling((0.0,), (255.0,)),
+    "symmetric": Scaling((127.5,), (127.5,)),
+}

@@ -38,9 +38,6 @@ class Deployment:
     def require(self, quantity: str) -> Predictor:
         """Return the predictor.
 
-        Args:
-            quantity: `latency` or `energy`.
-
         Raises:
             BudgetError: the board has none, or its power is not known.
         """

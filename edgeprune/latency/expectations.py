@@ -5,8 +5,6 @@ They are the prior of a fit, and their ratio carries a fit from one board to ano
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 SHARE_OF_PEAK = 2 / 3
@@ -18,8 +16,6 @@ CALL_CYCLES = 37_500
 TAP_CYCLES = 18.0
 """Per tap and position of a depthwise convolution, shared by four cores."""
 CORES = 4
-
-LookUp = Callable[[str], float]
 
 
 def expect_coefficients(

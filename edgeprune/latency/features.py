@@ -67,7 +67,7 @@ def count_features(
     rate of their own pay that for their bytes.
 
     Args:
-        work: of the network, possibly for many widths at once.
+        work: of the network, possibly for many widths at once, or of several networks.
         kernels: tiles and cache of the runtime on the board.
         scheme: number format, a key of `ITEM_BYTES`.
         rated: names of elementwise operators whose bytes are counted apart; by default none.
@@ -97,21 +97,23 @@ def count_features(
     written = np.where(matrix & ~single, rows * columns, work.written)
     weight_bytes = item * work.weights
     if kernels.competing:
-        all_bytes = (matrix * weight_bytes).sum(-1, keepdims=True)
+        all_bytes = work.spread(work.total(matrix * weight_bytes))
         streamed = matrix * np.maximum(1 - kernels.cache_bytes / np.maximum(all_bytes, 1), 0)
     else:
         streamed = matrix & ~single & (weight_bytes > kernels.cache_bytes)
     moved = item * (work.read + unrolled + written)
     return np.stack(
         [
-            1e-6 * (matrix * rows * columns * depth).sum(-1),
-            1e-6 * (depthwise * work.positions * columns * work.depth).sum(-1),
-            1e-6 * (depthwise * work.positions * work.taps + 0.0 * work.channels).sum(-1),
-            1e-6 * ((matrix | depthwise) * moved).sum(-1),
-            1e-6 * (other * moved).sum(-1),
-            1e-6 * (streamed * weight_bytes).sum(-1),
-            (np.where(matrix | depthwise, kernels.call_weight, 1.0) + 0.0 * work.channels).sum(-1),
-            *(1e-6 * (mark * moved).sum(-1) for mark in apart),
+            1e-6 * work.total(matrix * rows * columns * depth),
+            1e-6 * work.total(depthwise * work.positions * columns * work.depth),
+            1e-6 * work.total(depthwise * work.positions * work.taps + 0.0 * work.channels),
+            1e-6 * work.total((matrix | depthwise) * moved),
+            1e-6 * work.total(other * moved),
+            1e-6 * work.total(streamed * weight_bytes),
+            work.total(
+                np.where(matrix | depthwise, kernels.call_weight, 1.0) + 0.0 * work.channels
+            ),
+            *(1e-6 * work.total(mark * moved) for mark in apart),
         ],
         axis=-1,
     )

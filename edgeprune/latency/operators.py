@@ -5,16 +5,16 @@ Columns may carry leading axes, so that a thousand candidate widths are one tabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, get_args
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
 Kind = Literal[
     "pointwise", "convolution", "depthwise", "fully_connected", "elementwise", "movement"
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 MATRIX_KINDS: tuple[Kind, ...] = ("pointwise", "convolution", "fully_connected")
 
 
@@ -67,6 +67,7 @@ class Workload:
         names: `(operators,)`, of the operators in TensorFlow Lite.
         positions: `(operators,)`; likewise `taps`.
         channels: `(..., operators)`; likewise `depth`, `read` and `written`.
+        starts: where each network begins, if the columns hold several, one after the other.
     """
 
     kinds: tuple[Kind, ...]
@@ -77,6 +78,7 @@ class Workload:
     depth: np.ndarray
     read: np.ndarray
     written: np.ndarray
+    starts: tuple[int, ...] | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, operators: Iterable[Operator]) -> Workload:
@@ -96,6 +98,31 @@ class Workload:
             tuple(row.name for row in rows),
             *map(column, ("positions", "taps", "channels", "depth", "read", "written")),
         )
+
+    @classmethod
+    def of_networks(cls, networks: Sequence[Sequence[Operator]]) -> Workload:
+        """Arrange the operators of several networks as columns, each network with at least one."""
+        starts = itertools.accumulate(map(len, networks[:-1]), initial=0)
+        return replace(cls.of(itertools.chain(*networks)), starts=tuple(starts))
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums over the operators, `(...)`; of each of several networks, if it is so.
+
+        Example:
+            >>> one, other = Operator("movement", written=3), Operator("movement", written=4)
+            >>> work = Workload.of_networks([[one, other], [one]])
+            >>> work.total(work.written)
+            array([7., 3.])
+        """
+        if self.starts is None:
+            return values.sum(-1)
+        return np.add.reduceat(values, self.starts, axis=-1)
+
+    def spread(self, totals: np.ndarray) -> np.ndarray:
+        """Give every operator the total of its network, `(..., operators)`."""
+        if self.starts is None:
+            return totals[..., None]
+        return np.repeat(totals, np.diff([*self.starts, len(self.kinds)]), axis=-1)
 
     @property
     def macs(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import BudgetError
-from edgeprune.latency.features import FEATURES, ITEM_BYTES, Kernels, count_features
+from edgeprune.latency.features import FEATURES, ITEM_BYTES, RATE_UNIT, Kernels, count_features
 from edgeprune.latency.operators import Operator, Workload
 
 PLAIN = Kernels()
@@ -78,11 +79,7 @@ class Predictor:
     rates: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def milliseconds(self, work: Workload) -> np.ndarray:
-        """Return latencies, with the leading axes of the workload.
-
-        Args:
-            work: one network, or one network at many widths.
-        """
+        """Return latencies, with the leading axes of the workload."""
         features = count_features(work, self.kernels, self.scheme, tuple(self.rates))
         return features @ np.array([*self.coefficients, *self.rates.values()])
 
@@ -181,3 +178,42 @@ def read_predictor(target: str, tables: Mapping[str, Any], scheme: str) -> Predi
 
 
 _PLAIN = ("error", "power_w", "power_error", "threads", "channel_step", "kind", "source")
+
+
+MARK = "# Written by "
+
+
+def write_tables(tables: Mapping[str, Mapping[str, Any]], program: str) -> str:
+    """Return TOML for the tables of several number formats.
+
+    Example:
+        >>> print(write_tables({"int8": {"error": 0.08, "source": "us"}}, "a script"))
+        # Written by a script, not by hand.
+        [prediction.int8]
+        error = 0.08
+        source = "us"
+        <BLANKLINE>
+    """
+    lines = [f"{MARK}{program}, not by hand."]
+    for scheme, table in tables.items():
+        lines.append(f"[prediction.{scheme}]")
+        inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+        lines += [f"{key} = {_write(value)}" for key, value in table.items() if key not in inner]
+        for name, values in inner.items():
+            lines.append(f"[prediction.{scheme}.{name}]")
+            for key, value in values.items():
+                unit = FEATURES.get(key) or (RATE_UNIT if name == "rates" else "")
+                unit = f"  # {unit}" if unit else ""
+                lines.append(f"{key} = {_write(value)}{unit}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def replace_tables(text: str, tables: str) -> str:
+    """Return the text of a target file with other tables at its end."""
+    kept = text.split(MARK)[0].rstrip()
+    return f"{kept}\n\n{tables}"
+
+
+def _write(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

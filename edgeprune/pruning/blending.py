@@ -16,8 +16,7 @@ from scipy.optimize import differential_evolution
 
 from edgeprune.evaluation.evaluator import Score
 from edgeprune.scoring.blends import BLENDED, gather_opinions
-from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
+from edgeprune.scoring.context import PruningContext, dead_last
 from edgeprune.support.progress import stage
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Group

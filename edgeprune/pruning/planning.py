@@ -21,7 +21,6 @@ from edgeprune.cost.cost_model import CostModel
 from edgeprune.pruning.methods import METHODS, Method
 from edgeprune.scoring.context import PruningContext
 from edgeprune.scoring.criteria import CRITERIA
-from edgeprune.scoring.norms import score_l1
 from edgeprune.scoring.subsets import follow_order
 from edgeprune.support.progress import stage
 from edgeprune.surgery.plan import Plan
@@ -144,5 +143,5 @@ def price(context: PruningContext, group: Group, scores: np.ndarray) -> Ranking:
     dead = int(np.argmax(np.append(context.alive(group)[order][::-1], True)))
     if views:
         return Ranking(order, follow_order(views, order), scores[order], dead)
-    power = score_l1(context, group)[order] ** 2 + TINY
+    power = CRITERIA["l1"](context, group)[order] ** 2 + TINY
     return Ranking(order, 1 - np.append(0, np.cumsum(power) / power.sum()), scores[order], dead)

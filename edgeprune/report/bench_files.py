@@ -19,10 +19,6 @@ StrPath = str | os.PathLike[str]
 def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
     """Write `measurement.json`, `measurement.csv` and, with matplotlib, `measurement.png`.
 
-    Args:
-        result: of one run, complete or interrupted.
-        folder: made if missing.
-
     Returns:
         The files.
 
@@ -40,10 +36,6 @@ def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
 
 def write_counts(result: CountResult, folder: StrPath) -> list[Path]:
     """Write `counts.json` and `counts.csv`.
-
-    Args:
-        result: of one run.
-        folder: made if missing.
 
     Returns:
         The files.

@@ -1,16 +1,17 @@
-"""What `edgeprune check` prints."""
+"""What `edgeprune check` prints, and what the compiler of the Edge TPU said."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.support.printable import printable
 from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, ChipCompatibility, Obstacle
 
 if TYPE_CHECKING:
@@ -20,11 +21,7 @@ MEBIBYTE = 2**20
 
 
 def describe_compatibility(found: Compatibility) -> Group:
-    """Return the tables for one model on one target.
-
-    Args:
-        found: by `edgeprune.tflite.compatibility`.
-    """
+    """Return the tables for one model on one target."""
     parts: list[RenderableType] = []
     if found.edgetpu is not None:
         parts.append(_list_operators(found.edgetpu))
@@ -48,7 +45,9 @@ def describe_compatibility(found: Compatibility) -> Group:
         )
     parts += map(Text, found.notes)
     verdict = "fits" if found.fits else "does not fit as it is: see what to change"
-    return Group(*parts, Text(f"{found.model} on {found.target}: {verdict}.", overflow="fold"))
+    return Group(
+        *parts, Text(printable(f"{found.model} on {found.target}: {verdict}."), overflow="fold")
+    )
 
 
 def _amount(number: int) -> str:
@@ -81,3 +80,38 @@ def _list_obstacles(obstacles: Sequence[Obstacle]) -> Table:
         operator, problem, change = kind
         table.add_row(operator, str(count), places[kind], problem, change)
     return table
+
+
+MEBIBYTE = 2**20
+
+
+def describe_compilation(edgetpu: Mapping[str, Any]) -> RenderableType:
+    """Return the lines about the Edge TPU that a build ends with."""
+    compilation = edgetpu["compilation"]
+    log = compilation["log"]
+    if compilation["compiler"] is None:
+        obstacles = len(edgetpu["expected"]["obstacles"])
+        expected = (
+            "every operator between input and output is expected to be mapped"
+            if not obstacles
+            else f"{obstacles} kept off it; see `edgeprune check`"
+        )
+        return Text(
+            f"Edge TPU: {expected}. edgetpu_compiler is not on the PATH; on x86-64 Linux run\n"
+            f"  {compilation['command']}",
+            overflow="fold",
+        )
+    if compilation["failure"] is not None:
+        return Text(
+            f"Edge TPU: edgetpu_compiler failed: {compilation['failure']}. Its words are in "
+            f"report.json; model.tflite is delivered. By hand:\n  {compilation['command']}",
+            overflow="fold",
+        )
+    version = f" {log['version']}" if log["version"] else ""
+    text = f"Edge TPU: compiled by edgetpu_compiler{version}"
+    if log["on_tpu"] is not None:
+        text += f", {log['on_tpu']} operators mapped, {log['on_cpu'] or 0} on the CPU"
+    for place, name in (("on-chip", "on_chip_bytes"), ("off-chip", "off_chip_bytes")):
+        if log[name] is not None:
+            text += f", {log[name] / MEBIBYTE:.2f} MiB {place}"
+    return Text(text + ".")

@@ -60,9 +60,6 @@ def draw_groups(groups: Groups, path: str | os.PathLike[str]) -> None:
 def check_drawing(path: str | os.PathLike[str]) -> str:
     """Return the format that a suffix chooses, if it can be drawn here.
 
-    Args:
-        path: where the picture shall go.
-
     Raises:
         EdgepruneError: another suffix, or pydot or `dot` is missing.
 

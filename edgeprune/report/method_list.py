@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,13 +15,12 @@ from rich.table import Table
 from edgeprune.pruning.methods import METHODS, Method
 
 REGISTRIES = {
-    "criteria": ("edgeprune.scoring.criteria", "CRITERIA"),
+    "criteria": ("edgeprune.scoring.criteria", "FUNCTIONS"),
     "allocations": ("edgeprune.allocation", "ALLOCATIONS"),
     "recoveries": ("edgeprune.recovery", "RECOVERIES"),
 }
 LOOKS_AT = {
-    "norms": "weights",
-    "geometry": "weights",
+    "filters": "weights",
     "taylor": "one pass, backwards",
     "responses": "one pass",
     "reconstruction": "one pass",
@@ -128,5 +128,5 @@ def _read_entries(package: str, registry: str) -> dict[str, _Entry]:
 
 
 def _summarize(docstring: str) -> str:
-    """Return the paragraphs before the arguments, as one."""
-    return " ".join(docstring.split("\nArgs:")[0].split())
+    """Return the paragraphs before the sections, as one."""
+    return " ".join(re.split(r"\n(?:Args|Returns|Raises|Example):\n", docstring)[0].split())

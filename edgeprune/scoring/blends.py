@@ -9,10 +9,8 @@ import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.stats import rankdata
 
-from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
-from edgeprune.scoring.geometry import score_fermat, score_fpgm
-from edgeprune.scoring.norms import score_bn_scale, score_l1, score_l2
+from edgeprune.scoring.context import PruningContext, dead_last
+from edgeprune.scoring.filters import score_bn_scale, score_fermat, score_fpgm, score_l1, score_l2
 from edgeprune.scoring.responses import (
     score_activation_variance,
     score_class_response,
@@ -72,20 +70,12 @@ class Opinions:
         return tuple(found)
 
 
-@dead_last
 def score_blended(context: PruningContext, group: Group) -> np.ndarray:
     """Weighted sum of the opinions of several criteria, one of each cluster that ranks alike.
 
     After He et al., "Blending Pruning Criteria for CNNs" (2021). The method `blending` searches
     criteria and weights on validation; without a search every cluster counts the same. Ours: scores
     are normalised by their ranks in the group, and the data-driven criteria take part.
-
-    Args:
-        context: of the model.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep.
     """
     opinions = gather_opinions(context, group)
     return opinions.blend(dict.fromkeys(opinions.representatives, 1.0))
@@ -96,25 +86,18 @@ def gather_opinions(context: PruningContext, group: Group) -> Opinions:
 
     Average linkage on one minus Spearman's correlation, into two to four clusters: as many as there
     are below half a correlation.
-
-    Args:
-        context: of the model.
-        group: whose channels are scored.
     """
     width = group.width
     shares = {
-        name: rankdata(criterion(context, group)) / width for name, criterion in BLENDED.items()
+        name: rankdata(dead_last(criterion)(context, group)) / width
+        for name, criterion in BLENDED.items()
     }
     distance = 1 - correlate_ranks(list(shares.values()))
     return Opinions(shares, cluster_criteria(tuple(shares), distance))
 
 
 def correlate_ranks(shares: list[np.ndarray]) -> np.ndarray:
-    """Return Spearman's correlation between rankings, 0 where one of them does not differ.
-
-    Args:
-        shares: ranks, one array per criterion.
-    """
+    """Return Spearman's correlation between rankings, 0 where one of them does not differ."""
     centred = np.array([ranks - ranks.mean() for ranks in shares])
     norm = np.linalg.norm(centred, axis=1)
     safe = np.where(norm > TIE, norm, 1)

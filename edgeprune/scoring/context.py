@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any
 
 import numpy as np
@@ -112,9 +112,6 @@ class PruningContext:
     def views(self, group: Group) -> list[View]:
         """Return how each consumer of a group sees its channels and what it makes of them.
 
-        Args:
-            group: a group of these groups.
-
         Returns:
             One view per consumer that has statistics, all finite; none if the group is read in no
             known way.
@@ -170,9 +167,6 @@ class PruningContext:
     def class_means(self, group: Group) -> list[np.ndarray]:
         """Return the mean response of each channel to each kept class that has samples.
 
-        Args:
-            group: a group of these groups.
-
         Returns:
             For each consumer with statistics, `(classes, width)`; NaN and infinity are 0.
         """
@@ -183,9 +177,6 @@ class PruningContext:
 
     def class_sums(self, group: Group) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Return sums over the samples of each kept class of what each consumer sees, pooled.
-
-        Args:
-            group: a group of these groups.
 
         Returns:
             For each consumer with statistics: number of samples `(classes,)`, sum and sum of
@@ -272,3 +263,29 @@ def _outer(by_slot: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 Criterion = Callable[[PruningContext, Group], np.ndarray]
+"""Gives the channels of a group scores, `(width,)`, higher = keep.
+
+Where the context lacks what it looks at, these are the L1 norms of the filters.
+"""
+
+
+def dead_last(criterion: Criterion) -> Criterion:
+    """Put dead channels below all others; among themselves they keep their order.
+
+    A channel is dead if it is constant wherever it is read, or weighs nothing there: taking it out
+    costs nothing that a bias could not restore. Where no consumer has statistics, nothing is known
+    to be dead.
+    """
+
+    @wraps(criterion)
+    def guarded(context: PruningContext, group: Group) -> np.ndarray:
+        scores = np.array(criterion(context, group), np.float64)
+        alive = context.alive(group)
+        if alive.all() or not alive.any():
+            return scores
+        span = float(np.ptp(scores)) or 1.0
+        overlap = scores[~alive].max() - scores[alive].min()
+        scores[~alive] -= max(overlap, 0.0) + span
+        return scores
+
+    return guarded

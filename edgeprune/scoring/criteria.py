@@ -1,12 +1,11 @@
-"""How channels of a group are ranked: `CRITERIA`, from name to function; higher = keep."""
+"""How channels of a group are ranked: `CRITERIA`, from name to function."""
 
 from edgeprune.scoring.blends import score_blended
 from edgeprune.scoring.calibration_samples import CalibrationSamples
-from edgeprune.scoring.context import Criterion, PruningContext, View
+from edgeprune.scoring.context import Criterion, PruningContext, View, dead_last
 from edgeprune.scoring.discrimination import score_trace_ratio
-from edgeprune.scoring.geometry import score_fermat, score_fpgm
+from edgeprune.scoring.filters import score_bn_scale, score_fermat, score_fpgm, score_l1, score_l2
 from edgeprune.scoring.masks import score_best_mask, score_ensemble, score_random
-from edgeprune.scoring.norms import score_bn_scale, score_l1, score_l2
 from edgeprune.scoring.reconstruction import score_lasso, score_thinet
 from edgeprune.scoring.responses import (
     score_activation_mean,
@@ -19,7 +18,7 @@ from edgeprune.scoring.responses import (
 from edgeprune.scoring.subsets import score_greedy_least_squares, score_pivoted_qr
 from edgeprune.scoring.taylor import score_taylor_2016, score_taylor_2019
 
-CRITERIA: dict[str, Criterion] = {
+FUNCTIONS: dict[str, Criterion] = {
     "l1": score_l1,
     "l2": score_l2,
     "bn_scale": score_bn_scale,
@@ -43,5 +42,6 @@ CRITERIA: dict[str, Criterion] = {
     "pivoted_qr": score_pivoted_qr,
     "greedy_least_squares": score_greedy_least_squares,
 }
+CRITERIA = {name: dead_last(criterion) for name, criterion in FUNCTIONS.items()}
 
 __all__ = ["CRITERIA", "CalibrationSamples", "Criterion", "PruningContext", "View"]

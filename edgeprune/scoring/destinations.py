@@ -36,11 +36,7 @@ class DestinationFinder:
     """Follows outputs of consumers through one graph."""
 
     def __init__(self, graph: Graph) -> None:
-        """Look once at who consumes what.
-
-        Args:
-            graph: of the model.
-        """
+        """Look once at who consumes what."""
         self._consumers = graph.consumers()
         self._outputs = {ref.number for ref in graph.outputs}
         self._times = Counter(call.path for call in graph.calls)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
-from edgeprune.scoring.norms import sum_norms
+from edgeprune.scoring.filters import score_l1
 from edgeprune.tracing.groups import Group
 
 ROUNDS = 100
@@ -14,7 +13,6 @@ LEAST_SCATTER = 1e-6
 """Smallest within-class scatter, as a fraction of the mean: constant channels explain nothing."""
 
 
-@dead_last
 def score_trace_ratio(context: PruningContext, group: Group) -> np.ndarray:
     """Between-class scatter minus the best trace ratio times within-class scatter.
 
@@ -24,17 +22,10 @@ def score_trace_ratio(context: PruningContext, group: Group) -> np.ndarray:
     summed.
     Ours: with samples of one class only, its mean response takes the place of the scatter between
     classes.
-
-    Args:
-        context: statistics by class.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no consumer has statistics.
     """
     found = context.class_sums(group)
     if not found:
-        return sum_norms(context, group)
+        return score_l1(context, group)
     between, within = np.sum([measure_scatter(*sums) for sums in found], axis=0)
     ratio = select_by_trace_ratio(between, within, context.width_of(group))[1]
     return between - ratio * within

@@ -15,9 +15,8 @@ from keras import ops
 
 from edgeprune.scoring.consumers import find_consumers
 from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
+from edgeprune.scoring.filters import score_l1
 from edgeprune.scoring.gates import GatedModel
-from edgeprune.scoring.norms import sum_norms
 from edgeprune.tracing.groups import Group
 
 TIE = 1e-5
@@ -25,23 +24,13 @@ TIE = 1e-5
 PENALTIES = np.logspace(-3, 3, 13)
 
 
-@dead_last
 def score_random(context: PruningContext, group: Group) -> np.ndarray:
-    """Score at random, with a seed: what any criterion has to beat.
-
-    Args:
-        context: with the seed.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)` between 0 and 1.
-    """
+    """Score at random, with a seed: what any criterion has to beat."""
     scores = np.empty(group.width)
     scores[_arrange(context, group)] = _generator(context, group).random(group.width)
     return scores
 
 
-@dead_last
 def score_best_mask(context: PruningContext, group: Group) -> np.ndarray:
     """Keep the channels of the best of N random masks.
 
@@ -49,18 +38,10 @@ def score_best_mask(context: PruningContext, group: Group) -> np.ndarray:
     (2017). Each mask keeps as many channels as the group will probably have, half by default. Ours:
     among the channels of the best mask, and among the others, those come first whose masks were
     better on average; silenced channels show their mean.
-
-    Args:
-        context: with calibration samples, the loss included.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, above 1 for the channels of the best mask; the L1 norm where no known layer
-        reads the group.
     """
     trial = _Trial.of(context, group)
     if trial is None:
-        return sum_norms(context, group)
+        return score_l1(context, group)
     off = group.width - context.width_of(group)
     masks = _draw_masks(context, group, off, _generator(context, group))
     losses = np.array([trial.loss(mask) for mask in masks])
@@ -69,7 +50,6 @@ def score_best_mask(context: PruningContext, group: Group) -> np.ndarray:
     return 0.9 * within + masks[int(np.argmin(losses))]
 
 
-@dead_last
 def score_ensemble(context: PruningContext, group: Group) -> np.ndarray:
     """Importance of each channel in a linear model of the loss under random masks.
 
@@ -79,23 +59,14 @@ def score_ensemble(context: PruningContext, group: Group) -> np.ndarray:
     are sampled again. Ours: masks in which all channels are silenced equally often, one group at a
     time on cached inputs, silenced channels show their mean (which every recovery restores), the
     penalty by generalised cross-validation.
-
-    Args:
-        context: with calibration samples, the loss included; `settings` say how many
-            masks and rounds.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep: the round in which a channel goes, and within it the share of its
-        coefficient; the L1 norm where no known layer reads the group.
     """
     trial = _Trial.of(context, group)
     if trial is None:
-        return sum_norms(context, group)
+        return score_l1(context, group)
     generator, rounds = _generator(context, group), max(context.settings.mask_rounds, 1)
     keep = context.width_of(group)
     present = np.ones(group.width, bool)
-    scores, norms = np.zeros(group.width), sum_norms(context, group)
+    scores, norms = np.zeros(group.width), score_l1(context, group)
     for number in range(rounds):
         coefficient = measure_importance(context, group, trial.loss, present, generator)
         left = np.nonzero(present)[0]
@@ -186,11 +157,7 @@ class _Trial:
 
 
 def mean_fills(context: PruningContext) -> dict[str, np.ndarray]:
-    """Return for each consumer the mean at every position of its reading axis.
-
-    Args:
-        context: with statistics.
-    """
+    """Return for each consumer the mean at every position of its reading axis."""
     found = {}
     for consumer in find_consumers(context.groups):
         moments = context.statistics.moments.get(consumer.path)
@@ -239,7 +206,7 @@ def _average_by_channel(masks: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 def _arrange(context: PruningContext, group: Group) -> np.ndarray:
     """Return the channels in an order that depends on their weights only."""
-    return np.argsort(sum_norms(context, group), kind="stable")
+    return np.argsort(score_l1(context, group), kind="stable")
 
 
 def _generator(context: PruningContext, group: Group) -> np.random.Generator:

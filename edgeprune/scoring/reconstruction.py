@@ -5,47 +5,29 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
-from edgeprune.scoring.norms import sum_norms
+from edgeprune.scoring.filters import score_l1
 from edgeprune.tracing.groups import Group
 
 
-@dead_last
 def score_thinet(context: PruningContext, group: Group) -> np.ndarray:
     """Rank by greedy removal: each channel that goes adds least to the sum of those that are gone.
 
     After Luo et al., "ThiNet: A Filter Level Pruning Method" (2017). Ours: several consumers of a
     group count together, each in units of its energy.
-
-    Args:
-        context: with calibration samples.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`: 1 for the first that goes up to `width`; the L1 norm where no known layer reads
-        the group.
     """
     gram = _sum(context, group)
-    return sum_norms(context, group) if gram is None else _order(remove_greedily(gram))
+    return score_l1(context, group) if gram is None else _order(remove_greedily(gram))
 
 
-@dead_last
 def score_lasso(context: PruningContext, group: Group) -> np.ndarray:
     """Rank by the penalty at which LASSO lets each channel into the consumers' outputs.
 
     After He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks" (2017): one
     coefficient per channel scales what it adds, an L1 penalty sets coefficients to zero. Ours: the
     whole path at once, instead of a search for the penalty of one width.
-
-    Args:
-        context: with calibration samples.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no known layer reads the group.
     """
     gram = _sum(context, group)
-    return sum_norms(context, group) if gram is None else follow_lasso(gram)
+    return score_l1(context, group) if gram is None else follow_lasso(gram)
 
 
 def remove_greedily(gram: np.ndarray) -> np.ndarray:

@@ -5,117 +5,68 @@ from __future__ import annotations
 import numpy as np
 
 from edgeprune.scoring.context import PruningContext
-from edgeprune.scoring.deadness import dead_last
-from edgeprune.scoring.norms import sum_norms
+from edgeprune.scoring.filters import score_l1
 from edgeprune.tracing.groups import Group
 
 MOST_BINS = 100
 
 
-@dead_last
 def score_class_response(context: PruningContext, group: Group) -> np.ndarray:
     """Mean response of each channel to the class that it answers most to.
 
     After Guo and Potkonjak, "Pruning ConvNets Online for Efficient Specialist Models" (2017). Only
     classes that will be kept count; the responses that several consumers see are added up.
-
-    Args:
-        context: statistics by class.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no consumer has statistics.
     """
     found = context.class_means(group)
     if not found:
-        return sum_norms(context, group)
+        return score_l1(context, group)
     return np.sum([means.max(axis=0) for means in found], axis=0)
 
 
-@dead_last
 def score_activation_mean(context: PruningContext, group: Group) -> np.ndarray:
     """Mean absolute activation of each channel.
 
     After Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient
     Inference" (2017), which compares with it.
-
-    Args:
-        context: with calibration samples.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no known layer reads the group.
     """
     found = context.samples.responses(group)
     return _add(context, group, [responses.magnitude for responses in found])
 
 
-@dead_last
 def score_activation_variance(context: PruningContext, group: Group) -> np.ndarray:
     """Variance of each channel, weighted by how strongly the consumers use it.
 
     With the mean in place of a removed channel, this is what its consumers lose. Ours; it continues
     Guo and Potkonjak (2017), who replace channels by their mean.
-
-    Args:
-        context: statistics and weights of the model.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no consumer has statistics.
     """
     views = context.views(group)
     return _add(context, group, [np.diag(v.covariance) * np.diag(v.metric) for v in views])
 
 
-@dead_last
 def score_apoz(context: PruningContext, group: Group) -> np.ndarray:
     """Share of positions at which a channel is not 0: one minus the average percentage of zeros.
 
     After Hu et al., "Network Trimming" (2016).
-
-    Args:
-        context: with calibration samples.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no known layer reads the group.
     """
     found = context.samples.responses(group)
     return _add(context, group, [responses.active for responses in found])
 
 
-@dead_last
 def score_entropy(context: PruningContext, group: Group) -> np.ndarray:
     """Entropy of each channel's pooled response, over the samples.
 
     After Luo and Wu, "An Entropy-based Pruning Method for CNN Compression" (2017). Ours: as many
     bins as the root of the number of samples, 100 at most, over each channel's own range.
-
-    Args:
-        context: with calibration samples.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)` in nats, higher = keep; the L1 norm where no known layer reads the group.
     """
     found = context.samples.responses(group)
     return _add(context, group, [measure_entropy(responses.pooled) for responses in found])
 
 
-@dead_last
 def score_hrank(context: PruningContext, group: Group) -> np.ndarray:
     """Mean rank of each channel's map.
 
     After Lin et al., "HRank: Filter Pruning using High-Rank Feature Map" (2020). Where a map was
     pooled or flattened, only whether the channel answers at all can be told.
-
-    Args:
-        context: with calibration samples.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`, higher = keep; the L1 norm where no known layer reads the group.
     """
     return _add(context, group, context.samples.ranks(group))
 
@@ -140,4 +91,4 @@ def measure_entropy(values: np.ndarray) -> np.ndarray:
 
 
 def _add(context: PruningContext, group: Group, found: list[np.ndarray]) -> np.ndarray:
-    return np.sum(found, axis=0) if found else sum_norms(context, group)
+    return np.sum(found, axis=0) if found else score_l1(context, group)

@@ -9,8 +9,7 @@ import numpy as np
 from scipy.linalg.lapack import dpstrf
 
 from edgeprune.scoring.context import PruningContext, View
-from edgeprune.scoring.deadness import dead_last
-from edgeprune.scoring.norms import score_l1
+from edgeprune.scoring.filters import score_l1
 from edgeprune.support.linear_algebra import invert_root
 from edgeprune.tracing.groups import Group
 
@@ -22,7 +21,6 @@ POOL = 128
 """Up to this many channels every choice is the best; beyond, the best of a pool of so many."""
 
 
-@dead_last
 def score_pivoted_qr(context: PruningContext, group: Group) -> np.ndarray:
     """Rank by pivoted QR of what consumers see: each pivot is what the earlier ones explain least.
 
@@ -30,14 +28,6 @@ def score_pivoted_qr(context: PruningContext, group: Group) -> np.ndarray:
     pivots are taken by pivoted Cholesky of the covariance (a bias can restore any constant),
     columns are scaled by how strongly the consumers use them, and a group with several consumers is
     judged on all of them.
-
-    Args:
-        context: statistics and weights of the model.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`: `width` for the first pivot down to 1 for the last; the L1 norm where no
-        consumer has statistics.
     """
     views = context.views(group)
     if not views:
@@ -49,20 +39,11 @@ def score_pivoted_qr(context: PruningContext, group: Group) -> np.ndarray:
     return _score(pivoted_cholesky(stacked))
 
 
-@dead_last
 def score_greedy_least_squares(context: PruningContext, group: Group) -> np.ndarray:
     """Rank by greedy selection: the next channel is the one that lowers consumers' error most.
 
     The error is what remains of each consumer's output when the kept channels predict the others by
     least squares. Ours; a forward selection on the objective of CHaPR (2020).
-
-    Args:
-        context: statistics and weights of the model.
-        group: whose channels are scored.
-
-    Returns:
-        `(width,)`: `width` for the first choice down to 1 for the last; the L1 norm where no
-        consumer has statistics.
     """
     views = context.views(group)
     if not views:

@@ -54,12 +54,7 @@ def _add(digest: Any, part: Any) -> None:
 
 
 def say_new_start(path: str | os.PathLike[str], kind: str) -> None:
-    """Tell that what a file holds is not gone on from, as a warning and among the stages.
-
-    Args:
-        path: of the file.
-        kind: what it holds.
-    """
+    """Tell that what a file holds is not gone on from, as a warning and among the stages."""
     text = f"{kind} '{path}' is of another model, other data or other settings: starting anew"
     warnings.warn(f"{text}.", stacklevel=3)
     with stage(text):

@@ -54,9 +54,6 @@ def without_gradients(function: Callable[Parameters, Result]) -> Callable[Parame
 
     PyTorch would keep every feature map that the weights had a part in, for a derivative that
     nobody asks for. Other backends forget anyway.
-
-    Args:
-        function: that runs models but does not train them.
     """
 
     @wraps(function)

@@ -52,6 +52,13 @@ def showing(progress: Progress) -> Iterator[None]:
         _SHOWN.reset(token)
 
 
+def remark(text: str) -> None:
+    """Say how the innermost stage is doing, where who is in charge has a method `remark` for it."""
+    show = getattr(_SHOWN.get(), "remark", None)
+    if show is not None:
+        show(text)
+
+
 @contextlib.contextmanager
 def timing() -> Iterator[dict[str, float]]:
     """Record the wall seconds of the block's outermost stages, by name, in order.

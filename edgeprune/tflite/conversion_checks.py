@@ -12,8 +12,7 @@ from edgeprune.errors import ConversionError
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.data.preprocessing import Preprocess
-    from edgeprune.data.scaling import Scaling
+    from edgeprune.data.preprocessing import Preprocess, Scaling
 
 SCHEMES = {
     "float32": "32-bit floats, as trained",
@@ -113,8 +112,10 @@ def accept_model(model: Any) -> keras.Model:
         if None in tensor.shape[1:] or tensor.shape[0] not in (None, 1):
             raise ConversionError(
                 f"Input '{tensor.name}' of model '{model.name}' has shape {tuple(tensor.shape)}, "
-                "but a .tflite needs every size but the batch fixed, and a batch of one. Build the "
-                "model again on keras.Input((height, width, channels)) and copy the weights."
+                "but a .tflite needs every size but the batch fixed, and a batch of one. Give "
+                "height and width, --input-size 96x96 or load_model(..., input_size=(96, 96)), or "
+                "build the model again on keras.Input((height, width, channels)) and copy the "
+                "weights."
             )
     return model
 

@@ -24,7 +24,7 @@ from edgeprune.tflite.tensorflow_lite import check_integer
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.data.scaling import Scaling
+    from edgeprune.data.preprocessing import Scaling
 
 COMPARED_SAMPLES = 32
 

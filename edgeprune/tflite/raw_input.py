@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from edgeprune.data.scaling import Scaling
+from edgeprune.data.preprocessing import Scaling
 from edgeprune.tflite.integers import set_input_range
 from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.replica import operations_by_path, rebuild, replicate, set_weights

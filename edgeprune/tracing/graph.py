@@ -172,9 +172,6 @@ def map_structure(function: Callable[[Any], Any], structure: Any) -> Any:
 def build_graph(model: keras.Model) -> Graph:
     """Flatten a Functional or Sequential model, nested models included.
 
-    Args:
-        model: any model with a functional graph.
-
     Returns:
         The calls, in execution order; tensor numbers are unique over the whole graph.
 

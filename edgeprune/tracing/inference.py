@@ -18,9 +18,6 @@ COMPILES = keras.backend.backend() == "jax"
 def make_answerable(model: keras.Model) -> keras.Model:
     """Return a model with the same layers that `answer` takes; the model itself stays as it is.
 
-    Args:
-        model: a model with a graph, see `functional_form`.
-
     Raises:
         ModelError: it has none.
     """

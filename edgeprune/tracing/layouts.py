@@ -21,7 +21,7 @@ from edgeprune.tracing.graph import Shape
 from edgeprune.tracing.keras_internals import array_operations as operations
 from edgeprune.tracing.keras_internals import network_operations as nn
 from edgeprune.tracing.replica import operations_by_path
-from edgeprune.tracing.rules import activations, elementwise, merging
+from edgeprune.tracing.rules import activations, elementwise
 from edgeprune.tracing.rules.registry import ELEMENTWISE_ACTIVATIONS, RULES
 
 FIRST = "channels_first"
@@ -129,7 +129,7 @@ def place_call(site: Site) -> Placement | None:
     rule = _RULES.get(kind)
     if rule is not None:
         return rule(site)
-    if RULES.get(kind) in (elementwise.combine, activations.pass_elementwise, merging.merge):
+    if RULES.get(kind) in (elementwise.combine, activations.pass_elementwise, elementwise.merge):
         return _elementwise(site)
     return None
 

@@ -10,13 +10,12 @@ Rules and layers meet by exact type: a subclass may override `call`, so it needs
 
 from __future__ import annotations
 
-from edgeprune.tracing.rules import (
+from edgeprune.tracing.rules import (  # noqa: F401  # each registers its rules
     activations,
     attention,
     convolutions,
     dense,
     elementwise,
-    merging,
     movement,
     normalization,
     pooling,
@@ -26,24 +25,4 @@ from edgeprune.tracing.rules import (
 from edgeprune.tracing.rules.dispatch import apply_rule
 from edgeprune.tracing.rules.registry import NORMALIZED, RULES, Labels, Rule, Tracing, place, rule
 
-__all__ = [
-    "NORMALIZED",
-    "RULES",
-    "Labels",
-    "Rule",
-    "Tracing",
-    "activations",
-    "apply_rule",
-    "attention",
-    "convolutions",
-    "dense",
-    "elementwise",
-    "merging",
-    "movement",
-    "normalization",
-    "place",
-    "pooling",
-    "recurrent",
-    "rule",
-    "slicing",
-]
+__all__ = ["NORMALIZED", "RULES", "Labels", "Rule", "Tracing", "apply_rule", "place", "rule"]

@@ -1,4 +1,4 @@
-"""`keras.ops` nodes and operators that work position by position, and softmax."""
+"""Layers that merge or join their inputs, `keras.ops` that work by position, and softmax."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
 from edgeprune.tracing.graph import TensorRef
 from edgeprune.tracing.keras_internals import (
+    CustomScaleLayer,
     array_operations,
     core_operations,
     existing_types,
     network_operations,
 )
 from edgeprune.tracing.labels import Keep
-from edgeprune.tracing.rules.registry import NORMALIZED, Labels, Tracing, rule, varying_axes
+from edgeprune.tracing.rules.registry import NORMALIZED, Labels, Tracing, place, rule, varying_axes
 
 OF_ONE = """Absolute Abs Fabs Arccos Arccosh Arcsin Arcsinh Arctan Arctanh Cbrt Ceil Cos Cosh
     Deg2rad Exp Exp2 Expm1 Floor Isfinite Isinf Isnan Log Log10 Log1p Log2 LogicalNot NanToNum
@@ -87,3 +89,28 @@ def normalize(tracing: Tracing, operation: Any, x: Labels) -> Labels:
     if any(axis is None or axis % rank - 1 in varying_axes(x) for axis in axes):
         tracing.space.lock(x, NORMALIZED)
     return x
+
+
+@rule(
+    layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum,
+    CustomScaleLayer,
+)  # fmt: skip
+def merge(tracing: Tracing, layer: Any, *inputs: Labels) -> Labels:
+    """Position by position: what is added must be removed together."""
+    return tracing.space.merge(inputs, tracing.input_shapes)
+
+
+@rule(layers.Concatenate)
+def join(tracing: Tracing, layer: Any, *inputs: Labels) -> Labels:
+    """Side by side along one axis; channels on another axis are tied."""
+    shapes = tracing.input_shapes
+    axis = layer.axis % len(tracing.call.inputs[0].shape) - 1
+    varying = {a for x in inputs for a in varying_axes(x)}
+    if axis < 0 or (varying - {axis} and axis in varying):
+        reason = f"'{tracing.call.path}' joins channels that lie on different axes"
+        return tracing.opaque(reason, inputs)[0]
+    if varying - {axis} or None in (shape[axis] for shape in shapes):
+        ignored = [tuple(1 if a == axis else s for a, s in enumerate(shape)) for shape in shapes]
+        return tracing.space.merge(inputs, ignored)
+    along = [tracing.on_axis(x, axis, index) for index, x in enumerate(inputs)]
+    return place(np.concatenate(along), axis, inputs[0].ndim)
