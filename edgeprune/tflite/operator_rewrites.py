@@ -230,6 +230,49 @@ def _select(editor: _Editor, operator: Any) -> None:
     editor.operators += after
 
 
+def _divide(editor: _Editor, operator: Any) -> None:
+    """Write a / b with reciprocal roots: the kernel for integers overflows where a is small.
+
+    With r = 1 / sqrt(b) it is a r r, and with r = 1 / |b| where b may be negative a (b r) r.
+    """
+    a, b = map(int, operator.inputs)
+    (y,) = operator.outputs
+    if (values := editor.values(b, "float32")).size:
+        inverse = editor.constant((1 / values).reshape(editor.shape(b)).astype(np.float32))
+        editor.add("MUL", [a, inverse], y)
+        return
+    root, once = editor.like(b, f"{y}/root"), editor.like(y, "once")
+    if _is_positive(editor, b):
+        editor.add("RSQRT", [b], root)
+        editor.add("MUL", [a, root], once)
+    else:
+        square, sign = editor.like(b, f"{y}/square"), editor.like(b, f"{y}/sign")
+        editor.add("MUL", [b, b], square)
+        editor.add("RSQRT", [square], root)
+        editor.add("MUL", [b, root], sign)
+        editor.add("MUL", [a, sign], once)
+    editor.add("MUL", [once, root], y)
+
+
+def _is_positive(editor: _Editor, index: int) -> bool:
+    """Whether a tensor cannot be negative, by the operators that make it."""
+    if (values := editor.values(index, "float32")).size:
+        return bool((values >= 0).all())
+    made = next((it for it in editor.operators if index in it.outputs), None)
+    if made is None:
+        return False
+    kind, inputs = operator_kind(editor.parsed, made), list(map(int, made.inputs))
+    if kind in ("ADD", "MUL", "MAXIMUM"):
+        squared = kind == "MUL" and inputs[0] == inputs[1]
+        found = [_is_positive(editor, part) for part in inputs]
+        return squared or all(found) or (kind == "MAXIMUM" and any(found))
+    if kind == "CAST":
+        return type_name(editor.subgraph.tensors[inputs[0]]) == "bool"
+    if kind in ("SUM", "MEAN", "REDUCE_MAX", "RESHAPE", "TRANSPOSE", "EXPAND_DIMS", "SQUEEZE"):
+        return _is_positive(editor, inputs[0])
+    return kind in ("ABS", "EXP", "LOGISTIC", "RELU", "RELU6", "RSQRT", "SOFTMAX", "SQRT")
+
+
 def _softplus(editor: _Editor, operator: Any) -> None:
     """Write log(exp(x) + 1) as max(x, 0) + log(exp(-|x|) + 1): its values stay small."""
     (y,) = operator.outputs
@@ -313,6 +356,7 @@ def _split(editor: _Editor, operator: Any) -> None:
 
 _AFFINE = ("ADD", "SUB", "MUL")
 OPERATORS: dict[str, Callable[[_Editor, Any], None]] = {
+    "DIV": _divide,
     "ELU": _exponential_unit,
     "EQUAL": _equal,
     "LOG": _softplus,
