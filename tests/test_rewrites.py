@@ -74,9 +74,11 @@ def test_recurrent_layers_answer_alike_when_their_steps_are_written_out() -> Non
 def test_recurrent_layers_have_16_bit_activations_and_float_fallbacks_too() -> None:
     series = small_models.samples(20, 6, 4)
     inputs = keras.Input((6, 4))
-    model = randomized(keras.Model(inputs, layers.Dense(3)(layers.LSTM(5)(inputs))))
+    x = layers.LayerNormalization()(layers.LSTM(5)(inputs))
+    model = randomized(keras.Model(inputs, layers.Dense(3)(x)))
     (wanted,) = expected(model, series)
-    assert error(wanted, answers(convert(model, scheme="int16x8", calibration=series), series)[0])
+    found = answers(convert(model, scheme="int16x8", calibration=series), series)[0]
+    assert error(wanted, found) < 0.05
     settings = Quantization(fallback=Fallback(0.001))
     kept = convert_in_detail(model, calibration=series, quantization=settings)
     assert error(wanted, answers(kept.content, series)[0]) < 0.02
@@ -187,18 +189,15 @@ def test_a_minimum_leaves_the_values_of_others_as_they_are() -> None:
     assert max(losses) < 0.1, losses
 
 
-def test_a_mean_over_a_mask_has_no_outliers_beside_something_larger() -> None:
+def test_a_quotient_has_no_outliers_beside_something_larger() -> None:
     """The runtime's own division of 8-bit integers overflows where the dividend is small."""
-    words = keras.Input((5,), dtype="int32")
-    x = layers.Embedding(6, 4, mask_zero=True)(words)
-    small = layers.GlobalAveragePooling1D()(layers.ReLU()(x))
-    large = layers.Flatten()(layers.Rescaling(6.0)(x))
-    model = randomized(keras.Model(words, layers.Concatenate()([small, large])))
-    text = np.random.default_rng(0).integers(1, 6, (30, 5))
-    text[:, 3:] *= np.arange(30)[:, None] % 2
-    found = answers(convert(model, calibration=text), text)[0]
-    wanted = expected(model, text)[0]
-    assert np.abs(found - wanted).max() < 0.03 * np.abs(wanted).max()
+    inputs = keras.Input((8,))
+    dividend = inputs[:, :4] * np.array([1, 1, 0.01, 0.001], np.float32)
+    divisor = ops.sum(ops.relu(inputs[:, 4:]), axis=-1, keepdims=True) + 3.0
+    model = keras.Model(inputs, layers.Concatenate()([dividend / divisor, 4.0 * inputs]))
+    samples = np.random.default_rng(0).random((40, 8), dtype="float32")
+    found = answers(convert(model, calibration=samples), samples)[0]
+    assert np.abs(found - expected(model, samples)[0]).max() < 0.1
 
 
 def test_what_is_reversed_keeps_its_scale_beside_something_larger() -> None:

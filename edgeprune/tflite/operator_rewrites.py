@@ -183,8 +183,8 @@ def _exponential_unit(editor: _Editor, operator: Any) -> None:
     editor.add("ADD", [positive, shifted], y)
 
 
-def _equal(editor: _Editor, operator: Any, kind: str = "LESS_EQUAL") -> None:
-    """Write a == b as |a - b| <= 0, which asks nothing of the scale of a where others read it."""
+def _not_equal(editor: _Editor, operator: Any) -> None:
+    """Write a != b as |a - b| > 0, which asks nothing of the scale of a where others read it."""
     first, second = map(int, operator.inputs)
     (y,) = operator.outputs
     difference, zero = first, editor.values(second, "float32")
@@ -193,11 +193,7 @@ def _equal(editor: _Editor, operator: Any, kind: str = "LESS_EQUAL") -> None:
         editor.add("SUB", [first, second], difference)
     size = editor.like(y, "size")
     editor.add("ABS", [difference], size)
-    editor.add(kind, [size, editor.constant(np.array(0, np.float32))], y)
-
-
-def _not_equal(editor: _Editor, operator: Any) -> None:
-    _equal(editor, operator, "GREATER")
+    editor.add("GREATER", [size, editor.constant(np.array(0, np.float32))], y)
 
 
 def _square_difference(editor: _Editor, operator: Any) -> None:
@@ -358,14 +354,12 @@ _AFFINE = ("ADD", "SUB", "MUL")
 OPERATORS: dict[str, Callable[[_Editor, Any], None]] = {
     "DIV": _divide,
     "ELU": _exponential_unit,
-    "EQUAL": _equal,
     "LOG": _softplus,
     "NEG": _negate,
     "NOT_EQUAL": _not_equal,
     "ONE_HOT": _one_hot,
     "REVERSE_V2": _reverse,
     "SELECT": _select,
-    "SELECT_V2": _select,
     "SPLIT": _split,
     "SPLIT_V": _split,
     "SQUARE": _square,
