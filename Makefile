@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --d
 KERNELS := $(wildcard $(addprefix tests/test_,$(addsuffix .py,criteria fine_tuning loading_data_formats \
 	model_forms quantization_training consumers recovery_refitting)))
 
-.PHONY: help demo test test-plain-cpu test-all harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean test-versions test-oldest test-newest
+.PHONY: help demo test test-plain-cpu test-all fuzz harness-agreement coverage-table model-files-table statistics-table predictor-table calibration-table latency-table quantization-table lint types format clean test-versions test-oldest test-newest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -23,6 +23,7 @@ help:
 	@echo "make test      the tests (minutes)"
 	@echo "make test-plain-cpu  those that kernels matter to, as on a CPU without AVX-512 (minutes)"
 	@echo "make test-all  the same and the slow ones, with branch coverage (an hour)"
+	@echo "make fuzz      2,000 random networks, 500 damaged files, 60 hostile boards, 60 kills; goes on where it was (hours)"
 	@echo "make test-versions  what a user types, on the oldest and the newest TensorFlow and Keras"
 	@echo "make coverage-table  cut and prove all models of keras.applications (an hour)"
 	@echo "make model-files-table  open, prune and convert real files (../shared/data)"
@@ -49,6 +50,9 @@ test-plain-cpu: $(VENV)/.ready-for-development
 
 test-all: $(VENV)/.ready-for-development
 	$(PYTEST) -m "" --cov --cov-report=term
+
+fuzz: $(VENV)/.ready-for-development
+	$(BIN)/python -P tests/fuzzing/campaign.py --log fuzz.jsonl
 
 # Each pair of versions has an environment of its own, made with the constraints of its name.
 SMOKE := $(foreach name,smoke cli imports rules models loading conversion,tests/test_$(name).py)

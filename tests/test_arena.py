@@ -142,3 +142,16 @@ def test_floats_around_an_int8_model_are_counted() -> None:
     )
     made = convert(model, scheme="int8", calibration=np.ones((1, 224, 224, 3), "float32"))
     assert peak_memory(made) >= 224 * 224 * 3 * (4 + 1)
+
+
+@pytest.mark.parametrize(("input", "around"), [(None, 4 + 1), ("uint8", 1 + 1)])
+def test_an_estimate_knows_that_bytes_go_in(input, around) -> None:
+    image = keras.Input((96, 96, 3))
+    x = layers.Conv2D(4, 3, strides=8)(image)
+    model = keras.Model(image, layers.GlobalAveragePooling2D()(x))
+    samples = np.random.default_rng(0).random((2, 96, 96, 3), dtype="float32")
+    made = convert(model, calibration=samples, input=input, preprocess="unit")
+    deployment = Deployment("int8", input=input)
+    expected = Estimates(find_groups(model), deployment).spend("memory", {})
+    assert expected == pytest.approx(96 * 96 * 3 * around, rel=0.05)
+    assert peak_memory(made) == pytest.approx(expected, rel=0.05)

@@ -102,12 +102,15 @@ def test_ten_models_side_by_side_survive_ctrl_c_with_what_they_have(models, tmp_
 
 
 def wait_until_it_times(process: subprocess.Popen) -> int:
-    """Return the harness, once its ten processes are over and it has worked for a while."""
+    """Return the harness, once its ten processes are over and it has worked for a while.
+
+    It is a child of the command, which is one of the process that waits for it.
+    """
     end = time.monotonic() + 600
     had_children, idle_since, used_before = False, None, 0.0
     while time.monotonic() < end and process.poll() is None:
         time.sleep(0.1)
-        for harness in children(process.pid):
+        for harness in (one for child in children(process.pid) for one in children(child)):
             if children(harness):
                 had_children, idle_since = True, None
             elif had_children and idle_since is None:

@@ -12,9 +12,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import small_models
+from fuzzing import hostile_boards
 
 from edgeprune.benchmarking import bench, local
 from edgeprune.errors import BenchmarkError, ModelError
@@ -132,21 +134,21 @@ def test_a_failing_harness_is_one_clear_line(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"process": {"tensorflow_loaded": True}}, "found TensorFlow loaded in its process"),
+        (
+            {"process": {"tensorflow_loaded": True, "memory_peak_bytes": 1}},
+            "found TensorFlow loaded in its process",
+        ),
         ({"interrupted": True}, "was stopped before it had measured everything"),
     ],
 )
 def test_figures_that_mean_nothing_are_refused(
     models, tmp_path, monkeypatch, change, reason
 ) -> None:
-    document = {
-        "schema_version": 1,
-        "interrupted": False,
-        "process": {"tensorflow_loaded": False},
-        **change,
-    }
+    document = hostile_boards.honest_document() | change
+    schema = (local.find_folder("devices") / "harness" / "measurement.schema.json").read_bytes()
     (tmp_path / "harness").mkdir()
     (tmp_path / "harness" / "__main__.py").write_text(f"print({json.dumps(document)!r})")
+    (tmp_path / "harness" / "measurement.schema.json").write_bytes(schema)
     monkeypatch.setattr(local, "find_folder", lambda name: tmp_path)
     with pytest.raises(BenchmarkError, match=reason):
         bench(models["after"])
@@ -216,3 +218,16 @@ def test_the_host_side_loads_neither_tensorflow_nor_a_runtime() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8"])
+def test_one_sigmoid_answers_yes_above_one_half(tmp_path, scheme) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, activation="sigmoid")])
+    inputs = small_models.samples(30, 4)
+    expected = model.predict(inputs, verbose=0)[:, 0] > 0.5
+    assert 3 < expected.sum() < 27
+    path = tmp_path / "model.tflite"
+    convert(model, scheme=scheme, calibration=inputs, io=scheme, path=path)
+    np.savez(tmp_path / "batch.npz", inputs=inputs, labels=expected.astype(int))
+    (entry,) = bench(path, batch=tmp_path / "batch.npz", **QUICK).measurements
+    assert entry.accuracy > 0.9

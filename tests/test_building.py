@@ -29,7 +29,9 @@ FILES = {
     "plan.json",
     "report.json",
 }
-QUICK = ("--recovery", "mean", "--recalibrate", "off", "--no-bench", "--quiet")
+QUICK = (
+    "--recovery", "mean", "--recalibrate", "off", "--effort", "fast", "--no-bench", "--quiet",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -299,7 +301,7 @@ def test_other_number_formats(place: Path, tmp_path: Path, scheme: str) -> None:
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], export=scheme,
         pruning=edgeprune.Pruning(recovery="mean", recalibration="off"),
-        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
     )  # fmt: skip
     assert built.outcome.agreement == 1.0
     assert built.outcome.settings["quantize"] == scheme
@@ -312,7 +314,7 @@ def test_all_classes_without_asking_for_some(place: Path, tmp_path: Path) -> Non
         place / "model.keras",
         edgeprune.Data(str(place / "digits.npz"), calibration=20, validation=20, test=100),
         pruning=edgeprune.Pruning(recovery="least_squares", recalibration="off"),
-        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
     )  # fmt: skip
     assert len(built.outcome.classes) == 10
     accuracy = built.outcome.accuracy
@@ -340,7 +342,7 @@ def test_arrays_a_model_and_a_function_from_python(tmp_path: Path) -> None:
     with showing(recorder):
         built = edgeprune.build(
             model, data, classes=[3, 8], budget=edgeprune.Budget("params", 0.4), pruning=pruning,
-            measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+            measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
         )  # fmt: skip
     assert built.outcome.classes == ("digit 3", "digit 8")
     assert built.model.output_shape == (None, 2)
@@ -378,7 +380,7 @@ def test_a_part_that_is_given_replaces_the_methods_own(place: Path, tmp_path: Pa
             place / "model.keras",
             edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50),
             classes=[1, 2], pruning=edgeprune.Pruning(recalibration="off", **given),
-            measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+            measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
         )  # fmt: skip
         parts = ("method", "criterion", "allocation", "recovery")
         return tuple(built.outcome.settings[part] for part in parts)
@@ -392,7 +394,7 @@ def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path)
     built = edgeprune.build(
         place / "model.keras", place / "digits.npz", classes=[1, 2], budget="macs=99G",
         pruning=edgeprune.Pruning(recovery="none", recalibration="off"),
-        measurement=edgeprune.Measurement(latency=False), out=tmp_path / "out",
+        measurement=edgeprune.Measurement(latency=False), training="fast", out=tmp_path / "out",
     )  # fmt: skip
     (warning,) = built.outcome.warnings
     before = built.outcome.macs.before
@@ -401,3 +403,24 @@ def test_a_budget_above_the_original_is_pointed_out(place: Path, tmp_path: Path)
         "it no channel had to go."
     )
     assert all(before == after for before, after in built.outcome.widths.values())
+
+
+def test_equal_commands_make_equal_bytes(place: Path, tmp_path: Path, monkeypatch) -> None:
+    """The dates of a `.keras` archive are pinned: those of two quick runs may be equal anyhow."""
+    data = f"{place}/digits.npz"
+    command = ["build", f"{place}/model.keras", "--data", data, *QUICK, "--calibration", "20"]
+    found = []
+    for _ in range(2):
+        assert run_command(*command, "--out", tmp_path / "out").code == 0
+        found.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+    reports = [json.loads(files.pop("report.json")) for files in found]
+    assert all(report.pop("seconds") for report in reports)
+    assert reports[0] == reports[1]
+    assert found[0] == found[1]
+    with zipfile.ZipFile(tmp_path / "out" / "model.keras") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert b"1980-01-01" in archive.read("metadata.json")
+    for name, content in found[0].items():
+        assert str(tmp_path).encode() not in content, name
+        assert str(place).encode() not in content, name
+    keras.models.load_model(tmp_path / "out" / "model.keras")

@@ -73,6 +73,7 @@ def test_the_table_says_for_which_board_and_how_well_it_was_predicted(data, tmp_
     answer = run_command(
         "build", tmp_path / "model.keras", "--data", data, "--target", "rpi5", "--budget",
         "macs=60%,latency=100%", "--budget", "memory=100%", "--method", "chapr", "--no-bench",
+        "--effort", "fast",
         "--calibration", 20, "--validation", 20, "--out", tmp_path / "out",
     )  # fmt: skip
     assert answer.code == 0, answer.err
@@ -120,7 +121,7 @@ def test_the_loop_measures_here_until_the_budget_is_met(
     built = build(
         model, small(data), target=board if known else "x86-64", budget="latency=70%",
         measurement=Measurement(latency=False, until_met=True), out=tmp_path / "out",
-        pruning=QUICK,
+        pruning=QUICK, training="fast",
     )  # fmt: skip
     before, after = (
         0.5 + 3e-5 * macs for macs in (built.outcome.macs.before, built.outcome.macs.after)

@@ -18,7 +18,9 @@ import edgeprune
 from edgeprune.errors import DataError
 from edgeprune.tflite.runtime import TFLiteModel
 
-QUICK = ("--recovery", "mean", "--recalibrate", "off", "--no-bench", "--quiet")
+QUICK = (
+    "--recovery", "mean", "--recalibrate", "off", "--effort", "fast", "--no-bench", "--quiet",
+)  # fmt: skip
 COMPILER = f"""#!{sys.executable}
 import pathlib, sys
 out, source = sys.argv[sys.argv.index("-o") + 1], pathlib.Path(sys.argv[-1])
@@ -152,7 +154,7 @@ def test_samples_that_were_never_bytes_are_refused(tmp_path) -> None:
     with pytest.raises(DataError) as caught:
         edgeprune.build(
             make_classifier(), (scaled, y), classes=[8, 3], export=edgeprune.Export(input="uint8"),
-            measurement=edgeprune.Measurement(latency=False),
+            measurement=edgeprune.Measurement(latency=False), training="fast",
             out=tmp_path / "out",
         )  # fmt: skip
     assert str(caught.value) == (

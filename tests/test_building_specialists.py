@@ -42,7 +42,7 @@ def test_a_specialist_answers_as_the_original_does_among_its_classes(
     model = make_classifier(head, body)
     built = edgeprune.build(
         model, small(data), classes="seven,2,four", budget="macs=100%", pruning=UNRECOVERED,
-        out=tmp_path / "out", **SETTINGS,
+        training=None, out=tmp_path / "out", **SETTINGS,
     )  # fmt: skip
     images = digits()[0][NUM_TRAIN : NUM_TRAIN + 64].astype(np.float32)
     outputs = model.predict(images, verbose=0)
@@ -64,7 +64,7 @@ def test_a_specialist_answers_as_the_original_does_among_its_classes(
 @pytest.mark.parametrize("head", HEADS)
 def test_a_specialist_is_pruned_as_well(data: Path, tmp_path: Path, head: str) -> None:
     built = edgeprune.build(
-        make_classifier(head), small(data), classes=["nine", 0], budget="macs=40%",
+        make_classifier(head), small(data), classes=["nine", 0], budget="macs=40%", training=None,
         pruning=edgeprune.Pruning(recovery="least_squares", recalibration="off"),
         out=tmp_path / "out", **SETTINGS,
     )  # fmt: skip
@@ -80,7 +80,7 @@ def test_indices_and_names_mean_the_same(data: Path, tmp_path: Path) -> None:
     plans = []
     for number, classes in enumerate(("five,six,one", "5,6,1", [5, "six", 1])):
         built = edgeprune.build(
-            model, small(data), classes=classes, pruning=UNRECOVERED,
+            model, small(data), classes=classes, pruning=UNRECOVERED, training=None,
             out=tmp_path / str(number), **SETTINGS,
         )  # fmt: skip
         plans.append((built.folder / "plan.json").read_text())
@@ -93,7 +93,7 @@ def test_a_head_whose_classes_are_read_again_is_refused(data: Path, tmp_path: Pa
     with pytest.raises(ClassError, match="The classes cannot be cut out of this model"):
         edgeprune.build(
             keras.Model(model.input, outputs), small(data), classes="1,2", budget="macs=90%",
-            out=tmp_path / "out", **SETTINGS,
+            training=None, out=tmp_path / "out", **SETTINGS,
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
 

@@ -11,8 +11,8 @@ from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_di
 
 from edgeprune.benchmarking import Measurement
 from edgeprune.building import build
+from edgeprune.building.production import choose_training_samples
 from edgeprune.building.splits import read_splits
-from edgeprune.building.training import choose_training_samples
 from edgeprune.data import Data, load_dataset
 from edgeprune.distillation import Augmentation, Training
 from edgeprune.errors import EdgepruneError
@@ -62,7 +62,7 @@ def test_the_command_trains_and_says_how_long(tmp_path):
 def test_a_length_that_cannot_be_read_is_refused_before_anything_is_loaded(given: str):
     answer = run_command("prune", "missing.keras", "--data", "digits", "--fine-tune", given)
     assert answer.code == 2
-    assert f"Cannot read '{given}' as an amount of fine-tuning. Give a time such as" in answer.error
+    assert f"Cannot read '{given}' as an amount of training. Give fast, balanced" in answer.error
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_training_samples_serve_neither_test_nor_validation(splits: tuple[str, .
     ("settings", "message"),
     [
         ({"seconds": None}, "Fine-tuning needs an end: give seconds, epochs or both"),
-        ({"optimizer": "adam"}, "The optimizer must be sgd or adamw. Got 'adam'"),
+        ({"optimizer": "adam"}, "The optimizer must be muon, adamw or sgd. Got 'adam'"),
         ({"learning_rate": 0}, "Fine-tuning needs a finite learning_rate above 0. Got 0"),
         ({"batch_size": 0}, "Fine-tuning needs batch_size of at least 1"),
         ({"distillation": 1.5}, "Fine-tuning needs distillation between 0 and 1"),

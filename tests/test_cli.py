@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
 
 import edgeprune
-from edgeprune.allocation import ALLOCATIONS, DEFAULT_STEP
+from edgeprune.allocation import ALLOCATIONS
 from edgeprune.boards import list_targets
 from edgeprune.cli.commands import edgeprune as command_group
 from edgeprune.cli.terminal import TerminalProgress, show
@@ -34,7 +34,7 @@ from edgeprune.support.progress import showing, stage
 COMMANDS = """
     build inspect prune check sensitivity convert bench calibrate demo methods targets
 """.split()
-QUICK = "--recovery none --recalibrate off --calibration 20"
+QUICK = "--recovery none --recalibrate off --effort fast --calibration 20"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_every_option_says_what_it_is_and_what_it_is_by_default(name: str) -> No
     assert max(map(len, answer.out.splitlines())) <= 100
     context = click.Context(command, parent=click.Context(command_group, show_default=True))
     for option in command.params:
-        if not isinstance(option, click.Option) or option.is_flag:
+        if not isinstance(option, click.Option) or option.is_flag or option.hidden:
             continue
         _, text = option.get_help_record(context)
         optional = option.name in ("weights", "labels", "target", "data")
@@ -112,10 +112,11 @@ def test_defaults_on_the_command_line_are_those_of_python() -> None:
     assert (build["target"], build["out"]) == (
         in_python["target"].default, in_python["out"].default
     )  # fmt: skip
-    as_part(edgeprune.Pruning(step=DEFAULT_STEP), prune, **pruning)
+    as_part(edgeprune.Pruning(), prune, **pruning)
     for command, function in ((build, edgeprune.build), (prune, edgeprune.prune)):
-        default = inspect.signature(function).parameters["budget"].default
-        assert list(command["budget"]) == [default]
+        parameters = inspect.signature(function).parameters
+        assert list(command["budget"]) == [parameters["budget"].default]
+        assert command["effort"] == parameters["training"].default
 
 
 def test_click_tools_can_run_the_commands_too() -> None:
@@ -279,7 +280,7 @@ def test_only_the_result_is_on_stdout(
         assert answer.err == ""
     else:
         assert "I was called" in answer.err
-        assert "starting TensorFlow" in answer.err
+        assert "converting to int8" in answer.err
 
 
 def test_warnings_about_the_data_are_shown_even_when_quiet(place: Path, tmp_path: Path) -> None:

@@ -345,6 +345,7 @@ def test_every_kind_of_error_is_one_line_and_exit_code_2() -> None:
     assert len(kinds) > 6
     for kind in kinds:
         assert explain(kind("What went wrong.")) == (2, "Error: What went wrong.")
+    assert explain(MemoryError())[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -378,7 +379,7 @@ def test_an_exit_in_the_users_own_function_is_no_success(
         *f"build model.keras --data digits.npz --preprocess {name}:scale --out away".split()
     )
     assert answer.code == 2
-    assert "ended the program (exit code 0) instead of returning a batch" in answer.error
+    assert "ended the program (exit code 0) instead of returning." in answer.error
 
 
 def test_labels_from_a_device_or_a_pipe_are_refused(place: Path) -> None:

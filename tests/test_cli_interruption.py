@@ -65,7 +65,9 @@ def build(place: Path, out: Path, progress: Interrupting) -> None:
     data = edgeprune.Data(place / "digits.npz", calibration=20, validation=20, test=50)
     pruning = edgeprune.Pruning(recovery="refit", recalibration="off")
     with showing(progress):
-        edgeprune.build(place / "model.keras", data, classes="1,2", pruning=pruning, out=out)
+        edgeprune.build(
+            place / "model.keras", data, classes="1,2", pruning=pruning, training=None, out=out
+        )
 
 
 STAGES = [
@@ -190,7 +192,16 @@ def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
     out.mkdir()
     (out / "model.tflite").write_text("earlier")
     arguments = ["build", f"{place}/model.keras", "--data", f"{place}/digits.npz", "--quiet"]
-    arguments += ["--recovery", "none", "--recalibrate", "off", "--out", str(out)]
+    arguments += [
+        "--recovery",
+        "none",
+        "--recalibrate",
+        "off",
+        "--effort",
+        "fast",
+        "--out",
+        str(out),
+    ]
     with started(*arguments) as process:
         wait_for_workspace(tmp_path, process)
         os.killpg(process.pid, signal.SIGINT)
@@ -219,17 +230,21 @@ def test_an_interrupted_measurement_ends_with_its_harness(place: Path, tmp_path:
     assert not Path(f"/proc/{harness}").exists()
 
 
+def children(process: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split()))
+
+
 def wait_for_child(process: subprocess.Popen) -> int:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if not children.exists():
+    """Return the child of the command, which is one of the process that waits for it."""
+    if not Path(f"/proc/{process.pid}/task/{process.pid}/children").exists():
         pytest.skip("the children of a process cannot be listed here")
     end = time.monotonic() + STARTED
-    while not (found := children.read_text().split()):
+    while not (found := [one for child in children(process.pid) for one in children(child)]):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < end
         time.sleep(0.005)
     time.sleep(0.5)  # let it start to measure
-    return int(found[0])
+    return found[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

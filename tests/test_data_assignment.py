@@ -122,11 +122,16 @@ def test_validation_comes_from_train_when_it_has_no_split():
     assert set(parts.validation) <= set(dataset.splits["train"])
 
 
-def test_scarce_samples_are_shared_in_the_proportion_of_what_is_wanted():
+@pytest.mark.parametrize(
+    ("wanted", "shares"), [((100, 200), (20, 10)), ((5, 200), (5, 25)), ((100, 4), (26, 4))]
+)
+def test_of_scarce_samples_a_third_validates(wanted, shares):
     dataset = make_split_dataset(train=30, test=10)
-    parts = assign_samples(dataset, (0, 1))
-    assert count_by_class(dataset, parts.calibration) == [10, 10, 0]
-    assert count_by_class(dataset, parts.validation) == [20, 20, 0]
+    parts = assign_samples(
+        dataset, (0, 1), calibration_per_class=wanted[0], validation_per_class=wanted[1]
+    )
+    for part, count in zip((parts.calibration, parts.validation), shares, strict=True):
+        assert count_by_class(dataset, part) == [count, count, 0]
 
 
 def test_three_samples_of_a_class_are_enough():

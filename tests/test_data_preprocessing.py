@@ -73,8 +73,8 @@ def test_a_function_of_the_user_is_imported_from_the_current_folder(user_code):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("my_scaling:halv", "'my_scaling' has no function 'halv'. Did you mean 'halve'?"),
-        ("my_scaling:number", "'my_scaling' has no function 'number'."),
+        ("my_scaling:halv", "'my_scaling' has no function or class 'halv'. Did you mean 'halve'?"),
+        ("my_scaling:number", "'my_scaling' has no function or class 'number'."),
         (
             "no_scaling:f",
             "importing 'no_scaling' failed (ModuleNotFoundError: No module named 'no_scaling'). "

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeprune.errors import EdgepruneError
-from edgeprune.support.files import check_output, move_together, replace_on_success
+from edgeprune.support.files import LOCK, check_output, move_together, replace_on_success
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -361,3 +361,20 @@ def test_names_that_cannot_be_are_refused(tmp_path) -> None:
     for name in ("circle", "nowhere", "x" * 5000, "x" * 250, "circle/out"):
         with pytest.raises(EdgepruneError, match=r"Cannot write to|link to nowhere"):
             check_output(tmp_path / name)
+
+
+def test_a_workspace_whose_process_was_killed_before_it_was_marked_goes(tmp_path: Path) -> None:
+    bare, begun, other = (
+        tmp_path / f".out-{name}" for name in ("abcdefgh", "ijklmnop", "12345678")
+    )
+    for folder in (bare, begun, other):
+        folder.mkdir()
+    (begun / f"{LOCK}-new").touch()
+    (other / "mine.txt").touch()  # looks like ours, and is not
+    for folder in (bare, begun, other):
+        os.utime(folder, (0, 0))
+    fresh = tmp_path / ".out-newnewne"
+    fresh.mkdir()
+    with move_together(tmp_path / "out"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"out", other.name, fresh.name}

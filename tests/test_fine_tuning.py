@@ -47,7 +47,11 @@ def images() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def smaller(original, images) -> keras.Model:
     return prune(
-        original, images, budget="macs=40%", pruning=Pruning(recovery="none", recalibration="off")
+        original,
+        images,
+        budget="macs=40%",
+        training=None,
+        pruning=Pruning(recovery="none", recalibration="off"),
     ).model
 
 
@@ -82,6 +86,7 @@ def test_a_specialist_learns_its_classes_in_the_users_order(original, images):
         budget="macs=40%",
         classes=classes,
         pruning=Pruning(recovery="none", recalibration="off"),
+        training=None,
     )
     settings = replace(SHORT, epochs=15)
     tuned = fine_tune(pruned.model, original, images, settings=settings, classes=classes)
@@ -295,7 +300,11 @@ def test_a_damaged_checkpoint_is_left_aside(original, smaller, images, tmp_path)
 
 def test_attention_transfer_brings_block_ends_closer(original, images):
     slim = prune(
-        original, images, budget="macs=60%", pruning=Pruning(recovery="none", recalibration="off")
+        original,
+        images,
+        budget="macs=60%",
+        training=None,
+        pruning=Pruning(recovery="none", recalibration="off"),
     ).model
     ends = find_block_ends(original, slim)
     assert ends == ["relu", "second"]
@@ -332,7 +341,7 @@ def test_progress_counts_to_a_hundred(original, smaller, images):
     with showing(recorder):
         fine_tune(smaller, original, images, settings=SHORT)
     ((name, total, steps),) = recorder.stages
-    assert (name, total) == ("fine-tuning", 100)
+    assert (name, total) == ("training", 100)
     assert steps > 90
 
 
@@ -351,6 +360,7 @@ def test_a_regression_model_with_two_outputs_is_followed():
         samples,
         budget="params=60%",
         pruning=Pruning(step=1, recovery="none", recalibration="off"),
+        training=None,
     )
     settings = replace(SHORT, epochs=20, learning_rate=0.01)
     tuned = fine_tune(pruned.model, original, samples, settings=settings)

@@ -64,7 +64,7 @@ def test_the_original_is_tested_before_anything_is_pruned(tmp_path: Path) -> Non
     with edgeprune.showing(recorder):
         edgeprune.build(
             make_classifier(), data, pruning=pruning, export="float32", measurement=UNMEASURED,
-            out=tmp_path / "out",
+            training="fast", out=tmp_path / "out",
         )  # fmt: skip
     stages = [name for name, *_ in recorder.stages]
     assert stages.index("testing the original") < stages.index("tracing")
@@ -92,7 +92,7 @@ def test_a_budget_that_the_file_cannot_meet_ends_with_one_line(tmp_path: Path) -
     with pytest.raises(edgeprune.BudgetError, match=r"size=.*"):
         edgeprune.build(
             make_classifier(), data, budget="size=3KB", measurement=UNMEASURED,
-            out=tmp_path / "out",
+            training="fast", out=tmp_path / "out",
         )  # fmt: skip
     assert not (tmp_path / "out").exists()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgeprune.errors import ModelError
 from edgeprune.loading.architectures import build_architecture
 from edgeprune.loading.repairs import plain, repair_layer, unique_names
-from edgeprune.loading.safety import check_configuration
+from edgeprune.loading.safety import rewrite_configuration
 
 
 @given(st.lists(st.text(alphabet="ab/_1", min_size=1, max_size=6), unique=True))
@@ -191,7 +191,7 @@ def test_damaged_configurations_give_one_kind_of_error(data: st.DataObject) -> N
     spoiled = {**config, "config": _spoiled(config["config"], data.draw)}
 
     try:
-        check_configuration(plain(spoiled), "x.h5", {})
+        rewrite_configuration(plain(spoiled), "x.h5", 2, {})
         build_architecture(plain(spoiled), 2)
     except ModelError as error:
         assert "\n" not in str(error)

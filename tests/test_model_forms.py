@@ -26,7 +26,10 @@ from edgeprune.tracing.replica import duplicate, replace_softmax
 Job = Callable[[Any, Path], Any]
 TRAINING = edgeprune.Training(seconds=None, epochs=1, batch_size=15, augmentation=None, rounds=2)
 PLAIN = edgeprune.Pruning(recovery="affine", recalibration="off", step=4)
-OPTIONS = ("--recovery", "affine", "--recalibrate", "off", "--calibration", 20, "--validation", 20)
+OPTIONS = (
+    "--recovery", "affine", "--recalibrate", "off", "--effort", "fast", "--calibration", 20,
+    "--validation", 20,
+)  # fmt: skip
 
 
 def answers(model: Any) -> np.ndarray:
@@ -41,7 +44,7 @@ def build(model: Any, folder: Path) -> Any:
     built = edgeprune.build(
         model,
         edgeprune.Data(save_digits(folder / "digits.npz"), calibration=20, validation=20, test=20),
-        classes="3,5,8", pruning=PLAIN, export="float32",
+        classes="3,5,8", pruning=PLAIN, export="float32", training="fast",
         measurement=edgeprune.Measurement(latency=False), out=folder / "out",
     )  # fmt: skip
     return answers(built.model), tflite_answers(folder / "out" / "model.tflite")

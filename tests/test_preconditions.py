@@ -31,6 +31,14 @@ def test_inputs_come_alone_in_pairs_or_as_samples(model) -> None:
         assert found.targets.dtype == np.int64
 
 
+def test_a_batch_that_cannot_change_is_refused(model) -> None:
+    x = keras.Input(batch_shape=(4, 6, 6, 2))
+    fixed = layers.Dense(2)(keras.ops.mean(keras.ops.reshape(x, (4, -1, 2)), axis=1))
+    with pytest.raises(ModelError, match=r"computes with 4 samples at once and with no other numb"):
+        check_model(keras.Model(x, fixed))
+    check_model(keras.Model(x, layers.Dense(2)(layers.Flatten()(x))))
+
+
 def test_inputs_become_float32(model) -> None:
     found = make_samples(model, np.full((2, 8, 8, 3), 255, np.uint8))
     assert (found.inputs.dtype, found.inputs.max()) == (np.float32, 255)

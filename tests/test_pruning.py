@@ -17,7 +17,7 @@ from edgeprune.errors import BudgetError, ClassError, DataError, EdgepruneError,
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.planning import make_plan, rank
 from edgeprune.pruning.pruning_settings import Pruning
-from edgeprune.recovery import CONTENDERS, RECOVERIES
+from edgeprune.recovery import RECOVERIES, list_contenders
 from edgeprune.report.group_tables import describe_groups, list_groups
 from edgeprune.scoring.collection import collect_statistics
 from edgeprune.scoring.context import PruningContext
@@ -73,10 +73,32 @@ def test_the_plan_makes_the_slim_model_and_the_proof_is_kept(pruned) -> None:
 def test_every_contender_was_tried_and_folds_with_recalibration_too(pruned) -> None:
     _, found, _ = pruned
     tried = {(candidate.recovery, candidate.recalibrated) for candidate in found.candidates}
-    assert tried == {(name, False) for name in CONTENDERS} | {("least_squares", True)}
+    (refit,) = {name for name, _ in tried} & {"refit", "refit_augmented"}
+    contenders = list_contenders(mirrors=refit == "refit_augmented")
+    assert tried == {(name, False) for name in contenders} | {("least_squares", True)}
     scores = [candidate.score for candidate in found.candidates]
     assert scores == sorted(scores, reverse=True)
     assert found.chosen == found.candidates[0]
+
+
+@pytest.mark.parametrize(("sides", "refit"), [((1, 1), "refit_augmented"), ((1, -1), "refit")])
+def test_mirrored_copies_serve_where_the_original_takes_them_for_the_same(sides, refit) -> None:
+    """The one model tells bright images, the other those that are brighter on the left."""
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(8, 1, activation="relu")(image)
+    flat = keras.layers.Dense(2, name="head")(keras.layers.Flatten()(x))
+    model = networks.randomize(keras.Model(image, flat))
+    half = np.repeat(np.array(sides), 4)[None, :, None] * np.ones((8, 8, 8)) / 8
+    kernel = np.stack([half, -half], axis=-1).reshape(-1, 2)
+    model.get_layer("head").set_weights([kernel, -kernel.sum(0) * 0.5])
+    first = model.layers[1]
+    first.set_weights([np.ones((1, 1, 1, 8)), np.zeros(8)])
+    x = np.random.default_rng(0).uniform(0, 1, (64, 8, 8, 1)).astype(np.float32)
+    x[:, :, :4] += np.random.default_rng(1).uniform(-1, 1, (64, 1, 1, 1))
+    y = model.predict(x, verbose=0).argmax(-1)
+    found = prune(model, (x, y), budget="macs=60%", pruning=Pruning("auto", step=1), training=None)
+    tried = {candidate.recovery for candidate in found.candidates}
+    assert tried & {"refit", "refit_augmented"} == {refit}
 
 
 def test_stages_are_timed_and_told(pruned) -> None:
@@ -85,7 +107,7 @@ def test_stages_are_timed_and_told(pruned) -> None:
     assert list(found.seconds) == stages
     removable = len(found.groups.removable)
     assert ["ranking channels", removable, removable] in recorder.stages
-    assert ["recovery", 4, 4] in recorder.stages
+    assert ["recovery", 3, 3] in recorder.stages
 
 
 def test_the_model_is_the_candidate_that_validation_prefers() -> None:
@@ -169,10 +191,10 @@ def test_a_recovery_that_gives_nan_loses(monkeypatch) -> None:
         return broken
 
     model, x = build(), images()
-    monkeypatch.setitem(RECOVERIES, "refit", break_model)
+    monkeypatch.setitem(RECOVERIES, "refit_head", break_model)
     found = prune(model, (x, answers(model, x)))
     last = found.candidates[-1]
-    assert last.recovery == "refit"
+    assert last.recovery == "refit_head"
     assert last.score.closeness == -np.inf
     assert np.isfinite(np.asarray(found.model(x))).all()
 
@@ -336,6 +358,7 @@ def test_an_input_of_any_size_has_no_budget_of_macs_and_its_groups_are_shown() -
     assert sum(entry["params_share"] for entry in listed["groups"]) > 1
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(describe_groups(groups, costs))
-    assert f"MACs unknown (input of any size), {model.count_params():,} parameters" in (
-        console.export_text()
+    assert (
+        f"MACs unknown (input of any size: --input-size), {model.count_params():,} parameters"
+        in (console.export_text())
     )

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import re
+
 import keras
 import numpy as np
 import pytest
 import small_models
 from keras import layers
 
+from edgeprune.data.preprocessing import parse_preprocess
 from edgeprune.errors import ConversionError
-from edgeprune.tflite import RANGES, Quantization, convert_in_detail
+from edgeprune.tflite import RANGES, Quantization, convert, convert_in_detail
 from edgeprune.tflite.ranges import span_least_squares, span_limits, span_percentile
 from edgeprune.tflite.runtime import TFLiteModel
 
@@ -95,3 +98,40 @@ def test_targets_are_one_class_per_sample() -> None:
         convert_in_detail(
             small_models.classifier(), calibration=small_models.samples(5), targets=np.zeros(4)
         )
+
+
+def spanning() -> keras.Model:
+    """One channel, which hardly anything reads, spans a thousand times the range of the others."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, name="wide")(image)
+    x = layers.LeakyReLU(name="spoilt")(x)
+    model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    kernel, bias = model.get_layer("wide").get_weights()
+    kernel[..., 5] *= 2000
+    model.get_layer("wide").set_weights([kernel, bias])
+    kernel, bias = model.layers[-1].get_weights()
+    kernel[5] = 0
+    model.layers[-1].set_weights([kernel, bias])
+    return model
+
+
+def test_integers_that_do_not_follow_the_float_model_are_told() -> None:
+    images = small_models.samples(20)
+    with pytest.warns(UserWarning, match="The int8 model does not follow the float model") as told:
+        convert(spanning(), calibration=images)
+    assert re.search(r"off by \d+% of how much they vary; .* '(wide|spoilt)'", str(told[0].message))
+    good = convert_in_detail(small_models.classifier(), calibration=images)
+    assert good.warning is None and 0 < good.error < 0.2
+    wide = convert_in_detail(spanning(), scheme="int16x8", calibration=images)
+    assert wide.warning is None and wide.error < 0.3
+
+
+def test_the_error_is_that_of_the_file_also_where_it_takes_bytes() -> None:
+    stored = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3))
+    for preprocess in ("unit", "standardize:mean=10,100,200;std=50,60,70"):
+        scaled = parse_preprocess(preprocess)(stored)
+        made = convert_in_detail(
+            small_models.classifier(), calibration=scaled, preprocess=preprocess, input="uint8"
+        )
+        assert made.error < 0.3

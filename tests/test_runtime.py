@@ -188,6 +188,17 @@ def test_no_runtime_says_what_to_install(monkeypatch) -> None:
     )
 
 
+def test_too_little_memory_is_not_taken_for_a_missing_runtime(monkeypatch) -> None:
+    pretend_only(monkeypatch)
+
+    def load(name: str):
+        raise ImportError("libstdc++.so.6: failed to map segment from shared object")
+
+    monkeypatch.setattr(runtime, "import_module", load)
+    with pytest.raises(EdgepruneError, match=r"^There is too little memory to load a runtime: "):
+        runtime.find_runtime()
+
+
 def run_in_checkout(script, argument) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script, str(argument)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -12,9 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from benchmarks.experiments.material import Images, draw, load_images, load_train_split
+from benchmarks.experiments.material import TRAIN, Images, draw, load_images, load_train_split
 from benchmarks.experiments.recipes import Cell, Recipe, choose_classes, read_recipe
 from edgeprune.data import parse_preprocess
+from edgeprune.distillation import Training
 from edgeprune.evaluation.equivalence import measure_accuracy, predict
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.pruning_settings import Pruning
@@ -36,9 +37,10 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
     wanted = tuple(range(len(images.names))) if classes is None else classes
     preprocess = parse_preprocess(recipe.subjects[cell.model].preprocess)
     amounts = recipe.calibration_per_class, recipe.validation_per_class
+    drawn = draw(images, wanted, amounts, cell.seed)
     parts = [
         (preprocess(images.pool[part].astype(np.float32)), images.pool_targets[part])
-        for part in draw(images, wanted, amounts, cell.seed)
+        for part in drawn
     ]
     begun = time.perf_counter()
     pruned = prune(
@@ -56,18 +58,22 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
             search_seconds=recipe.time_limit,
             seed=cell.seed,
         ),
+        training=None,
     )
     seconds = {"pruning": time.perf_counter() - begun}
     models = {"slim": pruned.unrecovered, "recovered": pruned.model}
     details: dict[str, Any] = {}
-    if cell.fine_tuning:
+    settings = Training.choose(cell.fine_tuning or None)
+    if settings is not None:
         from edgeprune.distillation.fine_tuning import fine_tune
 
-        source = _train_split(shared, recipe, cell, preprocess, wanted)
+        source = _train_split(shared, images, recipe, cell, drawn[1])
+        inside = np.isin(source[1], wanted)
+        source = preprocess(source[0][inside].astype(np.float32)), source[1][inside]
         begun = time.perf_counter()
         tuned = fine_tune(
             pruned.model, model, source,
-            settings=cell.fine_tuning, classes=classes, validation=parts[1],
+            settings=settings, classes=classes, validation=parts[1],
         )  # fmt: skip
         seconds["fine_tuning"] = time.perf_counter() - begun
         models["fine_tuned"] = tuned.model
@@ -88,8 +94,8 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
             name: measure_accuracy(found, targets, classes) for name, found in outputs.items()
         },
         "test_samples": len(targets),
-        "validation_accuracy": pruned.chosen.grade.accuracy,
-        "chosen": f"{pruned.chosen.method}: {pruned.chosen.name}",
+        "validation_accuracy": pruned.chosen.score.accuracy,
+        "chosen": f"{pruned.chosen.criterion}: {pruned.chosen.name}",
         "macs": pruned.after.macs / pruned.before.macs,
         "params": pruned.after.params / pruned.before.params,
         "equivalence": pruned.equivalence.relative,
@@ -124,11 +130,14 @@ def _predict(model: keras.Model, images: np.ndarray, preprocess: Any) -> np.ndar
 
 
 def _train_split(
-    shared: Path, recipe: Recipe, cell: Cell, preprocess: Any, wanted: tuple[int, ...]
+    shared: Path, images: Images, recipe: Recipe, cell: Cell, validation: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    images, targets = load_train_split(shared, recipe.subjects[cell.model].data)
-    inside = np.isin(targets, wanted)
-    return preprocess(images[inside].astype(np.float32)), targets[inside]
+    """Return the train split without the pool, or the pool without what chooses."""
+    data = recipe.subjects[cell.model].data
+    if data in TRAIN:
+        return load_train_split(shared, data)
+    rest = np.setdiff1d(np.arange(len(images.pool)), validation)
+    return images.pool[rest], images.pool_targets[rest]
 
 
 def _describe_machine() -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Cell:
         method: name in `METHODS`.
         criterion: in place of the method's own; likewise the recovery.
         recovery: see `criterion`.
-        fine_tuning: how long, as after `--fine-tune`; empty for not at all.
+        fine_tuning: how long, as after `--effort`; empty for not at all.
         seed: of everything that is drawn, random subsets included.
     """
 

@@ -47,12 +47,21 @@ def measure(model: interpreter.Model, batch: dict, stopped: Callable[[], bool]) 
         digest.update(np.ascontiguousarray(output).tobytes())
         count += 1
         if labels is not None:
-            correct += int(np.argmax(output.reshape(-1)) == labels[index])
+            correct += int(choose(output, model.outputs[0]) == labels[index])
     return {
         "count": count,
         "correct": None if labels is None else correct,
         "outputs_sha256": digest.hexdigest(),
     }
+
+
+def choose(output: np.ndarray, details: dict) -> int:
+    """Return the class of an output: the largest of its values; of one probability 0 or 1."""
+    if output.size > 1:
+        return int(np.argmax(output.reshape(-1)))
+    scale, zero_point = details["quantization"]
+    value = float(output.reshape(-1)[0])
+    return int((value - zero_point) * scale > 0.5 if scale else value > 0.5)
 
 
 def quantize(sample: np.ndarray, details: dict) -> np.ndarray:

@@ -59,6 +59,11 @@ class Model:
         """Details of the inputs, as the runtime gives them."""
         return self._interpreter.get_input_details()
 
+    @property
+    def outputs(self) -> list[dict]:
+        """Details of the outputs, likewise."""
+        return self._interpreter.get_output_details()
+
     def fill_inputs(self) -> None:
         """Write the same plausible values into every input."""
         generator = np.random.default_rng(0)

@@ -4,6 +4,7 @@
 uname -m
 program='
 import sys
+sys.path[:] = [place for place in sys.path if place]  # not the working folder
 def has(name):
     try:
         from importlib.util import find_spec

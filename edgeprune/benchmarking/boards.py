@@ -81,11 +81,11 @@ class _Python:
 
     @property
     def version(self) -> tuple[int, ...]:
-        return tuple(int(part) for part in re.findall(r"\d+", self.text)[:2])
+        return tuple(int(part) for part in re.findall(r"\d{1,6}", self.text)[:2])
 
 
 def _probe(connection: Connection, python: str | None) -> tuple[str, list[_Python]]:
-    printed = connection.run("probe", *([python] if python else [])).stdout.decode()
+    printed = connection.run("probe", *([python] if python else [])).stdout.decode(errors="replace")
     first, *lines = printed.splitlines() or [""]
     pythons = []
     for line in lines:

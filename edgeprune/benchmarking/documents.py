@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgeprune.benchmarking.measurement_settings import Settings
+from edgeprune.benchmarking.schemas import find_problem
 from edgeprune.errors import BenchmarkError
 from edgeprune.support.progress import Advance, stage
+from edgeprune.support.resources import find_folder
 
 SCHEMA_VERSION = 1
+MOST_BYTES = 2**20
+"""Of anything that a board says, but for the times of its runs."""
+BYTES_PER_RUN = 32
+MOST_SHOWN = 300
+"""Characters of a board's own words in a message."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +48,29 @@ class Transport(Protocol):
 
 
 class Remarks:
-    """Reads the standard error of the harness: progress, and whatever else is said there."""
+    """Reads the standard error of the harness: progress, and whatever else is said there.
+
+    Attributes:
+        percent: how far the run has come.
+        last: the last line that says something else.
+    """
 
     def __init__(self, advance: Advance) -> None:
         """Remember whom to tell about every percent."""
-        self.lines: list[str] = []
+        self.percent = 0
+        self.last = "it said nothing"
         self._advance = advance
-        self._percent = 0
 
     def read(self, line: str) -> None:
         """Read one line."""
         try:
-            done = round(100 * json.loads(line)["done"])
-        except (ValueError, TypeError, KeyError):
-            self.lines.append(line.strip())
+            done = round(100 * min(1.0, json.loads(line)["done"]))
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+            self.last = line.strip()[:MOST_SHOWN] or self.last
             return
-        for _ in range(self._percent, done):
+        for _ in range(self.percent, done):
             self._advance()
-        self._percent = max(self._percent, done)
-
-    @property
-    def last(self) -> str:
-        """Return the last line that says something."""
-        return next((line for line in reversed(self.lines) if line), "it said nothing")
+        self.percent = max(self.percent, done)
 
 
 @contextlib.contextmanager
@@ -73,30 +80,73 @@ def following() -> Iterator[Remarks]:
         yield Remarks(advance)
 
 
-def read_answer(text: str, status: int, remarks: Remarks) -> dict[str, Any]:
+def limit_answer(models: int, runs: int) -> int:
+    """Return the most bytes that the document of a run can have."""
+    return MOST_BYTES + models * runs * BYTES_PER_RUN
+
+
+def read_answer(
+    text: bytes, status: int, remarks: Remarks, models: int, kind: str = "measurement"
+) -> dict[str, Any]:
     """Return the document of a run, or say why there is none.
 
     Args:
         text: standard output of the harness.
         status: of its process; negative if a signal ended it.
         remarks: what it said on standard error.
+        models: how many it was given.
+        kind: what it is to be: a name of `$defs` in `devices/harness/measurement.schema.json`.
 
     Raises:
-        BenchmarkError: the harness failed, was killed, or speaks another version.
+        BenchmarkError: the harness failed, was killed, speaks another version, or answers with
+            anything but such a document.
     """
     try:
-        document: dict[str, Any] = json.loads(text)
-    except ValueError:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if status == 0:
+            reason = "its JSON cannot be read" if text.strip() else "it is empty"
+            raise invalid(reason) from error
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         raise BenchmarkError(f"The harness {how}: {remarks.last}") from None
-    if "error" in document:
-        raise BenchmarkError(f"Cannot measure: {document['error']}.")
-    if document["schema_version"] != SCHEMA_VERSION:
+    version = document.get("schema_version") if isinstance(document, dict) else SCHEMA_VERSION
+    if isinstance(version, int) and version != SCHEMA_VERSION:
         raise BenchmarkError(
-            f"The harness speaks version {document['schema_version']} of its format, edgeprune "
-            f"version {SCHEMA_VERSION}: install edgeprune again."
+            f"The harness speaks version {version} of its format, edgeprune version "
+            f"{SCHEMA_VERSION}: install edgeprune again."
         )
-    return document
+    failed = isinstance(document, dict) and "error" in document
+    path = find_folder("devices") / "harness" / "measurement.schema.json"
+    schema = json.loads(path.read_text(encoding="utf-8"))
+    if problem := find_problem(document, schema["$defs"]["failure" if failed else kind], schema):
+        raise invalid(problem)
+    if failed:
+        raise BenchmarkError(f"Cannot measure: {document['error'][:MOST_SHOWN]}.")
+    if problem := _find_contradiction(document, models):
+        raise invalid(problem)
+    found: dict[str, Any] = document
+    return found
+
+
+def _find_contradiction(document: Mapping[str, Any], models: int) -> str | None:
+    """Return what cannot be true together, which a schema does not say."""
+    if len(document["models"]) != models:
+        return f"it is about {len(document['models'])} models instead of {models}"
+    for entry in document["models"]:
+        latency, check = entry.get("latency"), entry["accuracy"]
+        if check and (check["correct"] or 0) > check["count"]:
+            return f"it has {check['correct']} of {check['count']} samples right"
+        if latency is None:
+            continue
+        ranks = [latency[f"{rank}_ms"] for rank in ("min", "p50", "p90", "p99")]
+        if latency["count"] != len(latency["samples_ms"]) or ranks != sorted(ranks):
+            return "its latencies contradict each other"
+    return None
+
+
+def invalid(reason: str) -> BenchmarkError:
+    """Return the error for an answer that is none."""
+    return BenchmarkError(f"The board gave no valid answer: {reason}.")
 
 
 def check_complete(document: dict[str, Any]) -> None:

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from edgeprune.benchmarking.documents import Answer, check_complete, following, read_answer
+from edgeprune.benchmarking.documents import (
+    MOST_BYTES,
+    Answer,
+    Remarks,
+    check_complete,
+    following,
+    limit_answer,
+    read_answer,
+)
 from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.errors import BenchmarkError
 from edgeprune.support.resources import find_folder
@@ -37,7 +45,7 @@ class LocalTransport:
         batch = str(settings.batch.resolve()) if settings.batch else None
         command = [*harness_command(), *settings.arguments(batch)]
         command += [str(model.resolve()) for model in models]
-        with tempfile.TemporaryFile("w+", encoding="utf-8") as output:
+        with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -50,7 +58,7 @@ class LocalTransport:
             interruption = None
             with following() as remarks:
                 try:
-                    for line in process.stderr or ():
+                    while line := process.stderr.readline(MOST_BYTES) if process.stderr else "":
                         remarks.read(line)
                     process.wait()
                 except KeyboardInterrupt as error:
@@ -58,19 +66,17 @@ class LocalTransport:
                 finally:
                     _end(process)
                 output.seek(0)
-                answer = output.read()
+                answer = output.read(limit_answer(len(models), settings.runs))
                 if interruption is not None:
-                    return _salvage(answer, process.returncode, interruption)
-            document = read_answer(answer, process.returncode, remarks)
+                    return _salvage(answer, process.returncode, interruption, len(models))
+            document = read_answer(answer, process.returncode, remarks, len(models))
             check_complete(document)
             return Answer(document)
 
 
-def _salvage(answer: str, status: int, interruption: KeyboardInterrupt) -> Answer:
-    from edgeprune.benchmarking.documents import Remarks
-
+def _salvage(answer: bytes, status: int, interruption: KeyboardInterrupt, models: int) -> Answer:
     try:
-        document = read_answer(answer, status, Remarks(lambda: None))
+        document = read_answer(answer, status, Remarks(lambda: None), models)
     except BenchmarkError:
         raise interruption from None
     return Answer(document, interrupted=True)

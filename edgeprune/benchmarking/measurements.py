@@ -193,8 +193,9 @@ def _find_warnings(environment: Mapping[str, Any]) -> Iterator[str]:
     if slow:
         yield f"the governor is {slow[0]}, not performance: the clock may change while measuring"
     cores = environment["machine"]["usable_cores"] or 1
-    if before["load_average"][0] > cores * BUSY_SHARE:
-        yield f"the machine was busy: load average {before['load_average'][0]:.1f}, {cores} cores"
+    load = before["load_average"][:1] or [0.0]
+    if load[0] > cores * BUSY_SHARE:
+        yield f"the machine was busy: load average {load[0]:.1f}, {cores} cores"
 
 
 def describe_machine(machine: Mapping[str, Any]) -> str:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import os
 import re
+import select
+import subprocess
 import tarfile
 import tempfile
 import time
@@ -14,7 +18,16 @@ from pathlib import Path
 from typing import IO
 
 from edgeprune.benchmarking.boards import Board, find_board
-from edgeprune.benchmarking.documents import Answer, Remarks, check_complete, following, read_answer
+from edgeprune.benchmarking.documents import (
+    MOST_BYTES,
+    Answer,
+    Remarks,
+    check_complete,
+    following,
+    invalid,
+    limit_answer,
+    read_answer,
+)
 from edgeprune.benchmarking.measurement_settings import Settings
 from edgeprune.benchmarking.ssh_connection import Connection, LineLostError
 from edgeprune.errors import BenchmarkError
@@ -38,6 +51,7 @@ class Patience:
         lost_seconds: how long a dropped line is tried to be made again.
         silent_seconds: how long a run may make no progress.
         stop_seconds: how long an interrupted run may take to answer with what it has.
+        clock_seconds: how long the board may take to say what its clock shows.
     """
 
     poll_seconds: float = 2.0
@@ -45,6 +59,7 @@ class Patience:
     lost_seconds: float = 120.0
     silent_seconds: float = 900.0
     stop_seconds: float = 15.0
+    clock_seconds: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,9 +108,10 @@ class SshTransport:
             with self._prepared(connection) as folder:
                 with stage("copying"):
                     _copy(connection, folder, models, settings)
-                before = measure_clock_offset(connection, board, folder)
+                wait = self.patience.clock_seconds
+                before = measure_clock_offset(connection, board, folder, wait)
                 answer = self._run(connection, board, folder, models, settings)
-                after = measure_clock_offset(connection, board, folder)
+                after = measure_clock_offset(connection, board, folder, wait)
             return Answer(
                 answer.document,
                 (before[0] + after[0]) / 2,
@@ -109,7 +125,7 @@ class SshTransport:
     def _prepared(self, connection: Connection) -> Iterator[str]:
         """Make a folder on the board, and remove it whatever happens."""
         made = connection.run("prepare", self.folder, self.patience.lease_seconds)
-        folder = made.stdout.decode().strip()
+        folder = made.stdout.decode(errors="replace").strip()
         if made.returncode or not folder:
             raise BenchmarkError(
                 f"{self.host} gives no folder in {self.folder}: {_last_line(made.stderr)}."
@@ -140,9 +156,10 @@ class SshTransport:
                 interruption = error
                 connection.run("stop", folder, attempts=1)
                 status = self._follow(connection, folder, remarks, self.patience.stop_seconds)
-            text = connection.run("fetch", folder).stdout.decode()
+            most = limit_answer(len(models), settings.runs)
+            text = connection.run("fetch", folder, most=most).stdout
             try:
-                document = read_answer(text, status, remarks)
+                document = read_answer(text, status, remarks, len(models))
             except BenchmarkError:
                 if interruption:
                     raise interruption from None
@@ -171,14 +188,19 @@ class SshTransport:
             if polled.returncode == GONE:
                 raise BenchmarkError(f"The folder of the run on {self.host} is gone: {folder}.")
             new, _, status = polled.stdout.rpartition(SEPARATOR)
-            if new:
-                heard = reached
             read += len(new)
+            if read > MOST_BYTES:
+                raise invalid("its progress does not end")
+            percent = remarks.percent
             *lines, rest = (rest + new).split(b"\n")
             for line in lines:
                 remarks.read(line.decode(errors="replace"))
-            if status.strip():
+            if remarks.percent > percent:
+                heard = reached
+            if re.fullmatch(rb"-?\d{1,6}", status.strip()):
                 return int(status)
+            if status.strip():
+                raise invalid("it does not say how the run ended")
             if reached - heard > seconds:
                 raise BenchmarkError(
                     f"The run on {self.host} made no progress for {seconds:g} seconds."
@@ -186,33 +208,57 @@ class SshTransport:
             time.sleep(self.patience.poll_seconds)
 
 
-def measure_clock_offset(connection: Connection, board: Board, folder: str) -> tuple[float, float]:
+def measure_clock_offset(
+    connection: Connection, board: Board, folder: str, seconds: float = Patience.clock_seconds
+) -> tuple[float, float]:
     """Ask the board for its monotonic clock a few times.
 
     Returns:
         Seconds that it is ahead of this machine's, and how far off that may be: half of the
         shortest way there and back, after Cristian (1989).
     """
-    harness = f"{folder}/harness"
     best = (0.0, float("inf"))
-    with connection.open(board.python, "-E", harness, "--clock") as process:
+    with connection.open(board.python, "-E", f"{folder}/harness", "--clock") as process:
         assert process.stdin is not None and process.stdout is not None
-        for _ in range(EXCHANGES):
-            sent = time.monotonic()
-            try:
-                process.stdin.write("\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
+        try:
+            for _ in range(EXCHANGES):
+                sent = time.monotonic()
+                process.stdin.write(b"\n")
+                line = _read_line(process.stdout.fileno(), sent + seconds)
+                received = time.monotonic()
                 theirs = float(json.loads(line)["monotonic"])
-            except (OSError, ValueError, KeyError):
-                break
-            received = time.monotonic()
-            error = (received - sent) / 2
-            if error < best[1]:
-                best = theirs - (sent + received) / 2, error
-        with contextlib.suppress(OSError):
-            process.stdin.close()
+                error = (received - sent) / 2
+                if error < best[1] and math.isfinite(theirs):
+                    best = theirs - (sent + received) / 2, error
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass  # no clock: what needs it says so
+        finally:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
     return best
+
+
+def _read_line(descriptor: int, deadline: float) -> bytes:
+    """Read from a pipe to the end of a line.
+
+    Raises:
+        TimeoutError: it does not come in time, or is endless.
+    """
+    line = b""
+    while not line.endswith(b"\n") and len(line) < MOST_BYTES:
+        left = max(0.0, deadline - time.monotonic())
+        if not select.select([descriptor], [], [], left)[0]:
+            break
+        if not (part := os.read(descriptor, 4096)):
+            return line
+        line += part
+    else:
+        return line
+    raise TimeoutError
 
 
 def _copy(connection: Connection, folder: str, models: Sequence[Path], settings: Settings) -> None:

@@ -10,15 +10,18 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from edgeprune.benchmarking.documents import MOST_BYTES, invalid
 from edgeprune.errors import BenchmarkError
 from edgeprune.support.resources import find_folder
 
 CONNECT_SECONDS = 10
 COMMAND_SECONDS = 60.0
 ATTEMPTS = 3
+LOOK_SECONDS = 0.1
 PAUSE_SECONDS = 1.0
 LOST = 255  # exit status of ssh itself
 
@@ -87,6 +90,7 @@ class Connection:
         given: IO[bytes] | bytes = b"",
         seconds: float = COMMAND_SECONDS,
         attempts: int = ATTEMPTS,
+        most: int = MOST_BYTES,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run one of `devices/remote` on the board.
 
@@ -96,19 +100,21 @@ class Connection:
             given: for its standard input.
             seconds: until it is given up.
             attempts: how often a line that cannot be made is tried.
+            most: bytes that it may print.
 
         Returns:
             What it printed, and its exit status, whatever that is.
 
         Raises:
             LineLostError: no line, even after the last attempt.
-            BenchmarkError: there will be none: the host key, the login or the name is wrong.
+            BenchmarkError: there will be none: the host key, the login or the name is wrong; or the
+                board prints too much.
         """
         text = (find_folder("devices") / "remote" / f"{script}.sh").read_text(encoding="utf-8")
         words = ["sh", "-c", text, script, *map(str, arguments)]
         for attempt in range(1, attempts + 1):
             try:
-                return self._run(["exec " + shlex.join(words)], given, seconds)
+                return self._run(["exec " + shlex.join(words)], given, seconds, most)
             except LineLostError:
                 if attempt == attempts:
                     raise
@@ -117,14 +123,14 @@ class Connection:
                     given.seek(0)
         raise AssertionError("attempts is positive")
 
-    def open(self, *command: str) -> subprocess.Popen[str]:
+    def open(self, *command: str) -> subprocess.Popen[bytes]:
         """Start a command on the board and talk to it through pipes."""
         return subprocess.Popen(
             self._ssh([shlex.join(command)]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            text=True,
+            bufsize=0,
             start_new_session=True,
         )
 
@@ -139,34 +145,54 @@ class Connection:
         return ["ssh", *self._options, "-T", "--", self.host, *words]
 
     def _run(
-        self, words: list[str], given: IO[bytes] | bytes, seconds: float
+        self, words: list[str], given: IO[bytes] | bytes, seconds: float, most: int
     ) -> subprocess.CompletedProcess[bytes]:
-        # Into files: the connection that stays open in the background would hold pipes open.
-        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-            options: dict[str, Any] = (
-                {"input": given} if isinstance(given, bytes) else {"stdin": given}
+        # Files: the connection that stays open in the background would hold pipes open.
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+            tempfile.TemporaryFile() as typed,
+        ):
+            if isinstance(given, bytes):
+                typed.write(given)
+                typed.seek(0)
+            done = subprocess.Popen(
+                self._ssh(words),
+                stdin=typed if isinstance(given, bytes) else given,
+                stdout=output,
+                stderr=errors,
+                env={**os.environ, "LC_ALL": "C"},
+                start_new_session=True,  # Ctrl-C is for this process, which then cleans up
             )
             try:
-                done = subprocess.run(
-                    self._ssh(words),
-                    stdout=output,
-                    stderr=errors,
-                    timeout=seconds,
-                    env={**os.environ, "LC_ALL": "C"},
-                    start_new_session=True,  # Ctrl-C is for this process, which then cleans up
-                    check=False,
-                    **options,
-                )
-            except subprocess.TimeoutExpired:
-                raise LineLostError(
-                    f"{self.host} did not answer within {seconds:g} seconds."
-                ) from None
+                self._wait(done, (output, errors), seconds, most)
+            finally:
+                done.kill()
+                done.wait()
             output.seek(0)
             errors.seek(0)
             printed, said = output.read(), errors.read()
         if done.returncode == LOST:
             raise self._explain(said.decode(errors="replace"))
         return subprocess.CompletedProcess(words, done.returncode, printed, said)
+
+    def _wait(
+        self,
+        process: subprocess.Popen[bytes],
+        files: Iterable[IO[bytes]],
+        seconds: float,
+        most: int,
+    ) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_SECONDS)
+            if any(os.fstat(file.fileno()).st_size > most for file in files):
+                raise invalid(f"{self.host} sent more than {most / 2**20:.0f} MB")
+            if process.returncode is not None:
+                return
+            if time.monotonic() > end:
+                raise LineLostError(f"{self.host} did not answer within {seconds:g} seconds.")
 
     def _explain(self, said: str) -> BenchmarkError:
         lines = [line.strip() for line in said.splitlines() if line.strip()]

@@ -17,6 +17,7 @@ from edgeprune.boards import Target
 from edgeprune.building.splits import DataSplits
 from edgeprune.report import Change, Outcome
 from edgeprune.report.tables import count_threads
+from edgeprune.support.files import remove_dates
 from edgeprune.support.progress import stage
 from edgeprune.support.resources import find_folder
 from edgeprune.tflite import Conversion, Quantization, convert_in_detail
@@ -171,6 +172,7 @@ class Artifacts:
         """
         self.model.write_bytes(made.content)
         made.model.save(self.workspace / "model.keras")
+        remove_dates(self.workspace / "model.keras")
         shutil.copyfile(find_folder("devices") / PROGRAM, self.workspace / PROGRAM)
         labels = "".join(f"{name}\n" for name in names)
         (self.workspace / "labels.txt").write_text(labels, encoding="utf-8")

@@ -15,29 +15,32 @@ from edgeprune.benchmarking import BenchResult, Measurement
 from edgeprune.boards import Target, find_target
 from edgeprune.building.artifacts import OPTIONAL_FILES, Artifacts, Bench, Exporter, latency
 from edgeprune.building.closed_loop import (
-    Round,
     Trial,
     cost_of_file,
     describe_rounds,
     make_measurable,
-    meet_budgets,
-    scale_to_machine,
+)
+from edgeprune.building.production import (
+    Making,
+    describe_training,
+    make_model,
+    open_workshop,
+    warn_untrained,
 )
 from edgeprune.building.splits import DataSplits, read_splits, test_original
-from edgeprune.building.training import describe_training, train_pruned
 from edgeprune.building.verification import (
     check_budgets,
     predict_costs,
     verify_file,
     warn_loose_budgets,
 )
-from edgeprune.cost.budgets import COUNTED, Budgets, Quantity
+from edgeprune.cost.budgets import COUNTED, Budgets
 from edgeprune.data.data_settings import Data
 from edgeprune.data.datasets import check_source
 from edgeprune.distillation import Training
 from edgeprune.latency import Deployment, deploy
 from edgeprune.loading.model_file import ModelFile, name_model
-from edgeprune.pruning.pruning_settings import Pruning
+from edgeprune.pruning.pruning_settings import Pruning, choose_step
 from edgeprune.report import Change, Outcome
 from edgeprune.support.deprecation import BUILD, moved_keywords
 from edgeprune.support.files import check_output, move_together
@@ -129,7 +132,7 @@ def build(
     budget: BudgetLike = "macs=50%",
     out: str | os.PathLike[str] = "edgeprune-output",
     pruning: Pruning | str | None = None,
-    training: Training | str | None = None,
+    training: Training | str | None = "balanced",
     export: Export | str | None = None,
     measurement: Measurement | None = None,
 ) -> Built:
@@ -146,8 +149,9 @@ def build(
             and energy are those predicted for the target, or latency measured, see `Measurement`.
         out: folder for the files; made if missing, files of an earlier build are replaced.
         pruning: how channels are chosen; a text is the name of a method.
-        training: towards the original's outputs, on the train split; a text says how long. `None`,
-            the default, trains nothing.
+        training: towards the original's outputs, on the train split: `"balanced"` (at most 90 s),
+            `"thorough"` (at most 5 minutes), a length such as `"5min"`, `"fast"` or `None` for
+            none.
         export: the form of the `.tflite`; a text is a number format, by default the target's.
         measurement: where and whether latency is measured.
 
@@ -172,13 +176,13 @@ def build(
         splits = _read(job, original)
         accuracy, warnings = _test_original(original, splits)
         exporter, trial = _open_trial(job, original, splits)
-        turn, rounds, limits, deployment = _prune(job, original, trial)
-        pruned = train_pruned(
-            original, turn.pruned, splits, job.training, job.out, job.pruning.seed
+        making = make_model(
+            open_workshop(original, splits, exporter, trial, job.budgets, job.pruning, job.out),
+            job.training,
         )
+        pruned, made, deployment = making.pruned, making.exported, making.deployment
         with move_together(job.out) as workspace:
             artifacts = Artifacts(workspace)
-            made = _export(exporter, pruned, turn)
             artifacts.write(pruned, made, splits.names)
             outputs, verification = _verify(job, artifacts, made, splits)
             accuracy |= _test(pruned, splits)
@@ -186,10 +190,7 @@ def build(
             _write_originals(job, exporter, trial, original, artifacts)
             compilation = artifacts.compile(job.target, job.out)
             measured = _measure(job, artifacts)
-            checks = check_budgets(
-                job.budgets, limits, pruned, made.content, deployment,
-                _find_latency(job, turn, limits, measured),
-            )  # fmt: skip
+            checks = check_budgets(job.budgets, making, _find_latency(job, making, measured))
             costs = _list_costs(job.budgets, pruned, trial, deployment)
             latency_ms, where = latency(measured)
             outcome = artifacts.finish(
@@ -203,7 +204,8 @@ def build(
                     latency_ms=latency_ms,
                     latency_measured=where,
                     predictions=predict_costs(deployment, artifacts.before, artifacts.model),
-                    rounds=describe_rounds(rounds) if len(rounds) > 1 else (),
+                    trials=making.trials,
+                    rounds=describe_rounds(making.rounds) if len(making.rounds) > 1 else (),
                     equivalence={
                         "max_abs_error": pruned.equivalence.max_abs_error,
                         "scale": pruned.equivalence.scale,
@@ -220,8 +222,11 @@ def build(
                     settings=job.to_dict(),
                     warnings=(
                         *warnings,
+                        *warn_untrained(job.training, splits, job.pruning.seed),
+                        *([making.note] if making.note else []),
                         *warn_loose_budgets(checks, job.budgets, costs),
                         *_find_caveats(pruned),
+                        *([made.warning] if made.warning else []),
                     ),
                     seconds=seconds,
                     versions=_list_versions(),
@@ -251,13 +256,16 @@ def _plan(
     board, data, measurement = find_target(target), Data.parse(data), measurement or Measurement()
     pruning, budgets = Pruning.parse(pruning), Budgets.parse(budget)
     export = Export.parse(export).resolve(board, data.scaling)
-    deployment = deploy(board.name, board.prediction, export.scheme or "int8", export.io)
+    scheme = export.scheme or "int8"
+    deployment = deploy(board.name, board.prediction, scheme, export.io, export.input)
     if measurement.until_met:
         deployment = make_measurable(budgets, deployment, board)
     return Job(
         model, data, classes, board, budgets, Path(out),
-        pruning if pruning.step is not None else replace(pruning, step=board.channel_step),
-        None if training is None else Training.parse(training),
+        pruning
+        if pruning.step is not None
+        else replace(pruning, step=choose_step(budgets, board.channel_step)),
+        Training.choose(training),
         export, measurement, deployment,
     )  # fmt: skip
 
@@ -289,38 +297,6 @@ def _open_trial(job: Job, original: keras.Model, splits: DataSplits) -> tuple[Ex
     exporter = Exporter(splits, job.export, {"settings": job.to_public_dict()})
     bench = Bench(job.target, job.measurement) if job.measurement.until_met else None
     return exporter, Trial(exporter, job.deployment, exporter.export_original(original), bench)
-
-
-def _prune(
-    job: Job, original: keras.Model, trial: Trial
-) -> tuple[Round, tuple[Round, ...], Mapping[Quantity, float], Deployment]:
-    """Prune until the exported file meets the budgets."""
-    from edgeprune.pruning.one_shot import prune
-
-    splits, deployment, start_ms = trial.exporter.splits, job.deployment, None
-    if trial.bench is not None:
-        start_ms = trial.measure({"original": trial.original})["original"]
-        deployment = scale_to_machine(deployment, original, start_ms)
-
-    def make(budgets: Budgets) -> Pruned:
-        return prune(
-            original,
-            splits.calibration,
-            budget=budgets,
-            classes=splits.classes,
-            validation=splits.validation,
-            pruning=job.pruning,
-            deployment=deployment,
-        )
-
-    best, rounds = meet_budgets(make, trial, job.budgets, start_ms)
-    return best, rounds, trial.limits(job.budgets, start_ms), deployment
-
-
-def _export(exporter: Exporter, pruned: Pruned, turn: Round) -> Conversion:
-    """Return the delivered file: the one that the loop made, unless weights or format changed."""
-    same = pruned.model is turn.pruned.model and exporter.scheme == turn.exported.scheme
-    return turn.exported if same else exporter.export_pruned(pruned)
 
 
 @stage("verifying the .tflite")
@@ -374,7 +350,7 @@ def _measure(job: Job, artifacts: Artifacts) -> BenchResult | None:
 
 
 def _find_latency(
-    job: Job, turn: Round, limits: Mapping[Quantity, float], measured: BenchResult | None
+    job: Job, making: Making, measured: BenchResult | None
 ) -> tuple[float, str] | None:
     """Return the measured latency that the budget is about, and where it was measured.
 
@@ -384,13 +360,13 @@ def _find_latency(
     """
     if not job.measurement.until_met:
         return None
-    found = turn.found["latency"]
+    found = making.turn.found["latency"]
     if measured is None:
         return found, "measured"
     after, before = measured["after"].p50_ms, measured["before"].p50_ms
     wanted = next(budget for budget in job.budgets if budget.quantity == "latency")
     if wanted.relative:
-        after *= limits["latency"] / wanted.amount / before
+        after *= making.limits["latency"] / wanted.amount / before
     return min(found, after), measured["after"].where
 
 

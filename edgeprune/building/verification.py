@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from edgeprune.building.closed_loop import cost_of_file
+from edgeprune.building.splits import DataSplits
 from edgeprune.cost.budgets import COUNTED, OWN_UNITS, Budgets, Quantity
 from edgeprune.errors import BudgetError, EquivalenceError
 from edgeprune.latency import Deployment, read_operators
+from edgeprune.tflite.export_settings import Export
 from edgeprune.tflite.runtime import TFLiteModel
 
 if TYPE_CHECKING:
     import keras
 
-    from edgeprune.pruning.one_shot import Pruned
+    from edgeprune.building.production import Making
 
 
 def verify_file(
@@ -78,6 +81,26 @@ def verify_file(
     }
 
 
+def measure_loss(
+    original: keras.Model, content: bytes, splits: DataSplits, export: Export
+) -> float:
+    """Return the accuracy that a file loses against the original on validation samples.
+
+    Args:
+        original: the model before pruning.
+        content: of a `.tflite` of the kept classes.
+        splits: with the validation samples.
+        export: how the file takes its samples.
+    """
+    from edgeprune.evaluation.equivalence import measure_accuracy, predict
+
+    inputs, targets = splits.validation.inputs, splits.validation.targets
+    runner = TFLiteModel(content, threads=os.cpu_count() or 1)
+    outputs = runner.predict(export.store(inputs, splits.preprocess))
+    before = measure_accuracy(predict(original, inputs), targets, splits.classes, cut=False)
+    return before - measure_accuracy(outputs, targets, splits.classes)
+
+
 @dataclass(frozen=True)
 class BudgetCheck:
     """One budget, held against what is delivered.
@@ -89,7 +112,7 @@ class BudgetCheck:
         how: `counted`, `measured` with where, or `predicted` with the error to expect.
     """
 
-    quantity: Quantity
+    quantity: Quantity | Literal["drop"]
     limit: float
     found: float
     how: str
@@ -103,7 +126,7 @@ class BudgetCheck:
         """Return the check as JSON types."""
         return {
             "quantity": self.quantity,
-            "unit": OWN_UNITS.get(self.quantity, ""),
+            "unit": "points" if self.quantity == "drop" else OWN_UNITS.get(self.quantity, ""),
             "limit": self.limit,
             "found": self.found,
             "how": self.how,
@@ -112,27 +135,19 @@ class BudgetCheck:
 
 
 def check_budgets(
-    budgets: Budgets,
-    limits: Mapping[Quantity, float],
-    pruned: Pruned,
-    content: bytes,
-    deployment: Deployment,
-    measured: tuple[float, str] | None,
+    budgets: Budgets, making: Making, measured: tuple[float, str] | None
 ) -> tuple[BudgetCheck, ...]:
     """Hold every budget against the delivered model and file.
 
     Args:
         budgets: that were asked for.
-        limits: of what the file decides, in the quantities' own units.
-        pruned: the delivered model.
-        content: of the delivered file.
-        deployment: with the predictor of latency and energy.
+        making: the delivered model and file.
         measured: latency in ms and where, if the budget is about what is measured.
 
     Raises:
         BudgetError: one is missed; says by how much.
     """
-    checks = []
+    checks, limits, pruned = [], making.limits, making.pruned
     for budget in budgets:
         quantity = budget.quantity
         if quantity in COUNTED:
@@ -141,12 +156,15 @@ def check_budgets(
         elif quantity == "latency" and measured is not None:
             checks.append(BudgetCheck(quantity, limits[quantity], *measured))
         else:
-            found = cost_of_file(quantity, content, deployment)
+            found = cost_of_file(quantity, making.exported.content, making.deployment)
             how = "counted in the file"
             if quantity in ("latency", "energy"):
-                predictor = deployment.require(quantity)
+                predictor = making.deployment.require(quantity)
                 how = f"predicted for {predictor.target}, +-{100 * predictor.error:.0f} %"
             checks.append(BudgetCheck(quantity, limits[quantity], found, how))
+    if budgets.drop is not None and making.lost is not None:
+        how = "measured with the .tflite on validation samples"
+        checks.append(BudgetCheck("drop", 100 * budgets.drop, 100 * making.lost, how))
     missed = [check for check in checks if not check.met]
     if missed:
         texts = ", ".join(
@@ -171,7 +189,7 @@ def warn_loose_budgets(
         costs: of the original, by quantity.
     """
     found = []
-    for check, budget in zip(checks, budgets, strict=True):
+    for check, budget in zip(checks[: len(budgets.budgets)], budgets, strict=True):
         cost = costs[check.quantity]
         if budget.relative or check.limit < cost:
             continue

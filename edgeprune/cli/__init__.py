@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from edgeprune.cli.commands import edgeprune
         from edgeprune.cli.failures import clean_up_when_terminated
 
+        if arguments is None:
+            from edgeprune.cli.supervision import supervise
+
+            supervise()
         with clean_up_when_terminated():
             edgeprune(given, prog_name="edgeprune", standalone_mode=False, obj=given)
     except BaseException as error:

@@ -34,7 +34,7 @@ from edgeprune.cli.options import (
     read_model,
     read_pruning,
 )
-from edgeprune.cli.terminal import show_built, show_values, working
+from edgeprune.cli.terminal import show_built, show_values, warn, working
 
 EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --target rpi4"
 
@@ -53,7 +53,7 @@ EXAMPLE = "edgeprune build model.keras --data photos/ --classes cat,dog,fox --ta
     "--target", metavar="NAME", default="x86-64", help="Board; see `edgeprune targets`."
 )
 @budget_option(default=["macs=50%"])
-@pruning_options(show_default=TARGETS_OWN)
+@pruning_options(show_default="4; the target's where milliseconds count")
 @format_option("--quantize", metavar="FORMAT", show_default=TARGETS_OWN, help=FORMATS)
 @quantization_options
 @measuring_option("--no-bench", is_flag=True, help="Do not measure latency.")
@@ -106,7 +106,7 @@ def build(arguments: Sequence[str] | None, /, as_json: bool, quiet: bool, **opti
 @data_options()
 @classes_option
 @budget_option(default=["macs=50%"])
-@pruning_options(default=8)
+@pruning_options(show_default="4; 8 where milliseconds count")
 @output_option("--out", metavar="FILE", default="slim.keras", help="For the pruned model.")
 @output_options
 def prune(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
@@ -118,11 +118,11 @@ def prune(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
 def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     """Prune a model file, write the result and return what is printed."""
+    from edgeprune.building.production import describe_training, train_pruned, warn_untrained
     from edgeprune.building.splits import read_splits
-    from edgeprune.building.training import describe_training, train_pruned
     from edgeprune.cost.budgets import Budgets
     from edgeprune.data.datasets import check_source
-    from edgeprune.support.files import check_output, replace_on_success
+    from edgeprune.support.files import check_output, remove_dates, replace_on_success
     from edgeprune.support.progress import stage
 
     plan = Path(out).with_suffix(".plan.json")
@@ -144,11 +144,15 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
         classes=splits.classes,
         validation=splits.validation,
         pruning=pruning,
+        training=None,
     )
     pruned = train_pruned(original, pruned, splits, training, out, pruning.seed)
     with replace_on_success(out) as temporary:
         pruned.model.save(temporary)
+        remove_dates(temporary)
         pruned.plan.save(temporary.with_suffix(".plan.json"))
+    for warning in warn_untrained(training, splits, pruning.seed):
+        warn(warning)
     trained = describe_training(pruned.training)
     return {
         "model": out,

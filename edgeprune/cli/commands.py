@@ -114,8 +114,10 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
         board = find_target(target)
         if Path(file.path).suffix == ".tflite":
-            if file.weights is not None:
-                raise click.UsageError("--weights is for models of Keras, not for a .tflite.")
+            if file.weights is not None or file.custom_objects or file.input_size:
+                raise click.UsageError(
+                    "--weights, --custom and --input-size are for models of Keras, not a .tflite."
+                )
             found = check_file(file.path, board)
         else:
             loaded = open_model(file)
@@ -153,12 +155,14 @@ def check(target: str, as_json: bool, quiet: bool, **options: Any) -> None:
 def convert(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     """Convert MODEL to .tflite as it is, without pruning."""
     with working(quiet):
-        result = _convert_file(out, options)
+        result, warning = _convert_file(out, options)
+    if warning:
+        click.echo(f"Warning: {warning}", err=True)
     show_values(result, as_json, quiet)
 
 
-def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Convert a model file, write the `.tflite` and return what is printed."""
+def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Convert a model file, write the `.tflite`; return what is printed, and a warning."""
     from edgeprune.data import load_dataset, parse_preprocess, read_samples
     from edgeprune.data.assignment import balance
     from edgeprune.data.dataset import UNLABELLED
@@ -223,7 +227,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
             "worst_layers": ", ".join(f"{x.layer} ({x.operator}) {x.rounding:.1%}" for x in worst),
             "float_layers": ", ".join(made.float_layers) or "none",
         }
-    return result
+    return result, made.warning
 
 
 @click.command(cls=HeadedCommand, short_help="List methods, criteria, allocations and recoveries.")

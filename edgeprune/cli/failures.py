@@ -14,6 +14,7 @@ from types import FrameType
 import click
 
 from edgeprune.errors import EdgepruneError
+from edgeprune.support.printable import printable
 
 USAGE = 2
 INTERRUPTED = 130
@@ -34,6 +35,11 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         >>> explain(EdgepruneError("The folder is empty."))
         (2, 'Error: The folder is empty.')
     """
+    code, message = _explain(error)
+    return code, printable(message)
+
+
+def _explain(error: BaseException) -> tuple[int | None, str]:
     if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
         return INTERRUPTED, "Interrupted. Nothing was left half-written."
     if isinstance(error, click.ClickException):
@@ -42,6 +48,8 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         return error.exit_code, f"Error: {error}"
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return USAGE, f"Error: The disk is full ({error.strerror}). Nothing was left half-written."
+    if isinstance(error, MemoryError):
+        return USAGE, "Error: There is not enough memory. Nothing was left half-written."
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         return USAGE, (
             f"Error: This command needs the extra 'tensorflow' ({error.name} is not installed): "

@@ -19,7 +19,7 @@ from edgeprune.cli.options import (
     output_options,
     place_option,
 )
-from edgeprune.cli.terminal import show, show_values, working
+from edgeprune.cli.terminal import show, show_values, warn, working
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import BenchResult, SshTransport
@@ -139,7 +139,7 @@ def bench(
         result = _measure(models, options)
         files = _write(result, out)
     for warning in result.warnings:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     from edgeprune.report.benchmarks import describe_measurements
 
     table: Callable[[], Any] = lambda: describe_measurements(result, compare, files)  # noqa: E731

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.errors import DataError, EdgepruneError
+from edgeprune.errors import DataError, EdgepruneError, ModelError
 from edgeprune.support.files import check_regular
+from edgeprune.support.user_code import import_object
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import Measurement
@@ -119,6 +120,20 @@ model_options = combine(
         metavar="FILE",
         help="Weights, if MODEL is an architecture in JSON or its weights are to be replaced.",
     ),
+    data_option(
+        "--custom",
+        metavar="[NAME=]MODULE:NAME",
+        multiple=True,
+        show_default="none",
+        help="Class or function of your own that MODEL uses, imported from your code; NAME= where "
+        "MODEL calls it otherwise (a Lambda layer: by its name). Several times for several.",
+    ),
+    data_option(
+        "--input-size",
+        metavar="HxW",
+        show_default="the model's own",
+        help="Height and width (or length) of the input, where MODEL leaves them open: 96x96.",
+    ),
 )
 preprocess_option = data_option(
     "--preprocess",
@@ -192,7 +207,8 @@ def budget_option(**default: Any) -> Callable[[Command], Command]:
         multiple=True,
         callback=_join_budgets,
         help="The most it may cost: macs=50%, params=120k, size=500KB, memory=64KB, latency=20ms, "
-        "energy=50mJ, fits=edgetpu. Several times, or with commas, for several at once.",
+        "energy=50mJ, fits=edgetpu. drop=1%: the smallest that loses at most one point of "
+        "accuracy. Several times, or with commas, for several at once.",
         **default,
     )
 
@@ -245,12 +261,14 @@ def pruning_options(**step: Any) -> Callable[[Command], Command]:
             help="Seconds after which a search for a blend of criteria tries nothing new.",
         ),
         accuracy_option(
-            "--fine-tune",
-            metavar="TIME",
-            show_default="no training",
-            help="Train the pruned model towards the answers of the original, on the train split, "
-            "for at most this long: 5min, 90s, or 20epochs. Kept where validation gains.",
+            "--effort",
+            metavar="HOW",
+            default="balanced",
+            help="Training towards the answers of the original, on the train split: balanced (at "
+            "most 90 s), thorough (5 minutes), a length such as 10min or 20epochs, fast (none). "
+            "Kept where validation gains.",
         ),
+        accuracy_option("--fine-tune", metavar="TIME", hidden=True, help="Old name of --effort."),
         accuracy_option("--seed", type=SEED, default=0, help="Of everything that is drawn."),
     )
 
@@ -325,10 +343,21 @@ def list_inputs(options: dict[str, Any]) -> list[str]:
 
 
 def read_model(options: dict[str, Any]) -> ModelFile:
-    """Take `MODEL` and `--weights`."""
-    from edgeprune.loading import ModelFile
+    """Take the options of `model_options`.
 
-    return ModelFile(options.pop("model"), options.pop("weights"))
+    Raises:
+        ModelError: code of the user's own cannot be imported, or the size of the input is none.
+    """
+    from edgeprune.loading import ModelFile
+    from edgeprune.loading.model_file import parse_size
+
+    named, size = options.pop("custom"), options.pop("input_size")
+    size = None if size is None else parse_size(size)
+    custom = {}
+    for text in named:
+        name, _, where = text.rpartition("=")
+        custom[name or where.partition(":")[2]] = import_object(where, "--custom", ModelError)
+    return ModelFile(options.pop("model"), options.pop("weights"), custom, size)
 
 
 def read_data(options: dict[str, Any]) -> Data:
@@ -361,8 +390,8 @@ def read_pruning(options: dict[str, Any]) -> tuple[Pruning, Training | None]:
         search_seconds=options.pop("time_limit"),
         **{name: options.pop(name) for name in names},
     )
-    length = options.pop("fine_tune")
-    return pruning, None if length is None else Training.parse(length)
+    effort, length = options.pop("effort"), options.pop("fine_tune")
+    return pruning, Training.choose(effort if length is None else length)
 
 
 def read_quantization(options: dict[str, Any]) -> Quantization:

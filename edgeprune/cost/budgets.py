@@ -140,29 +140,39 @@ def _find_place(name: str) -> float:
 
 @dataclass(frozen=True)
 class Budgets:
-    """Several budgets that must all be met.
+    """Several budgets that must all be met; iterating gives those of cost.
 
     Attributes:
-        budgets: at least one, one per quantity.
+        budgets: one per quantity; none only where there is a drop.
+        drop: accuracy that may be lost, as a share of the samples; with it the smallest model is
+            meant that loses no more.
 
     Raises:
-        BudgetError: there is none, or two for one quantity.
+        BudgetError: there is none, two for one quantity, or a drop that is no share.
 
     Example:
         >>> print(Budgets.parse("latency=20ms,size=500KB"))
         latency=20ms,size=500000B
+        >>> Budgets.parse("drop=1%").drop
+        0.01
     """
 
     budgets: tuple[Budget, ...]
+    drop: float | None = None
 
     def __post_init__(self) -> None:
         """Check that there is one budget per quantity."""
         quantities = [budget.quantity for budget in self.budgets]
-        if not quantities:
+        if not quantities and self.drop is None:
             raise BudgetError(f"There is no budget. Give one such as {_EXAMPLES}.")
         twice = {name for name in quantities if quantities.count(name) > 1}
         if twice:
             raise BudgetError(f"There are two budgets for {min(twice)}. Give one per quantity.")
+        if self.drop is not None and not 0 <= self.drop < 1:
+            raise BudgetError(
+                f"A drop of {100 * self.drop:g} % is out of range: give the points of accuracy "
+                "that may be lost, such as drop=1%."
+            )
 
     @classmethod
     def parse(cls, given: str | Budget | Budgets | Sequence[str | Budget]) -> Budgets:
@@ -179,7 +189,20 @@ class Budgets:
             for part in parts
             for piece in (part.split(",") if isinstance(part, str) else [part])
         ]
-        return cls(tuple(Budget.parse(text) for text in texts))
+        drops = [text for text in texts if isinstance(text, str) and _is_drop(text)]
+        if len(drops) > 1:
+            raise BudgetError("There are two budgets for drop. Give one.")
+        costs = tuple(Budget.parse(text) for text in texts if text not in drops)
+        return cls(costs, _read_drop(drops[0]) if drops else None)
+
+    @property
+    def costs(self) -> Budgets | None:
+        """The same without the drop; `None` where nothing is left."""
+        return Budgets(self.budgets) if self.budgets else None
+
+    def with_share(self, quantity: Quantity, share: float) -> Budgets:
+        """Return the budgets of cost with one more, for a share of what the original costs."""
+        return Budgets((*self.budgets, Budget(quantity, share)))
 
     def scale(self, quantity: Quantity, factor: float) -> Budgets:
         """Return the budgets with the amount of one quantity multiplied."""
@@ -187,7 +210,8 @@ class Budgets:
             tuple(
                 Budget(b.quantity, b.amount * factor, b.relative) if b.quantity == quantity else b
                 for b in self.budgets
-            )
+            ),
+            self.drop,
         )
 
     def require_counted(self, what: str) -> None:
@@ -212,4 +236,19 @@ class Budgets:
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        return ",".join(map(str, self.budgets))
+        drop = [] if self.drop is None else [f"drop={100 * self.drop:g}%"]
+        return ",".join([*map(str, self.budgets), *drop])
+
+
+def _is_drop(text: str) -> bool:
+    return text.partition("=")[0].strip() == "drop"
+
+
+def _read_drop(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*%", text.partition("=")[2].strip())
+    if match is None:
+        raise BudgetError(
+            f"Cannot read the budget '{text}'. Expected the points of accuracy that may be lost, "
+            "such as drop=1%."
+        )
+    return float(match.group(1)) / 100

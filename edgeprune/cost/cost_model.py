@@ -51,8 +51,9 @@ class Cost:
         """
         if self.macs is None:
             raise ModelError(
-                "MACs cannot be counted: the model's input has no fixed height and width. Build it "
-                "with a fixed keras.Input(shape), or budget params."
+                "MACs cannot be counted: the model's input has no fixed height and width. Give "
+                "them, --input-size 96x96, build it with a fixed keras.Input(shape), or budget "
+                "params."
             )
         return self.macs
 

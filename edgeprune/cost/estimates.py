@@ -81,8 +81,11 @@ class Estimates:
     def _evaluate(self, quantity: str, widths: np.ndarray) -> np.ndarray:
         if quantity == "memory":
             item = VALUE_BYTES.get(self._deployment.scheme, 4)
-            ends = END_BYTES.get(self._deployment.io) if item < 4 else None
-            return self._work.peak_bytes(widths, item, ends)
+            io = self._deployment.io
+            ends = [END_BYTES.get(kind) for kind in (self._deployment.input or io, io)]
+            return self._work.peak_bytes(
+                widths, item, (ends[0], ends[1]) if item < 4 else (None,) * 2
+            )
         work = self._work.at(widths)
         if quantity == "size":
             return self._file_bytes(work)

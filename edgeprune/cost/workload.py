@@ -204,17 +204,21 @@ class WorkloadModel:
         )
 
     def peak_bytes(
-        self, widths: Widths | np.ndarray, item: int = 1, end: int | None = None
+        self,
+        widths: Widths | np.ndarray,
+        item: int = 1,
+        ends: tuple[int | None, int | None] = (None, None),
     ) -> np.ndarray:
         """Return the most that activations take at once.
 
         Args:
             widths: as for `at`.
             item: bytes of a value inside the model.
-            end: bytes of a value that goes in or out, where it is converted; by default it is not.
+            ends: bytes of a value that goes in, and of one that comes out, where it is converted;
+                `None` where it is not.
         """
         chosen = widths if isinstance(widths, np.ndarray) else self.chosen(widths)
-        inside = 0 if end is None else item
-        sizes = {-1: inside, 0: item, 1: end or item, 2: end or 0}
+        given, answered = ends
+        sizes = {-1: 0 if given is None else item, 0: item, 1: given or item, 2: answered or 0}
         weights = np.array([sizes[role] for role in self._roles.tolist()])
         return ((self._tensors.at(chosen) * weights) @ self._live.T).max(axis=-1)

@@ -54,11 +54,11 @@ def assign_samples(
     Calibration comes from the train split, validation from the validation split or else from what
     calibration leaves of train, test from the test split. A part without a split of its own is
     carved out class by class: where test shares a split with others it gets a third of each class,
-    rounded up; where calibration and validation have fewer samples than they want they share them
-    in the proportion of what they want, at least one each. Which samples are set aside for test
-    depends on the data and the seed only, not on how much calibration takes or which classes are
-    asked for, so that the accuracies of two runs compare (with a `test_limit`, of runs with as many
-    classes).
+    rounded up; where calibration and validation have fewer samples than they want, validation gets
+    a third, and more only where calibration wants less than the rest. Which samples are set aside
+    for test depends on the data and the seed only, not on how much calibration takes or which
+    classes are asked for, so that the accuracies of two runs compare (with a `test_limit`, of runs
+    with as many classes).
 
     If the model was trained on what becomes test here, its accuracy will look too good: give a
     test split where there is one.
@@ -82,7 +82,7 @@ def assign_samples(
         >>> dataset = Dataset("blank", ("a", "b", "c"), y, {"all": np.arange(30)}, lambda i: x[i])
         >>> parts = assign_samples(dataset, (0, 2))
         >>> len(parts.calibration), len(parts.validation), len(parts.test), len(parts.other_test)
-        (4, 8, 8, 4)
+        (8, 4, 8, 4)
     """
     wanted = {"calibration": calibration_per_class, "validation": validation_per_class}
     for name, number in {**wanted, "test": test_limit}.items():
@@ -176,8 +176,8 @@ def _share(
         shares["test"], samples = samples[:num_test], samples[num_test:]
     numbers = {part: wanted[part] for part in parts if part != "test"}
     if len(numbers) == 2 and len(samples) < sum(numbers.values()):
-        share = round(len(samples) * numbers["calibration"] / sum(numbers.values()))
-        numbers["calibration"] = min(max(share, 1), max(len(samples) - 1, 0))
+        third = min(numbers["validation"], max(1, round(len(samples) / 3)))
+        numbers["calibration"] = min(numbers["calibration"], max(len(samples) - third, 0))
         numbers["validation"] = len(samples) - numbers["calibration"]
     if "calibration" in numbers:
         shares["calibration"] = samples[: numbers["calibration"]]

@@ -50,7 +50,13 @@ def find_classes(requested: str | Sequence[str | int], classes: Sequence[str]) -
 
 def _split(requested: str, classes: Sequence[str]) -> list[str]:
     """Take a text apart at its commas, those inside known names excepted."""
-    cells = [_join(cell) for cell in next(csv.reader([requested], skipinitialspace=True), [])]
+    try:
+        cells = [_join(cell) for cell in next(csv.reader([requested], skipinitialspace=True), [])]
+    except csv.Error as error:
+        raise ClassError(
+            f"'{requested}' is no list of names with commas between them ({error}). Known classes: "
+            f"{shorten(classes)}."
+        ) from error
     if cells and not cells[-1]:  # after a comma at the end
         cells.pop()
     if any(cells) and not all(cells):

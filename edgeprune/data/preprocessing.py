@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.errors import DataError
+from edgeprune.support.user_code import explain_exit, import_object
 
 FORMS = (
     "raw (values as stored), unit (x / 255), symmetric (x / 127.5 - 1), "
@@ -47,7 +45,7 @@ class Preprocess:
         try:
             result = np.asarray(self.function(batch))
         except SystemExit as error:
-            raise _explain_exit(self.name, error) from error
+            raise explain_exit(self.name, "--preprocess", DataError, error) from error
         if result.shape != batch.shape or result.dtype.kind not in "fiub":
             raise DataError(
                 f"--preprocess {self.name} must return numbers of the shape it is given, "
@@ -92,7 +90,7 @@ def parse_preprocess(spec: str | Callable[[np.ndarray], Any]) -> Preprocess:
         close = difflib.get_close_matches(text.lower(), [*SCALINGS, "standardize"], n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise DataError(f"'{spec}' is not a --preprocess value.{hint} Choose {FORMS}.")
-    return Preprocess(text, _with_float_copy(_import_function(module_name, function_name)))
+    return Preprocess(text, _with_float_copy(import_object(text, "--preprocess", DataError)))
 
 
 def _parse_standardize(text: str) -> Preprocess:
@@ -125,42 +123,6 @@ def _parse_standardize(text: str) -> Preprocess:
 def _with_float_copy(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
     """Hand the user's function a float32 copy: many scale in place, and uint8 wraps around."""
     return lambda batch: function(batch.astype(np.float32))
-
-
-def _explain_exit(name: str, error: SystemExit) -> Exception:
-    """Say that the user's code ended the program; a signal that does so passes."""
-    if type(error) is not SystemExit:
-        raise error
-    return DataError(
-        f"--preprocess {name} ended the program (exit code {error.code}) instead of returning a "
-        "batch. Remove the call of exit()."
-    )
-
-
-def _import_function(module_name: str, function_name: str) -> Callable[[np.ndarray], Any]:
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)
-    try:
-        module = importlib.import_module(module_name)
-    except SystemExit as error:
-        raise _explain_exit(f"{module_name}:{function_name}", error) from error
-    except Exception as error:  # the module is the user's own code and may raise anything
-        raise DataError(
-            f"--preprocess {module_name}:{function_name}: importing '{module_name}' failed "
-            f"({type(error).__name__}: {error}). It must be in the current folder or on PYTHONPATH."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        callables = [name for name, value in vars(module).items() if callable(value)]
-        close = difflib.get_close_matches(function_name, callables, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise DataError(
-            f"--preprocess {module_name}:{function_name}: '{module_name}' has no function "
-            f"'{function_name}'.{hint}"
-        )
-    found: Callable[[np.ndarray], Any] = function
-    return found
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ import numpy as np
 
 from edgeprune.distillation.training_samples import Source
 from edgeprune.distillation.training_settings import Augmentation
-from edgeprune.recovery.image_copies import move
+from edgeprune.recovery.image_copies import LEAST_AGREEMENT, move
 
 SHIFT = 0.125
-LEAST_AGREEMENT = 0.8
 
 
 class Draw:

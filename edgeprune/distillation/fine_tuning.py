@@ -64,6 +64,11 @@ class FineTuned:
     stopped: str
     history: tuple[Evaluation, ...]
 
+    @property
+    def gained(self) -> bool:
+        """Whether the model is another one than the one given."""
+        return self.after != self.before
+
 
 def fine_tune(
     model: keras.Model,
@@ -123,7 +128,7 @@ def fine_tune(
     chosen = None if classes is None else tuple(int(number) for number in classes)
     source, held_out = _divide(original, data, validation, chosen, settings.seed, task)
     schedule = Schedule(settings.seconds, clock=clock)
-    with stage("fine-tuning", 100) as advance:
+    with stage("training", 100) as advance:
         block_ends = find_block_ends(original, model) if settings.features else []
         batch_size = min(settings.batch_size, len(source))
         teacher = Teacher(original, block_ends, batch_size)
@@ -142,8 +147,10 @@ def fine_tune(
             augmentation = _find_augmentation(teacher, held_out.inputs[:PROBES])
         augmentation = augmentation or Augmentation()
         labels = _one_hot(source.targets, len(source), model, kinds, chosen)
+        if settings.distillation == 1:
+            labels = None
         losses = _make_losses(teacher, held_out.inputs[:PROBES], kinds, labels, settings)
-        student = Student(model, block_ends, losses, settings)
+        student = Student(model, block_ends, losses, settings, held_out.inputs[:PROBES])
         teacher_batches = TeacherBatches(
             source, teacher, augmentation, settings, classes=chosen, labels=labels
         )
@@ -157,7 +164,7 @@ def fine_tune(
             training.keep(Path(checkpoint), whole)
         training.run(advance)
     return FineTuned(
-        model=student.finish(training.best_weights),
+        model=student.finish(training.learned),
         before=training.before,
         after=training.best,
         epochs=round(training.step / teacher_batches.steps, 2),

@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeprune.distillation.batch_norm_folding import FoldedModel
 from edgeprune.distillation.objectives import LossFunction, make_comparable
+from edgeprune.distillation.relative_muon import RelativeMuon, measure_steps
 from edgeprune.distillation.training_settings import Training
 from edgeprune.tracing.inference import COMPILES, answer
-from edgeprune.tracing.replica import copy_weights, operations_by_path, replicate
+from edgeprune.tracing.replica import copy_weights, duplicate, operations_by_path, replicate
 
 # Keras' default of 0.99 looks back over more steps than a short training has.
 BATCH_NORM_MOMENTUM = 0.9
@@ -47,6 +49,7 @@ class Student:
         block_ends: list[str],
         losses: Sequence[LossFunction],
         settings: Training,
+        inputs: np.ndarray,
     ) -> None:
         """Copy the model and make everything in the copy trainable.
 
@@ -55,9 +58,13 @@ class Student:
             block_ends: layers whose attention maps are compared.
             losses: one per output, then one per block end.
             settings: how to train.
+            inputs: `(n, ...)` samples on which the sizes of steps are measured.
         """
         self._original = model
-        self._plain, self._full = make_comparable(model, block_ends)
+        self._folded = FoldedModel(model) if settings.optimizer == "muon" else None
+        self._plain, self._full = make_comparable(
+            self._folded.model if self._folded else model, block_ends
+        )
         for layer in operations_by_path(self._plain).values():
             if isinstance(layer, keras.Layer):
                 layer.trainable = True
@@ -65,10 +72,14 @@ class Student:
                 layer.momentum = min(layer.momentum, BATCH_NORM_MOMENTUM)
             if getattr(layer, "seed_generator", None) is not None:
                 layer.seed_generator.state.assign([settings.seed, 0])
-        self._optimizer = _make_optimizer(settings)
+        self._trained = self._full
+        self._optimizer = self._make_optimizer(settings, inputs)
+        if self._folded:
+            self._trained = _Steady(self._full)
+            self._plain.compile(jit_compile=COMPILES)
         weights = [1.0] * len(model.outputs) + [settings.features] * len(block_ends)
         single = len(weights) == 1
-        self._full.compile(
+        self._trained.compile(
             self._optimizer,
             loss=losses[0] if single else list(losses),
             loss_weights=None if single else weights,
@@ -76,13 +87,26 @@ class Student:
         )
         if self._plain is not self._full:
             self._plain.compile(jit_compile=COMPILES)
-        self._optimizer.build(self._full.trainable_variables)
+        self._optimizer.build(self._trained.trainable_variables)
+
+    def _make_optimizer(self, settings: Training, inputs: np.ndarray) -> keras.optimizers.Optimizer:
+        rate, decay = settings.rate, settings.weight_decay
+        if settings.optimizer == "muon":
+            return RelativeMuon(measure_steps(self._plain, inputs), rate, decay)
+        if settings.optimizer == "adamw":
+            optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
+        else:
+            optimizer = keras.optimizers.SGD(
+                rate, momentum=SGD_MOMENTUM, nesterov=True, weight_decay=decay
+            )
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        return optimizer
 
     def step(self, inputs: np.ndarray, wanted: list[np.ndarray], rate: float) -> float:
         """Take one step of gradient descent and return the loss before it."""
         self._optimizer.learning_rate = rate
         targets = wanted[0] if len(wanted) == 1 else wanted
-        losses: Any = self._full.train_on_batch(inputs, targets)
+        losses: Any = self._trained.train_on_batch(inputs, targets)
         return float(losses[0] if isinstance(losses, list) else losses)
 
     def answer(self, inputs: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -109,25 +133,28 @@ class Student:
         for variable, value in zip(self._optimizer.variables, values, strict=True):
             variable.assign(value)
 
-    def finish(self, weights: Sequence[np.ndarray]) -> keras.Model:
-        """Return a new model like the one given at first, with other weights."""
+    def finish(self, weights: Sequence[np.ndarray] | None) -> keras.Model:
+        """Return a new model like the one given at first.
+
+        Args:
+            weights: that were learned; `None` for those it had.
+        """
+        if weights is None:
+            return duplicate(self._original)
         self.weights = weights
+        if self._folded:
+            return self._folded.unfold(self._plain)
         model, made = replicate(self._original)
         copy_weights(self._plain, made)
         return model
 
 
-def _make_optimizer(settings: Training) -> keras.optimizers.Optimizer:
-    if settings.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(
-            settings.learning_rate, weight_decay=settings.weight_decay
-        )
-    else:
-        optimizer = keras.optimizers.SGD(
-            settings.learning_rate,
-            momentum=SGD_MOMENTUM,
-            nesterov=True,
-            weight_decay=settings.weight_decay,
-        )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
+class _Steady(keras.Model):
+    """Another model that answers in training as it does afterwards: no statistics of batches."""
+
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(name=model.name)
+        self.model = model
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        return self.model(inputs, training=False)

@@ -63,7 +63,7 @@ class TeacherBatches:
         return read_ahead(self._prepare(epoch, start))
 
     def _prepare(self, epoch: int, start: int) -> Iterator[TeacherBatch]:
-        draw = self._draw_round(epoch // self._settings.reuse)
+        draw = self._draw_round(epoch // self._settings.count_uses(len(self._source)))
         generator = np.random.default_rng((self._settings.seed, 1, epoch))
         order = generator.permutation(len(self._source))
         for step in range(start, self.steps):

@@ -15,7 +15,7 @@ from edgeprune.distillation.student import Student
 from edgeprune.distillation.teacher_batches import TeacherBatches
 from edgeprune.distillation.training_settings import Training
 from edgeprune.evaluation.evaluator import Score
-from edgeprune.support.progress import Advance
+from edgeprune.support.progress import Advance, remark
 
 # The last step and evaluation must end within the time limit, on a machine that others use as well.
 RESERVE = 1.25
@@ -74,7 +74,7 @@ class TrainingLoop:
         self._schedule = schedule
         self._settings = settings
         self._grade = score
-        self._peak = settings.learning_rate
+        self._peak = settings.rate
         self._losses: list[float] = []
         self._fruitless = 0
         self._evaluation_seconds = 0.0
@@ -84,6 +84,11 @@ class TrainingLoop:
         self.stopped = ""
         self.best_weights = self._start = student.weights
         self.before = self.best = self._evaluate()
+
+    @property
+    def learned(self) -> list[np.ndarray] | None:
+        """The best weights; `None` where nothing was gained."""
+        return None if self.best == self.before else self.best_weights
 
     def keep(self, path: Path, fingerprint: str) -> None:
         """Write checkpoints, and go on from the one that is there.
@@ -173,13 +178,29 @@ class TrainingLoop:
         self._losses.clear()
         seconds = round(self._schedule.elapsed, 3)
         self.history.append(Evaluation(self.step, seconds, loss, score.accuracy, score.closeness))
+        self._remark()
         self._fruitless += 1
-        if score > self.best:
+        if self._is_better(score):
             self.best, self.best_weights, self._fruitless = score, self._student.weights, 0
         self._save()
         patience = self._settings.patience
         if patience is not None and self._fruitless >= patience:
             self.stopped = "patience"
+
+    def _remark(self) -> None:
+        """Show the curve on validation samples: accuracies, or how far from the original."""
+        scores: list[Score | Evaluation] = [self.before, *self.history]
+        if any(score.accuracy for score in scores):
+            curve, unit = [f"{100 * score.accuracy:.1f}" for score in scores], " %"
+        else:
+            curve, unit = [f"{-score.closeness:.3g}" for score in scores], " from the original"
+        remark(f"validation {' '.join(curve)}{unit}")
+
+    def _is_better(self, score: Score) -> bool:
+        """Judge by what is trained for: closeness to the original is steadier than accuracy."""
+        if self._settings.distillation < 1:
+            return score > self.best
+        return score.closeness > self.best.closeness
 
     def _evaluate(self) -> Score:
         start = self._schedule.elapsed

@@ -127,7 +127,7 @@ def count_instructions(
         if batch is not None:
             command += ["--batch", str(batch.resolve())]
         command += [str(Path(path).resolve()) for path in models.values()]
-        document = _run(command, root)
+        document = _run(command, root, len(models))
         lines = counts.read_text().splitlines() if counts.exists() else []
     tallies = [json.loads(line) for line in lines] or [{}] * len(models)
     software = document["software"]
@@ -204,14 +204,14 @@ def _make_prefix(prefix: Path, root: Path, cpu: str) -> Path:
     return prefix
 
 
-def _run(command: Sequence[str], root: Path) -> dict[str, Any]:
+def _run(command: Sequence[str], root: Path, models: int) -> dict[str, Any]:
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONHASHSEED": "0",  # else every run takes other ways through Python's dictionaries
         "PYTHONHOME": str(root / "usr"),
         "PYTHONPATH": str(root / "opt" / "runtime"),
     }
-    with tempfile.TemporaryFile("w+") as output, following() as remarks:
+    with tempfile.TemporaryFile() as output, following() as remarks:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -231,7 +231,7 @@ def _run(command: Sequence[str], root: Path) -> dict[str, Any]:
             if process.stderr:
                 process.stderr.close()
         output.seek(0)
-        return read_answer(output.read(), process.returncode, remarks)
+        return read_answer(output.read(), process.returncode, remarks, models, "count")
 
 
 def _read_model(

@@ -88,6 +88,11 @@ class Evaluator:
         counted = len(self.kinds) == 1 and self.kinds[0].task != "regress"
         return counted and self._outputs[0].ndim == 2 and self.samples.targets.size > 0
 
+    @property
+    def original(self) -> Score:
+        """The score of the original on the outputs that are kept."""
+        return self.score_outputs(self._outputs)
+
     def evaluate(self, smaller: keras.Model) -> Score:
         """Score a pruned model; one whose outputs are not finite is worse than any other.
 

@@ -24,14 +24,20 @@ def check_model(model: keras.Model) -> None:
     """Refuse models that cannot be pruned whatever is asked for.
 
     Raises:
-        ModelError: it has several inputs, weights that are not finite, or an order of axes that
-            the backend does not convolve here.
+        ModelError: it has several inputs, a batch that cannot change, weights that are not finite,
+            or an order of axes that the backend does not convolve here.
     """
     if problem := channels_first_problem(model):
         raise ModelError(problem)
     if len(model.inputs) != 1:
         raise ModelError(
             f"Model '{model.name}' has {len(model.inputs)} inputs; pruning needs exactly one."
+        )
+    batch = model.inputs[0].shape[0]
+    if batch not in (None, 1) and not _takes_one_sample(model):
+        raise ModelError(
+            f"Model '{model.name}' computes with {batch} samples at once and with no other number. "
+            "Build it again on an input of any batch, keras.Input(shape), and copy the weights."
         )
     for path, operation in operations_by_path(model).items():
         for weight in getattr(operation, "weights", []):
@@ -42,6 +48,15 @@ def check_model(model: keras.Model) -> None:
                     "(NaN or infinity). Expected a trained model; look at how it was trained or "
                     "saved."
                 )
+
+
+def _takes_one_sample(model: keras.Model) -> bool:
+    shape = [1, *(size or 32 for size in model.inputs[0].shape[1:])]
+    try:
+        outputs = model(keras.ops.zeros(shape, model.inputs[0].dtype), training=False)
+    except Exception:  # of Keras or the backend
+        return False
+    return all(output.shape[0] == 1 for output in keras.tree.flatten(outputs))
 
 
 def check_classes(groups: Groups, classes: tuple[int, ...] | None) -> None:

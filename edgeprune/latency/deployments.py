@@ -21,12 +21,14 @@ class Deployment:
         io: what goes in and out of an int8 model.
         predictor: of the board, in this format; `None` where it has none.
         reason: why it has none.
+        input: what goes in, where that is something else than `io` says.
     """
 
     scheme: str = "int8"
     io: str = "float32"
     predictor: Predictor | None = None
     reason: str = "No target was given: use `edgeprune build --target NAME`."
+    input: str | None = None
 
     @property
     def float_ends(self) -> bool:
@@ -49,7 +51,13 @@ class Deployment:
         return self.predictor
 
 
-def deploy(target: str, tables: Mapping[str, Any], scheme: str, io: str = "float32") -> Deployment:
+def deploy(
+    target: str,
+    tables: Mapping[str, Any],
+    scheme: str,
+    io: str = "float32",
+    input: str | None = None,
+) -> Deployment:
     """Return the deployment of a number format on a target, with its predictor if there is one.
 
     Args:
@@ -57,12 +65,13 @@ def deploy(target: str, tables: Mapping[str, Any], scheme: str, io: str = "float
         tables: `Target.prediction`.
         scheme: number format.
         io: what goes in and out of an int8 model.
+        input: what goes in, where that is something else.
 
     Example:
         >>> deploy("toaster", {}, "int8").predictor is None
         True
     """
     try:
-        return Deployment(scheme, io, read_predictor(target, tables, scheme), "")
+        return Deployment(scheme, io, read_predictor(target, tables, scheme), "", input)
     except BudgetError as error:
-        return Deployment(scheme, io, reason=str(error))
+        return Deployment(scheme, io, reason=str(error), input=input)

@@ -167,8 +167,13 @@ class _Builder:
         return {**config, "dtype": repairs.policy_name(config.get("dtype"))}
 
     def layer(self, entry: dict[str, Any], layer_class: Any, config: dict[str, Any]) -> _Step:
+        config = dict(config)
+        for key in repairs.ACTIVATION_KEYS:
+            name = config.get(key)
+            if isinstance(name, str) and name in self.custom_objects:  # Keras 3 wants it said
+                config[key] = {"class_name": "function", "config": name, "registered_name": name}
         with explained(entry), keras.saving.custom_object_scope(self.custom_objects):
-            layer = layer_class.from_config(dict(config))
+            layer = layer_class.from_config(config)
         scaled = self.is_old and hard_sigmoids.needs_scaling(layer)
         call = _recurrent(layer) if isinstance(layer, keras.layers.RNN) and self.is_old else layer
         return _Step(call, Part(entry["name"], layer, scaled))

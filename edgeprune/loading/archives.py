@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,12 @@ import keras
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import safety
-from edgeprune.loading.hdf5 import open_hdf5
-from edgeprune.loading.repairs import without_training
+from edgeprune.loading.hdf5 import open_weights
 from edgeprune.loading.sources import Source
+from edgeprune.loading.weights import bounded_by
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.keras_internals import ObjectSharingScope
 
-_WEIGHTS = "model.weights.h5"
 _SUFFIXES = {"hdf5": ".h5", "store": ".weights.h5", "archive": ".keras"}
 
 
@@ -31,15 +29,16 @@ def open_archive(source: Source, custom_objects: Mapping[str, Any]) -> keras.Mod
         ModelError: the configuration is unsafe, or Keras cannot rebuild the model from it.
     """
     origin = source.path.name
-    config = without_training(source.config)
-    safety.check_configuration(config, origin, custom_objects)
+    config = safety.rewrite_configuration(source.config, origin, source.generation, custom_objects)
     check_weights_file(source)
     config = _with_replacements(config, custom_objects)
     try:
-        with ObjectSharingScope():
+        with ObjectSharingScope(), bounded_by(source.weights):
             model = keras.saving.deserialize_keras_object(
                 config, custom_objects=dict(custom_objects), safe_mode=True
             )
+    except ModelError:
+        raise
     except Exception as error:
         raise ModelError(_failure(origin, "rebuild the model in", error)) from error
     if not isinstance(model, keras.Model):
@@ -67,43 +66,26 @@ def check_weights_file(source: Source) -> None:
     Raises:
         ModelError: names the entry and where it points.
     """
-    if source.layout in ("hdf5", "store"):
-        open_hdf5(source.weights).close()
-    elif source.layout == "archive":
-        with zipfile.ZipFile(source.weights) as archive:
-            if _WEIGHTS in archive.namelist():
-                open_hdf5(source.weights, archive.read(_WEIGHTS)).close()
+    if source.layout != "checkpoint":
+        file = open_weights(source.weights)
+        if file is not None:
+            file.close()
 
 
 @contextlib.contextmanager
 def readable_weights(source: Source) -> Iterator[Path]:
-    """Give the weights under a name whose ending tells Keras what their content is.
-
-    A whole model of Keras 2 is given without its training settings: no consumer of it needs them.
-    """
+    """Give the weights under a name whose ending tells Keras what their content is."""
     suffix = _SUFFIXES.get(source.layout)
     name = source.weights.name
     plain_hdf5 = name.endswith((".h5", ".hdf5")) and not name.endswith(".weights.h5")
     is_readable = plain_hdf5 if source.layout == "hdf5" else suffix and name.endswith(suffix)
-    is_old_model = source.layout == "archive" and source.generation < 3
-    if suffix is None or (is_readable and not is_old_model):
+    if suffix is None or is_readable:
         yield source.weights
         return
     with tempfile.TemporaryDirectory(prefix="edgeprune-") as folder:
         copy = Path(folder) / f"copy{suffix}"
-        if is_old_model:
-            _copy_without_training(source.weights, copy)
-        else:
-            shutil.copy(source.weights, copy)
+        shutil.copy(source.weights, copy)
         yield copy
-
-
-def _copy_without_training(path: Path, target: Path) -> None:
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as copy:
-        config = without_training(json.loads(archive.read("config.json")))
-        copy.writestr("config.json", json.dumps(config))
-        for name in {"metadata.json", _WEIGHTS} & set(archive.namelist()):
-            copy.writestr(name, archive.read(name))
 
 
 def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:
@@ -127,5 +109,7 @@ def _with_replacements(config: Any, custom_objects: Mapping[str, Any]) -> Any:
 
 
 def _failure(origin: str, action: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or repr(error)
-    return f"Keras cannot {action} '{origin}': {reason[:300].rstrip('.')}. Save the model again."
+    return (
+        f"Keras cannot {action} '{origin}': {one_line(error)}. If keras.models.load_model() opens "
+        "it, report it; else copy it again, or ask for another copy."
+    )

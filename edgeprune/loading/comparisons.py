@@ -11,6 +11,7 @@ from edgeprune.errors import ModelError
 from edgeprune.loading.legacy_worker import sample
 from edgeprune.loading.parts import Architecture
 from edgeprune.loading.references import Reference
+from edgeprune.support.printable import one_line
 
 TOLERANCE = 1e-5
 # Rounding adds up differently inside; a layer that differs by more was not moved correctly,
@@ -35,8 +36,7 @@ def check_same_outputs(architecture: Architecture, reference: Reference, origin:
         with keras.device("cpu:0"):
             values = keras.tree.flatten(graph(_inputs(reference, model), training=False))
     except Exception as error:
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ModelError(f"'{origin}' does not run in Keras 3: {first_line}") from error
+        raise ModelError(f"'{origin}' does not run in Keras 3: {one_line(error)}.") from error
     outputs, values = values[: len(model.outputs)], values[len(model.outputs) :]
     differences = {
         name: relative_difference(sample(keras.ops.convert_to_numpy(value)), reference.layers[name])

@@ -21,6 +21,7 @@ from edgeprune.loading.comparisons import (
     computes_in_half,
     relative_difference,
 )
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order
 from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.layouts import (
@@ -66,7 +67,7 @@ def move_channels_last(model: keras.Model) -> keras.Model:
         raise
     except Exception as error:  # of Keras or the backend, on a model that nobody knows
         path, operation = next(iter((left or first).items()))
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        line = one_line(error)
         if left:
             line = "it has no channels_last form, and does not run in its own here"
         raise ModelError(

@@ -10,6 +10,7 @@ import keras
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.repairs import policy_name
+from edgeprune.support.printable import one_line
 
 
 def entry_name(entry: dict[str, Any]) -> str:
@@ -90,5 +91,4 @@ def explained(entry: dict[str, Any]) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        first_line = (str(error).strip() or repr(error)).splitlines()[0]
-        raise unbuildable(entry, first_line[:300].rstrip(".")) from error
+        raise unbuildable(entry, one_line(error)) from error

@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 from edgeprune.errors import ModelError
+from edgeprune.loading.zip_files import open_zip
+from edgeprune.support.files import check_regular
 
 KERAS_COPY = "save the Keras model with model.save('model.keras') in the program that made it"
 WRITTEN_AS_CLASS = (
@@ -63,6 +65,7 @@ def identify(path: Path) -> Format:
 
 
 def _identify_file(path: Path) -> Format:
+    check_regular(path, ModelError)
     try:
         with path.open("rb") as file:
             start = file.read(512)
@@ -99,7 +102,7 @@ def _identify_zip(path: Path) -> Format:
             f"'{path}' is a damaged archive: it starts as a .keras file but its end is missing "
             f"after {size:,} bytes. Copy or download it again."
         )
-    with zipfile.ZipFile(path) as archive:
+    with open_zip(path) as archive:
         names = set(archive.namelist())
     if "config.json" in names:
         return Format.ARCHIVE

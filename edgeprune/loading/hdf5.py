@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import re
+import zipfile
 from pathlib import Path
 
 import h5py
 
 from edgeprune.errors import ModelError
+from edgeprune.loading.zip_files import MOST_RATIO, UNSUSPICIOUS_BYTES, open_zip
 
 _MOST_CHUNKS = 10_000
+WEIGHTS = "model.weights.h5"
+DEPENDENCIES = "_layer_checkpoint_dependencies"
 
 
 def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
@@ -20,7 +25,8 @@ def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
         content: the file itself, where it lies in an archive.
 
     Raises:
-        ModelError: it is truncated or damaged, or takes something from elsewhere.
+        ModelError: it is truncated or damaged, takes something from elsewhere, or would unpack to
+            something absurd.
     """
     size = path.stat().st_size if content is None else len(content)
     try:
@@ -31,11 +37,32 @@ def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
             "download it again."
         ) from error
     try:
-        _check_links(file, path.name, set())
+        _check_entries(file, path.name)
     except ModelError:
         file.close()
         raise
+    except Exception as error:  # a damaged file makes HDF5 raise anything
+        file.close()
+        raise ModelError(f"'{path}' is a damaged HDF5 file: {error}. Copy it again.") from error
     return file
+
+
+def open_weights(path: Path) -> h5py.File | None:
+    """Open the weights of a `.keras` archive, `None` if it has none in HDF5, or an HDF5 file.
+
+    Raises:
+        ModelError: see `open_hdf5`.
+    """
+    if not zipfile.is_zipfile(path):
+        return open_hdf5(path)
+    with open_zip(path) as archive:
+        is_there = WEIGHTS in archive.namelist()
+        return open_hdf5(path, archive.read(WEIGHTS)) if is_there else None
+
+
+def has_dependencies(file: h5py.File) -> bool:
+    """Whether a file has the layout of TensorFlow 2.12 and 2.13, see `weight_trees`."""
+    return any(re.split(r"[/\\]", name)[0] == DEPENDENCIES for name in file)
 
 
 def read_names(group: h5py.Group, attribute: str) -> list[str]:
@@ -51,22 +78,35 @@ def read_names(group: h5py.Group, attribute: str) -> list[str]:
     return [value.decode() if isinstance(value, bytes) else str(value) for value in values]
 
 
-def _check_links(group: h5py.Group, origin: str, seen: set[int]) -> None:
-    for name in group:
-        link = group.get(name, getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            target = getattr(link, "filename", None) or str(link.path)
-            raise ModelError(_elsewhere(origin, f"{group.name}/{name}", target))
-        entry = group[name]
+def _check_entries(file: h5py.File, origin: str) -> None:
+    seen, waiting = set(), [file["/"]]
+    while waiting:
+        entry = waiting.pop()
         address = h5py.h5o.get_info(entry.id).addr
         if address in seen:  # a second name of the same entry, possibly of one around this
             continue
         seen.add(address)
-        if isinstance(entry, h5py.Group):
-            _check_links(entry, origin, seen)
-        elif isinstance(entry, h5py.Dataset) and (entry.external or entry.is_virtual):
-            target = entry.external[0][0] if entry.external else "other files"
-            raise ModelError(_elsewhere(origin, entry.name, target))
+        if isinstance(entry, h5py.Dataset):
+            _check_dataset(entry, origin)
+        elif isinstance(entry, h5py.Group):
+            for name in entry:
+                link = entry.get(name, getlink=True)
+                if not isinstance(link, h5py.HardLink):
+                    target = getattr(link, "filename", None) or str(link.path)
+                    raise ModelError(_elsewhere(origin, f"{entry.name}/{name}", target))
+                waiting.append(entry[name])
+
+
+def _check_dataset(entry: h5py.Dataset, origin: str) -> None:
+    if entry.external or entry.is_virtual:
+        target = entry.external[0][0] if entry.external else "other files"
+        raise ModelError(_elsewhere(origin, entry.name, target))
+    stored = entry.id.get_storage_size()
+    if entry.nbytes > UNSUSPICIOUS_BYTES and entry.nbytes > MOST_RATIO * stored:
+        raise ModelError(
+            f"'{origin}' holds '{entry.name.lstrip('/')}', which would unpack from {stored:,} to "
+            f"{entry.nbytes:,} bytes: no weights shrink like that. It is not opened."
+        )
 
 
 def _elsewhere(origin: str, entry: str, target: str) -> str:

@@ -25,6 +25,7 @@ class CallGraph:
         self._outputs: dict[str, list[list[Any]]] = {}
         self._waiting: dict[str, tuple[str, Callable[..., Any], list[Any]]] = {}
         self._referenced: dict[str, set[int]] = {}
+        self._names = set(self._entries)
         for entry in entries:
             for reference in self._references(entry.get("inbound_nodes") or []):
                 self._referenced.setdefault(reference[0], set()).add(reference[1])
@@ -42,6 +43,7 @@ class CallGraph:
             call: takes the inputs, and the arguments by name.
         """
         nodes = list(self._entries[name].get("inbound_nodes") or [])
+        self._names.add(new_name)
         self._waiting[name] = (new_name, call, nodes)
 
     def run(self) -> None:
@@ -86,7 +88,7 @@ class CallGraph:
         args, kwargs = self._arguments(node)
         outputs: list[Any] = keras.tree.flatten(call(*args, **kwargs))
         if not isinstance(call, keras.Layer):
-            _rename_operations(outputs, keras.tree.flatten((args, kwargs)), new_name)
+            _rename_operations(outputs, keras.tree.flatten((args, kwargs)), new_name, self._names)
         return outputs
 
     def _arguments(self, node: Any) -> tuple[list[Any], dict[str, Any]]:
@@ -152,7 +154,7 @@ def only(value: Any) -> Any:
     return value
 
 
-def _rename_operations(outputs: list[Any], inputs: list[Any], name: str) -> None:
+def _rename_operations(outputs: list[Any], inputs: list[Any], name: str, taken: set[str]) -> None:
     """Name the operations of one call after its layer: Keras' automatic names may be taken."""
     before = {operation for operation, _ in _histories(inputs)}
     pending, found = _histories(outputs), []
@@ -162,8 +164,14 @@ def _rename_operations(outputs: list[Any], inputs: list[Any], name: str) -> None
             continue
         found.append(operation)
         pending += _histories(operation._inbound_nodes[node_index].input_tensors)
-    for count, operation in enumerate(found):
-        operation.name = f"{name}_{count}" if count else name
+    count = 0
+    for operation in found:
+        candidate = name if operation is found[0] else f"{name}_{count}"
+        while operation is not found[0] and candidate in taken:
+            count += 1
+            candidate = f"{name}_{count}"
+        taken.add(candidate)
+        operation.name = candidate
 
 
 def _histories(tensors: list[Any]) -> list[tuple[Any, int]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import keras1, legacy_worker, repairs, safety
@@ -19,12 +20,19 @@ from edgeprune.loading.archives import check_weights_file, readable_weights
 from edgeprune.loading.comparisons import check_same_outputs
 from edgeprune.loading.data_formats import move_channels_last
 from edgeprune.loading.formats import KERAS_COPY, WRITTEN_AS_CLASS
-from edgeprune.loading.hdf5 import open_hdf5
+from edgeprune.loading.hdf5 import open_hdf5, open_weights
 from edgeprune.loading.parts import Architecture
 from edgeprune.loading.references import LegacyProcess, Reference, read_reference
 from edgeprune.loading.sources import Source, strings
-from edgeprune.loading.weights import assign_by_path, assign_from_hdf5, check_finite
+from edgeprune.loading.weight_trees import read_by_path
+from edgeprune.loading.weights import (
+    assign_by_path,
+    assign_from_hdf5,
+    bounded_by,
+    check_finite,
+)
 
+Names = tuple[str, ...]
 _log = logging.getLogger(__name__)
 
 
@@ -37,12 +45,19 @@ def open_legacy(source: Source, custom: Mapping[str, Any], legacy: LegacyProcess
     if source.layout == "checkpoint" and not source.config:
         source = _with_configuration(source, legacy)
     config = checked_configuration(source, custom)
-    architecture = build_architecture(config, source.generation, custom)
+    with bounded_by(source.weights):
+        architecture = build_architecture(config, source.generation, custom)
     reference = Reference(problem="its custom objects exist in Keras 3 only")
+    if source.layout == "tree":
+        reference = replace(reference, weights=_read_tree(architecture, source))
     if not set(custom) & set(strings(config)):
         with readable_weights(source) as path:
             reference = legacy.open(
-                config, path, source.layout, with_weights=not source.convertible
+                config,
+                path,
+                source.layout,
+                with_weights=not source.convertible,
+                given=reference.weights,
             )
             _fill(architecture, source, reference)
             architecture = _in_channels_last(architecture)
@@ -85,7 +100,8 @@ def open_hdf5_of_keras3(source: Source, custom: Mapping[str, Any]) -> Architectu
         ModelError: the file is unsafe or damaged, or cannot be rebuilt.
     """
     config = checked_configuration(source, custom)
-    architecture = build_architecture(config, source.generation, custom)
+    with bounded_by(source.weights):
+        architecture = build_architecture(config, source.generation, custom)
     if source.layout == "hdf5":
         _fill(architecture, source, Reference())
     return architecture
@@ -97,11 +113,14 @@ def checked_configuration(source: Source, custom: Mapping[str, Any]) -> dict[str
     Raises:
         ModelError: it holds code, foreign classes or paths of files, by layer and class.
     """
-    config: dict[str, Any] = repairs.without_training(repairs.plain(source.config))
-    safety.check_configuration(config, source.path.name, custom)
+
+    def rewrite(config: dict[str, Any]) -> dict[str, Any]:
+        return safety.rewrite_configuration(config, source.path.name, source.generation, custom)
+
+    config = rewrite(repairs.plain(source.config))
     check_weights_file(source)
-    if source.generation == 1:
-        config = keras1.upgrade_configuration(config)
+    if source.generation == 1:  # what the upgrade makes of a file's names is judged as well
+        config = rewrite(keras1.upgrade_configuration(config))
     upgraded: dict[str, Any] = repairs.without_gpu_layers(config)
     return upgraded
 
@@ -140,6 +159,13 @@ def _fill(architecture: Architecture, source: Source, reference: Reference) -> N
     check_finite(architecture.model, source.path.name)
 
 
+def _read_tree(architecture: Architecture, source: Source) -> dict[Names, list[np.ndarray]]:
+    file = open_weights(source.weights)
+    assert file is not None  # or it would have another layout
+    with file:
+        return read_by_path(architecture, file)
+
+
 def _in_channels_last(architecture: Architecture) -> Architecture:
     """Move axes where the file has channels first; its layers are then no longer watched."""
     model = move_channels_last(architecture.model)
@@ -163,7 +189,9 @@ def _compare(
         difference = check_same_outputs(architecture, reference, origin)
     except ModelError:
         exact_config = repairs.in_double_precision(config)
-        exact = legacy.open(config, weights, source.layout, exact_config=exact_config)
+        exact = legacy.open(
+            config, weights, source.layout, exact_config=exact_config, given=reference.weights
+        )
         if not _is_same_in_double_precision(exact_config, exact, source, reference):
             raise
         _log.info("'%s' differs from tf_keras by rounding only.", origin)

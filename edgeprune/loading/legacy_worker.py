@@ -152,9 +152,14 @@ def sample(values: np.ndarray) -> np.ndarray:
 def _open(request: dict[str, Any]) -> Any:
     import tf_keras
 
-    if request["layout"] == "archive":
-        return tf_keras.models.load_model(request["weights"], compile=False, safe_mode=True)
     model = tf_keras.models.model_from_json(json.dumps(request["config"]))
+    if request["layout"] == "tree":
+        with np.load(request["weights"], allow_pickle=False) as arrays:
+            layers = {path: layer for path, layer in leaves(model)}
+            for number, path in enumerate(request["paths"]):
+                layer = layers[tuple(path)]
+                layer.set_weights([arrays[f"{number}/{i}"] for i in range(len(layer.weights))])
+        return model
     status = model.load_weights(request["weights"])
     if request["layout"] == "checkpoint":
         status.expect_partial()

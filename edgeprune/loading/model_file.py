@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from edgeprune.errors import ModelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,11 +21,31 @@ class ModelFile:
         weights: the file with the weights, when `path` is an architecture or the weights are to be
             replaced: `.h5`, `.weights.h5`, `.keras`, or the prefix of a TensorFlow checkpoint.
         custom_objects: classes and functions of your own by the name they have in the file.
+        input_size: of every axis between batch and channels, where the model leaves it open.
     """
 
     path: str | os.PathLike[str]
     weights: str | os.PathLike[str] | None = None
     custom_objects: Mapping[str, Any] | None = None
+    input_size: Sequence[int] | None = None
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    """Read sizes such as `96x96`, height first, or the length of a sequence.
+
+    Raises:
+        ModelError: it is something else.
+
+    Example:
+        >>> parse_size("96x128")
+        (96, 128)
+    """
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5}){0,2}", text):
+        raise ModelError(
+            f"'{text}' is no size of an input. Expected height and width, such as 96x96, or the "
+            "length of a sequence, such as 16000."
+        )
+    return tuple(map(int, text.split("x")))
 
 
 def name_model(model: Any) -> str:

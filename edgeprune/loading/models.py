@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeprune.errors import ModelError
+from edgeprune.errors import EdgepruneError, ModelError
 from edgeprune.loading.model_file import ModelFile
 from edgeprune.loading.references import LegacyProcess
 from edgeprune.loading.silence import quiet_frameworks
 from edgeprune.loading.sources import Source, read_source
+from edgeprune.support.printable import one_line
 
 if TYPE_CHECKING:
     import keras
@@ -22,6 +23,7 @@ def load_model(
     *,
     weights: str | os.PathLike[str] | None = None,
     custom_objects: Mapping[str, Any] | None = None,
+    input_size: Sequence[int] | None = None,
 ) -> keras.Model:
     """Open a trained model of any Keras since 1.2, without running anything that is in the file.
 
@@ -37,9 +39,12 @@ def load_model(
             replaced: `.h5`, `.weights.h5`, `.keras`, or the prefix of a TensorFlow checkpoint.
         custom_objects: classes and functions of your own by the name they have in the file. A
             Lambda layer is replaced by the layer, or the function of tensors, under its name.
+        input_size: of every axis between batch and channels, such as (96, 96), where the model
+            leaves it open.
 
     Returns:
-        A Functional or Sequential model, not compiled.
+        A Functional or Sequential model, not compiled. One for batches of several samples is
+        rebuilt for batches of any size, where that computes the same.
 
     Raises:
         ModelError: the path holds no such model, holds code or unknown classes, has NaN weights,
@@ -54,13 +59,37 @@ def load_model(
         'head'
     """
     if isinstance(path, ModelFile):
-        path, weights, custom_objects = path.path, path.weights, path.custom_objects
+        weights, custom_objects, input_size = path.weights, path.custom_objects, path.input_size
+        path = path.path
     custom = dict(custom_objects or {})
     if not isinstance(path, str | os.PathLike):
         if weights is not None:
             raise ModelError("'weights' goes with the path of an architecture, not with a model.")
-        return _from_memory(path, custom)
-    source = read_source(Path(path).expanduser(), Path(weights).expanduser() if weights else None)
+        model = _from_memory(path, custom)
+        return model if input_size is None else _sized(model, input_size)
+    try:
+        return _sized(_open_file(Path(path).expanduser(), weights, custom), input_size)
+    except EdgepruneError:
+        raise
+    except Exception as error:  # damage shows wherever its bytes are first used
+        raise ModelError(
+            f"'{path}' cannot be opened ({type(error).__name__}: {one_line(error)}): it is "
+            "damaged, or of a kind that edgeprune does not know. Copy it again; if it opens in "
+            "Keras, report it."
+        ) from error
+
+
+def _sized(model: keras.Model, size: Sequence[int] | None) -> keras.Model:
+    from edgeprune.loading.input_sizes import set_input_sizes
+
+    with quiet_frameworks():
+        return set_input_sizes(model, size)
+
+
+def _open_file(
+    path: Path, weights: str | os.PathLike[str] | None, custom: Mapping[str, Any]
+) -> keras.Model:
+    source = read_source(path, Path(weights).expanduser() if weights else None)
     if source.generation >= 3 and source.convertible:
         return _open_current(source, custom)
     with LegacyProcess() as legacy, quiet_frameworks():

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -78,17 +78,24 @@ class LegacyProcess:
         *,
         with_weights: bool = False,
         exact_config: Mapping[str, Any] | None = None,
+        given: Mapping[tuple[str, ...], list[np.ndarray]] | None = None,
     ) -> Reference:
         """Open an architecture with its weights and run it on fixed random inputs.
 
         Args:
             config: of Keras 2, checked for safety.
             weights: file, or prefix of a checkpoint.
-            layout: `hdf5`, `archive` (a whole .keras file) or `checkpoint`.
+            layout: `hdf5`, `archive` (a whole .keras file), `tree` or `checkpoint`.
             with_weights: also bring the weights of every layer.
             exact_config: the same in double precision; the outputs are then those of this twin.
+            given: weights by path, where the file has a layout that only we read.
         """
         folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+        if layout == "tree":
+            arrays = enumerate((given or {}).values())
+            named = {f"{n}/{i}": array for n, many in arrays for i, array in enumerate(many)}
+            weights = folder / "given.npz"
+            np.savez(weights, allow_pickle=False, **named)
         request = {
             "config": config,
             "weights": str(weights.resolve()),
@@ -96,8 +103,10 @@ class LegacyProcess:
             "folder": str(folder),
             "with_weights": with_weights,
             "exact_config": exact_config,
+            "paths": list(given or {}),
         }
-        return read_reference(folder, self._ask(request))
+        found = read_reference(folder, self._ask(request))
+        return replace(found, weights=dict(given)) if given and layout == "tree" else found
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         if self._greeting is None:

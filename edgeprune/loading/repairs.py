@@ -45,7 +45,7 @@ _GPU_LAYERS: dict[str, tuple[str, dict[str, Any]]] = {
     "CuDNNLSTM": ("LSTM", {"recurrent_activation": "sigmoid"}),
     "CuDNNGRU": ("GRU", {"recurrent_activation": "sigmoid", "reset_after": True}),
 }
-_ACTIVATION_KEYS = ("activation", "recurrent_activation")
+ACTIVATION_KEYS = ("activation", "recurrent_activation")
 
 
 def plain(value: Any) -> Any:
@@ -64,16 +64,6 @@ def plain(value: Any) -> Any:
             return plain(value["value"])
         return {key: plain(item) for key, item in value.items()}
     return value
-
-
-def without_training(config: Any) -> Any:
-    """Leave out losses, metrics and optimizers, those of nested models included."""
-    if isinstance(config, list):
-        return [without_training(item) for item in config]
-    if isinstance(config, dict):
-        kept = {key: value for key, value in config.items() if key != "compile_config"}
-        return {key: without_training(value) for key, value in kept.items()}
-    return config
 
 
 def without_gpu_layers(value: Any) -> Any:
@@ -144,7 +134,7 @@ def repair_layer(class_name: str, config: dict[str, Any], layer_class: type) -> 
 
 def policy_name(dtype: Any) -> Any:
     """Give a dtype or the name of a policy for what Keras 2 or 3 wrote as either."""
-    if isinstance(dtype, dict) and dtype.get("class_name") in {"Policy", "PolicyV1", "DTypePolicy"}:
+    if isinstance(dtype, dict) and dtype.get("class_name") in vocabulary.POLICY_CLASSES:
         return dtype["config"]["name"]
     return dtype
 
@@ -154,9 +144,9 @@ def _repair_value(key: str, value: Any) -> Any:
         return policy_name(value)
     if key.endswith("_initializer"):
         return _repair_initializer(value)
-    if key in _ACTIVATION_KEYS:
+    if key in ACTIVATION_KEYS:
         return _repair_activation(value)
-    if isinstance(value, dict) and value.get("class_name") in vocabulary.known_classes():
+    if isinstance(value, dict) and value.get("class_name") in vocabulary.class_modules():
         return {"class_name": value["class_name"], "config": value.get("config", {})}
     return value
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import h5py
 
 from edgeprune.errors import ModelError
 from edgeprune.loading.formats import KERAS_COPY, Format, identify
-from edgeprune.loading.hdf5 import open_hdf5
+from edgeprune.loading.hdf5 import has_dependencies, open_hdf5, open_weights
+from edgeprune.loading.zip_files import MOST_TEXT_BYTES, open_zip, read_text
+from edgeprune.support.files import check_regular
 
 _KERAS1_WORDS = frozenset({"nb_filter", "border_mode", "dim_ordering", "W_regularizer", "init"})
 _CUDNN = frozenset({"CuDNNLSTM", "CuDNNGRU"})
 _CONVOLUTIONS = "Conv"
+_MOST_LEVELS = 150
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Source:
         generation: major version of the Keras that wrote the configuration: 1, 2 or 3.
         weights: where the weights lie; the same file, or another.
         layout: how: `hdf5` (one group per layer), `store` (.weights.h5 of Keras 3), `archive`
-            (.keras) or `checkpoint`.
+            (.keras), `tree` (either, of TensorFlow 2.12 and 2.13) or `checkpoint`.
         convertible: whether the weights only need to be put in place; else tf_keras converts them.
     """
 
@@ -59,34 +61,33 @@ def read_source(path: Path, weights: Path | None) -> Source:
         source = _with_weights(source, weights)
     elif kind is Format.JSON:
         raise ModelError(_missing_weights(path))
-    return _checked(source)
+    return _checked(_with_layout(source))
+
+
+def _with_layout(source: Source) -> Source:
+    """Tell the weights of TensorFlow 2.12 and 2.13 from those of later ones in the same file."""
+    if source.generation < 3 and source.layout in ("archive", "store"):
+        file = open_weights(source.weights)
+        if file is not None:
+            with file:
+                return replace(source, layout="tree") if has_dependencies(file) else source
+    return source
 
 
 def _read_archive(path: Path) -> Source:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            _check_members(path, names)
-            config = _parse(archive.read("config.json"), path)
-            about = archive.read("metadata.json") if "metadata.json" in names else "{}"
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ModelError(f"'{path}' is a damaged archive: {error}. Copy it again.") from error
+    with open_zip(path) as archive:
+        names = archive.namelist()
+        if any(name.startswith("assets/") and not name.endswith("/") for name in names):
+            raise ModelError(
+                f"'{path}' holds files that its layers read (assets: vocabularies and the like). "
+                "Save the model from the numbers on, without those layers."
+            )
+        config = _parse(read_text(path, archive, "config.json"), path)
+        about = b"{}"
+        if "metadata.json" in names:
+            about = read_text(path, archive, "metadata.json")
     generation = _generation(config, str(_parse(about, path).get("keras_version", "")))
     return Source(path, config, generation, path, "archive", generation >= 3)
-
-
-def _check_members(path: Path, names: list[str]) -> None:
-    for name in names:
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if ".." in parts or parts[:1] == ("/",) or ":" in name:
-            raise ModelError(
-                f"'{path}' holds the entry '{name}', which points outside the archive."
-            )
-    if any(name.startswith("assets/") and not name.endswith("/") for name in names):
-        raise ModelError(
-            f"'{path}' holds files that its layers read (assets: vocabularies and the like). Save "
-            "the model from the numbers on, without those layers."
-        )
 
 
 def _read_hdf5(path: Path) -> Source:
@@ -105,6 +106,7 @@ def _read_hdf5(path: Path) -> Source:
 
 
 def _read_json(path: Path) -> Source:
+    check_regular(path, ModelError, MOST_TEXT_BYTES)
     config = _parse(path.read_bytes(), path)
     if "modelTopology" in config or config.get("format") in ("layers-model", "graph-model"):
         raise ModelError(
@@ -169,7 +171,18 @@ def _parse(text: Any, path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ModelError(f"'{path}' holds a {type(config).__name__} instead of a configuration.")
+    if _is_deep(config):
+        raise ModelError(f"'{path}' nests its configuration too deeply to be a model.")
     return config
+
+
+def _is_deep(config: Any) -> bool:
+    """Whether following a configuration may exhaust the stack: a model in a model takes four."""
+    level = [config]
+    for _ in range(_MOST_LEVELS):
+        inside = [node.values() if isinstance(node, dict) else node for node in level]
+        level = [node for nodes in inside for node in nodes if isinstance(node, dict | list)]
+    return bool(level)
 
 
 def _text(value: Any) -> str:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ModelError
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.keras_internals import Functional
 from edgeprune.tracing.layouts import channels_first_problem
 
@@ -40,8 +41,7 @@ def _traced(model: keras.Model) -> keras.Model:
         outputs = model.call(inputs, **arguments)
         graph = keras.Model(inputs, outputs, name=model.name)
     except Exception as error:
-        first_line = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
-        raise ModelError(_not_followed(model, first_line)) from error
+        raise ModelError(_not_followed(model, one_line(error))) from error
     missing = {id(weight) for weight in model.weights} - {id(weight) for weight in graph.weights}
     if missing:
         raise ModelError(

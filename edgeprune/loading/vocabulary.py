@@ -42,6 +42,8 @@ RENAMED_CLASSES = {
 # Layers of Keras 2 that are calls into TensorFlow; `operations` says which calls are known.
 TENSORFLOW_CALLS = frozenset({"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer"})
 
+POLICY_CLASSES = frozenset({"DTypePolicy", "Policy", "PolicyV1"})
+
 RENAMED_FUNCTIONS = {
     "softmax_v2": "softmax",
     "softsign_v2": "softsign",
@@ -71,37 +73,47 @@ def operation_classes() -> dict[str, Any]:
 
 
 @functools.cache
-def known_classes() -> frozenset[str]:
-    """List the class names that may appear in a file without the user's consent."""
-    spaces = (keras.initializers, keras.regularizers, keras.constraints, keras.dtype_policies)
-    others = {
-        name
-        for space in (*spaces, keras.quantizers)
-        for name, value in vars(space).items()
+def class_modules() -> dict[str, str]:
+    """Map the classes that may appear in a file without the user's consent to where they live.
+
+    Operations of `keras.ops` are not among them: several share their names with layers.
+    """
+    spaces = ("initializers", "regularizers", "constraints", "dtype_policies", "quantizers")
+    modules = {
+        name: f"keras.{space}"
+        for space in spaces
+        for name, value in vars(getattr(keras, space)).items()
         if isinstance(value, type)
     }
-    allowed = (
-        {"SeedGenerator", "Policy", "PolicyV1", "CuDNNLSTM", "CuDNNGRU"}
-        | MODEL_CLASSES
-        | TENSORFLOW_CALLS
-    )
-    names = (
-        others | allowed | set(RENAMED_CLASSES) | set(layer_classes()) | set(operation_classes())
-    )
-    return frozenset(names - FOREIGN_CLASSES - {"Lambda", "Layer", "Operation"})
+    own = {"SeedGenerator": "keras.random"}
+    own |= {name: "keras.dtype_policies" for name in POLICY_CLASSES}
+    own |= {
+        name: "keras.layers"
+        for name in {*TENSORFLOW_CALLS, *RENAMED_CLASSES, "CuDNNLSTM", "CuDNNGRU"}
+    }
+    own |= {name: "keras" for name in MODEL_CLASSES}
+    for name, cls in layer_classes().items():
+        own[name] = "keras.layers" if name in vars(keras.layers) else cls.__module__
+    refused = FOREIGN_CLASSES | {"Lambda", "Layer", "Operation"}
+    return {name: module for name, module in {**modules, **own}.items() if name not in refused}
 
 
 @functools.cache
-def known_functions() -> frozenset[str]:
-    """List the function names that may appear in a file: activations and pure mathematics."""
-    spaces = (keras.activations, keras.ops, keras.initializers, keras.regularizers)
+def known_functions() -> dict[str, str]:
+    """Map the functions that may appear in a file to their modules: activations, mathematics."""
+    spaces = ("constraints", "regularizers", "initializers", "ops", "activations")
     names = {
-        name
-        for space in (*spaces, keras.constraints)
-        for name, value in vars(space).items()
+        name: f"keras.{space}"
+        for space in spaces
+        for name, value in vars(getattr(keras, space)).items()
         if callable(value) and not name.startswith("_")
     }
-    return frozenset((names | set(RENAMED_FUNCTIONS)) - {"get", "serialize", "deserialize"})
+    names |= {name: "keras.activations" for name in RENAMED_FUNCTIONS}
+    return {
+        name: module
+        for name, module in names.items()
+        if name not in {"get", "serialize", "deserialize"}
+    }
 
 
 def _descendants(cls: Any) -> Iterator[Any]:

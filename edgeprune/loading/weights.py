@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import glob
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -13,6 +18,7 @@ from edgeprune.errors import ModelError
 from edgeprune.loading import hard_sigmoids
 from edgeprune.loading.hdf5 import read_names
 from edgeprune.loading.parts import Architecture, Part
+from edgeprune.loading.zip_files import MOST_RATIO, UNSUSPICIOUS_BYTES
 
 
 def assign_from_hdf5(architecture: Architecture, group: h5py.Group) -> None:
@@ -75,6 +81,42 @@ def assign(part: Part, arrays: list[np.ndarray]) -> None:
     part.layer.set_weights(hard_sigmoids.scale(part.layer, arrays) if part.scaled else arrays)
     if hasattr(part.layer, "finalize_state"):  # Normalization computes with copies of its weights
         part.layer.finalize_state()
+
+
+@contextlib.contextmanager
+def bounded_by(file: Path) -> Iterator[None]:
+    """Let no layer allocate, inside the block, more weights than a file of this size can hold.
+
+    A configuration of a few bytes may ask for any number of them.
+
+    Args:
+        file: with the weights, or the prefix of a checkpoint.
+
+    Raises:
+        ModelError: names the layer that goes beyond.
+    """
+    stored = sum(path.stat().st_size for path in file.parent.glob(f"{glob.escape(file.name)}*"))
+    left = UNSUSPICIOUS_BYTES + MOST_RATIO * stored
+    original = keras.Layer.add_weight
+
+    @functools.wraps(original)
+    def add_weight(layer: keras.Layer, *given: Any, **settings: Any) -> Any:
+        nonlocal left
+        shape = settings.get("shape", given[0] if given else ())
+        sizes = [shape] if isinstance(shape, int) else shape or ()
+        left -= math.prod(size or 1 for size in sizes)
+        if left < 0:
+            raise ModelError(
+                f"Layer '{layer.name}' asks for weights of shape {tuple(sizes)}; '{file.name}' has "
+                f"{stored:,} bytes, which cannot hold them: it is damaged."
+            )
+        return original(layer, *given, **settings)
+
+    keras.Layer.add_weight = add_weight
+    try:
+        yield
+    finally:
+        keras.Layer.add_weight = original
 
 
 def check_finite(model: keras.Model, origin: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,11 +15,13 @@ from edgeprune.cost.cost_model import NOWHERE, Cost, CostModel
 from edgeprune.data import Samples
 from edgeprune.distillation import Training
 from edgeprune.distillation.fine_tuning import FineTuned, fine_tune
+from edgeprune.errors import DataError
 from edgeprune.evaluation.equivalence import Equivalence
 from edgeprune.evaluation.evaluator import Evaluator, hold_out
 from edgeprune.evaluation.preconditions import ArrayData, check_classes, check_model, make_samples
 from edgeprune.latency import Deployment
-from edgeprune.pruning.pruning_settings import DEFAULT_STEP, Pruning
+from edgeprune.pruning.drop_search import meet_drop
+from edgeprune.pruning.pruning_settings import Pruning, choose_step
 from edgeprune.pruning.search import Candidate, Search
 from edgeprune.scoring.calibration_samples import CalibrationSamples
 from edgeprune.scoring.collection import collect_statistics
@@ -40,7 +43,7 @@ class Pruned:
     """A smaller model and how it came about.
 
     Attributes:
-        model: the recovered model, a plain Keras model; the trained one where that was asked for.
+        model: the trained model, or the recovered one where nothing was trained; plain Keras.
         unrecovered: the model as surgery left it, proven equal to the original with channels
             silenced.
         recovered: the model in closed form, before any training.
@@ -51,7 +54,7 @@ class Pruned:
         equivalence: the proof.
         candidates: all recoveries that were tried, best on validation first; the first was taken.
         seconds: per stage.
-        training: how the model was trained; `None` where that was not asked for.
+        training: how the model was trained; `None` where it was not.
         tasks: what each output was taken for: `classify`, `multilabel`, `binary` or `regress`.
     """
 
@@ -83,23 +86,25 @@ def prune(
     classes: Sequence[int] | None = None,
     validation: ArrayData | None = None,
     pruning: Pruning | str | None = None,
-    training: Training | str | None = None,
+    training: Training | str | None = "balanced",
     deployment: Deployment = NOWHERE,
     task: Task = "auto",
 ) -> Pruned:
-    """Return a smaller model that meets a budget, recovered in closed form, then trained if asked.
+    """Return a smaller model that meets a budget, recovered in closed form, then trained briefly.
 
     Args:
         model: a trained Functional or Sequential model with one input; it is not changed.
         data: preprocessed calibration samples `(n, ...)`, alone or with their class indices `(n,)`;
             50 to 100 per class are enough. With `classes`, samples of other classes are left out.
         budget: the most it may cost, such as `"macs=50%"`, `"params=120k"` or, with a `deployment`,
-            `"latency=20ms,size=500KB"`; all of several are met.
+            `"latency=20ms,size=500KB"`; all of several are met. `"drop=1%"` asks for the fewest
+            MACs that lose at most one point of accuracy on validation.
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that choose among candidates; a quarter of `data` by default.
         pruning: how; a text is the name of a method.
-        training: towards the original's outputs, on `data`; a text says how long, as in `"5min"`.
-            `None`, the default, trains nothing.
+        training: towards the original's outputs, on `data`, which needs no labels: `"balanced"`
+            (at most 90 s), `"thorough"` (at most 5 minutes) where there are at least 200 samples to
+            learn from, a length such as `"5min"`, `"fast"` or `None` for none.
         deployment: number format and board that budgets of size, memory, latency and energy mean.
         task: what the outputs mean: `classify`, `multilabel`, `binary` or `regress`. `auto` tells
             it by how the model ends: softmax, sigmoid, or classes where `data` has one index per
@@ -126,34 +131,56 @@ def prune(
         True
     """
     pruning, budgets = Pruning.parse(pruning), Budgets.parse(budget)
+    training = Training.choose(training)
     chosen = None if classes is None else tuple(int(number) for number in classes)
-    pruned = _prune(model, data, budgets, chosen, validation, pruning, deployment, task)
-    if training is None:
-        return pruned
+    with timing() as opening:
+        search = open_search(model, data, budgets, chosen, validation, pruning, deployment, task)
     samples, held_out = divide_samples(model, data, validation, chosen, pruning.seed, task)
-    trained = fine_tune(
-        pruned.model, model, samples,
-        settings=training, classes=chosen, validation=held_out, task=task,
-    )  # fmt: skip
-    return replace(pruned, model=trained.model, training=trained)
+
+    def train(pruned: Pruned, settings: Training | None) -> Pruned:
+        if settings is None or len(samples.inputs) < settings.least_samples:
+            return pruned
+        trained = fine_tune(
+            pruned.model, model, samples,
+            settings=settings, classes=chosen, validation=held_out, task=task,
+        )  # fmt: skip
+        return replace(pruned, model=trained.model, training=trained)
+
+    if budgets.drop is None:
+        pruned = train(run_search(search, budgets, pruning), training)
+        return replace(pruned, seconds={**opening, **pruned.seconds})
+    evaluator = search.evaluator
+    if not evaluator.answers:
+        raise DataError(
+            "A budget for the drop needs samples with class indices: without them nobody can tell "
+            "what is answered rightly. Give labels, or another budget such as macs=50%."
+        )
+    in_closed_form = functools.cache(lambda asked: run_search(search, asked, pruning))
+
+    def make(asked: Budgets, share: float) -> tuple[Pruned, float]:
+        pruned = train(in_closed_form(asked), training and training.shorten(share))
+        return pruned, evaluator.original.accuracy - evaluator.evaluate(pruned.model).accuracy
+
+    pruned, _ = meet_drop(make, budgets, "macs")
+    return replace(pruned, seconds={**opening, **pruned.seconds})
 
 
 @full_float32()
 @without_gradients
-def _prune(
-    model: keras.Model,
-    data: ArrayData,
-    budgets: Budgets,
-    classes: tuple[int, ...] | None,
-    validation: ArrayData | None,
-    pruning: Pruning,
-    deployment: Deployment,
-    task: Task,
-) -> Pruned:
-    method = pruning.find_method()
+def run_search(search: Search, budgets: Budgets, pruning: Pruning) -> Pruned:
+    """Prune in closed form with statistics that were collected before.
+
+    Args:
+        search: see `open_search`.
+        budgets: of cost, all of them must be met.
+        pruning: how.
+
+    Raises:
+        BudgetError: the budgets cannot be met.
+        EquivalenceError: the pruned model is not what the plan says.
+    """
     with timing() as seconds:
-        search = open_search(model, data, budgets, classes, validation, pruning, deployment, task)
-        found = search.run(method, pruning.search_seconds)
+        found = replace(search, budgets=budgets).run(pruning.find_method(), pruning.search_seconds)
         after = CostModel(find_groups(found.model)).full
     return Pruned(
         found.model, found.unrecovered, found.model, found.plan, search.context.groups,
@@ -189,6 +216,8 @@ def divide_samples(
     return samples, make_samples(model, validation, classes, task=task, name="validation data")
 
 
+@full_float32()
+@without_gradients
 def open_search(
     model: keras.Model,
     data: ArrayData,
@@ -214,13 +243,15 @@ def open_search(
     Raises:
         EdgepruneError: as for `prune`.
     """
-    step = DEFAULT_STEP if pruning.step is None else pruning.step
+    pruning.find_method()  # a wrong name is told before the work starts
+    step = choose_step(budgets) if pruning.step is None else pruning.step
     with stage("tracing"):
         groups = find_groups(model)
         check_model(model)
         check_classes(groups, classes)
         costs = CostModel(groups, deployment)
-        check_budget(groups, costs, budgets, step, fix_classes(groups, classes))
+        if budgets.costs is not None:
+            check_budget(groups, costs, budgets.costs, step, fix_classes(groups, classes))
     samples, held_out = divide_samples(model, data, validation, classes, pruning.seed, task)
     evaluator = Evaluator(model, held_out, classes, task=task)
     present, targets = _renumber(samples.targets)

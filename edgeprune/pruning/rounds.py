@@ -54,7 +54,7 @@ def prune_in_rounds(
         classes: outputs to keep, in this order; `None` keeps all.
         validation: samples that choose; a quarter of `data` by default.
         pruning: as for `prune`.
-        training: as for `prune`, with the number of `rounds`.
+        training: how and how long in all, with the number of `rounds`.
         task: as for `prune`.
 
     Returns:
@@ -93,6 +93,7 @@ def prune_in_rounds(
             classes=chosen if first else None,
             validation=held_out if first else renumber(held_out, chosen),
             pruning=pruning,
+            training=None,
             task=task,
         )
         plan = compose(plan, pruned.plan, groups)
@@ -158,12 +159,7 @@ def _divide_budgets(budgets: Budgets, groups: Groups, rounds: int) -> list[Budge
 
 def _share(settings: Training, number: int) -> Training:
     """Return the settings of a round: twice as much time and epochs for the last as for others."""
-    part = (2.0 if number == settings.rounds - 1 else 1.0) / (settings.rounds + 1)
-    return replace(
-        settings,
-        seconds=None if settings.seconds is None else part * settings.seconds,
-        epochs=None if settings.epochs is None else part * settings.epochs,
-    )
+    return settings.shorten((2.0 if number == settings.rounds - 1 else 1.0) / (settings.rounds + 1))
 
 
 def renumber(samples: Samples, classes: tuple[int, ...] | None) -> Samples:

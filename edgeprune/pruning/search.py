@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import keras
@@ -9,18 +10,31 @@ import numpy as np
 
 from edgeprune.cost.budgets import Budgets
 from edgeprune.cost.cost_model import CostModel
-from edgeprune.evaluation.equivalence import Equivalence, check_equivalence
+from edgeprune.evaluation.equivalence import (
+    Equivalence,
+    check_equivalence,
+    choose_classes,
+    predict,
+)
 from edgeprune.evaluation.evaluator import Evaluator, Score
 from edgeprune.pruning.blending import search_blends
 from edgeprune.pruning.methods import Method
 from edgeprune.pruning.planning import make_plan
-from edgeprune.recovery import CONTENDERS, RECOVERIES, REFITS, RecoveryContext, recalibrate
+from edgeprune.recovery import (
+    RECOVERIES,
+    REFITS,
+    RecoveryContext,
+    list_contenders,
+    recalibrate,
+)
+from edgeprune.recovery.image_copies import LEAST_AGREEMENT, is_image
 from edgeprune.scoring.context import PruningContext
 from edgeprune.support.progress import stage
 from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan
 
 PROBES = 16
+PROBES_OF_MIRRORS = 256
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,16 @@ class Search:
         score = self.evaluator.evaluate(self._open_recovery(plan).folded)
         return score.accuracy if self.evaluator.answers else score.closeness
 
+    def _survives_mirrors(self) -> bool:
+        """Whether most images are answered alike when mirrored: then such copies say something."""
+        images = self.inputs[:PROBES_OF_MIRRORS]
+        if not (is_image(images) and self.evaluator.answers):
+            return is_image(images)
+        before, after = (
+            choose_classes(predict(self.model, x)) for x in (images, images[:, :, ::-1])
+        )
+        return float((before == after).mean()) >= LEAST_AGREEMENT
+
     def _open_recovery(self, plan: Plan, smaller: keras.Model | None = None) -> RecoveryContext:
         context = self.context
         if smaller is None:
@@ -164,7 +188,10 @@ class Search:
     ) -> list[tuple[Candidate, keras.Model]]:
         """Try the recoveries that are asked for."""
         recovery = self._open_recovery(plan, smaller)
-        names = list(CONTENDERS) if method.recovery == "auto" else [method.recovery]
+        names: Sequence[str] = [method.recovery]
+        if method.recovery == "auto":
+            recovery = replace(recovery, mirrors=self._survives_mirrors())
+            names = list_contenders(recovery.mirrors)
         found: list[tuple[Candidate, keras.Model]] = []
         with stage("recovery", len(names)) as advance:
             for name in names:

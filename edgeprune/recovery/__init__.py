@@ -20,7 +20,7 @@ from edgeprune.tracing.groups import Groups
 
 COPIES = 4
 CONTENDERS = ("least_squares", "refit", "refit_augmented", "refit_head")
-"""What `auto` tries: on calibration data none of the others is better than all of these."""
+"""What `auto` chooses from, see `list_contenders`: none of the others beats all of these."""
 REFITS = frozenset({"refit", "refit_augmented", "refit_head"})
 """Those that bring what lands behind BatchNorm to the original's, and need no recalibration."""
 
@@ -36,6 +36,7 @@ class RecoveryContext:
         statistics: of the original on calibration data.
         inputs: `(n, ...)` preprocessed calibration samples.
         seed: of the choice of positions.
+        mirrors: whether mirrored and shifted copies of images say something.
     """
 
     smaller: keras.Model
@@ -44,6 +45,7 @@ class RecoveryContext:
     statistics: Statistics
     inputs: np.ndarray
     seed: int = 0
+    mirrors: bool = True
 
     @cached_property
     def folded(self) -> keras.Model:
@@ -58,7 +60,7 @@ class RecoveryContext:
     @cached_property
     def augmented(self) -> keras.Model:
         """The same, refitted on mirrored and shifted images as well."""
-        if not is_image(self.inputs):
+        if not (self.mirrors and is_image(self.inputs)):
             return self.refitted
         return self._refit(augment(self.inputs, COPIES, seed=self.seed))
 
@@ -120,4 +122,23 @@ RECOVERIES: dict[str, Recovery] = {
     "refit_head": refit_kernels_and_head,
 }
 
-__all__ = ["CONTENDERS", "RECOVERIES", "REFITS", "Recovery", "RecoveryContext", "recalibrate"]
+
+def list_contenders(mirrors: bool) -> tuple[str, ...]:
+    """Return what `auto` tries: one of the two refits, which cost the most.
+
+    Args:
+        mirrors: as in `RecoveryContext`.
+    """
+    left_out = "refit" if mirrors else "refit_augmented"
+    return tuple(name for name in CONTENDERS if name != left_out)
+
+
+__all__ = [
+    "CONTENDERS",
+    "RECOVERIES",
+    "REFITS",
+    "Recovery",
+    "RecoveryContext",
+    "list_contenders",
+    "recalibrate",
+]

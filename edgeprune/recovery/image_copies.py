@@ -10,6 +10,8 @@ import numpy as np
 LEAST_SIZE = 8
 IMAGE_CHANNELS = (1, 3, 4)
 LARGEST_SHIFT = 1 / 8
+LEAST_AGREEMENT = 0.8
+"""Share of images that must be answered alike after a change for the change to be harmless."""
 
 
 def is_image(inputs: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ from rich.text import Text
 from edgeprune.benchmarking import BenchResult, Energy, MeasuredModel
 from edgeprune.emulation.counting import CountResult
 from edgeprune.report.tables import count_threads
+from edgeprune.support.printable import printable
 
 
 def describe_measurements(
@@ -32,9 +33,9 @@ def describe_measurements(
         tables.append(_compare(measured))
     first = measured[0]
     how = f"{first.where}, {first.runtime}, {count_threads(first.threads)}, interleaved."
-    tables.append(Text(how[0].upper() + how[1:]))
+    tables.append(Text(printable(how[0].upper() + how[1:])))
     if files:
-        tables.append(Text(f"Written: {', '.join(files)}", overflow="fold"))
+        tables.append(Text(printable(f"Written: {', '.join(files)}"), overflow="fold"))
     return Group(*tables)
 
 
@@ -57,7 +58,7 @@ def describe_counts(result: CountResult) -> Group:
         f"Instructions per inference, counted on {first.cpu} in QEMU for {first.target}, "
         f"{first.runtime}, 1 thread. Emulated time is no latency and is not shown."
     )
-    return Group(table, Text(how))
+    return Group(table, Text(printable(how)))
 
 
 def _describe_latency(measured: Sequence[MeasuredModel]) -> Table:

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from edgeprune.support.printable import printable
 from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, ChipCompatibility, Obstacle
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def describe_compatibility(found: Compatibility) -> Group:
         )
     parts += map(Text, found.notes)
     verdict = "fits" if found.fits else "does not fit as it is: see what to change"
-    return Group(*parts, Text(f"{found.model} on {found.target}: {verdict}.", overflow="fold"))
+    return Group(
+        *parts, Text(printable(f"{found.model} on {found.target}: {verdict}."), overflow="fold")
+    )
 
 
 def _amount(number: int) -> str:

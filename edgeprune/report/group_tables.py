@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.cost.cost_model import CostModel
+from edgeprune.support.printable import printable
 from edgeprune.tracing.groups import Group, Groups
 
 SHOWN_LAYERS = 3
@@ -69,7 +70,7 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
     removable = sum(group.width for group in groups.removable)
     total = sum(group.width for group in groups)
     known = costs.full.macs
-    macs = "MACs unknown (input of any size)" if known is None else f"{known:,} MACs"
+    macs = "MACs unknown (input of any size: --input-size)" if known is None else f"{known:,} MACs"
     footer = (
         f"{macs}, {costs.full.params:,} parameters; {removable:,} of {total:,} "
         "channels can be removed."
@@ -84,16 +85,16 @@ def _percent(share: float | None) -> str:
 def _describe(group: Group) -> Text:
     """Return the name of a group, and below it who writes and reads it and why it is locked."""
     writers, consumers = group.layers("writes"), group.layers("reads")
-    text = Text(group.name, style="bold" if not group.locked else "")
+    text = Text(printable(group.name), style="bold" if not group.locked else "")
     if writers and set(writers) != {group.name}:
         text.append(f"\nwritten by {_layers(writers)}", style="not bold")
     if consumers:
         text.append(f"\nread by {_layers(consumers)}", style="dim not bold")
     if group.locked:
-        text.append(f"\nlocked: {'; '.join(group.locked)}", style="yellow not bold")
+        text.append(f"\nlocked: {printable('; '.join(group.locked))}", style="yellow not bold")
     return text
 
 
 def _layers(found: Sequence[str]) -> str:
     rest = f", and {len(found) - SHOWN_LAYERS} more" if len(found) > SHOWN_LAYERS else ""
-    return ", ".join(found[:SHOWN_LAYERS]) + rest
+    return printable(", ".join(found[:SHOWN_LAYERS]) + rest)

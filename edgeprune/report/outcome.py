@@ -68,6 +68,8 @@ class Outcome:
             `None` for targets without Edge TPU.
         training: `epochs`, `steps`, `seconds`, `samples_per_second`, validation accuracies and
             the augmentation; `None` where nothing was trained.
+        trials: for a budget of a drop every size that was tried: `quantity`, `share` of the
+            original's and accuracy `lost` on validation samples.
         files: names of what was written.
     """
 
@@ -97,6 +99,7 @@ class Outcome:
     predictions: tuple[Mapping[str, Any], ...] = ()
     rounds: tuple[Mapping[str, Any], ...] = ()
     training: Mapping[str, Any] | None = None
+    trials: tuple[Mapping[str, Any], ...] = ()
     files: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from edgeprune.boards import Target
 from edgeprune.cost.budgets import OWN_UNITS
 from edgeprune.report.compatibility_report import describe_compilation
 from edgeprune.report.outcome import Change, Outcome
+from edgeprune.support.printable import printable
 
 ACCURACY_ROWS = (
     ("original", "original, all classes"),
@@ -79,6 +80,8 @@ def describe_outcome(outcome: Outcome) -> Group:
         how = f"predicted for {row['target']}, +-{100 * row['error']:.0f} %"
         cost.add_row(f"{row['quantity']}, {row['unit']}", *_numbers(change, ".3g"), how)
     notes: list[RenderableType] = [_describe_budgets(outcome.budgets)]
+    if outcome.trials:
+        notes.append(Text(_describe_trials(outcome.trials)))
     if outcome.rounds:
         notes.append(Text(_describe_rounds(outcome.rounds)))
     if outcome.latency_measured is not None:
@@ -100,6 +103,19 @@ def describe_outcome(outcome: Outcome) -> Group:
 def _describe_training(training: Mapping[str, Any]) -> str:
     length = f"{training['epochs']:g} epochs, {training['seconds']:.0f} s"
     return length if training["gained"] else f"{length}, without a gain on validation"
+
+
+def _describe_trials(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Say what was lost at every size that was tried for a drop."""
+    texts = []
+    for trial in trials:
+        share = "the other budgets" if trial["share"] is None else f"{trial['share']:.0%}"
+        lost = "out of reach" if trial["lost"] is None else f"{100 * trial['lost']:+.1f}"
+        texts.append(f"{share} {lost}{'' if trial['training'] == 1 else '*'}")
+    return (
+        f"Trials, share of the {trials[0]['quantity']} and points lost (* with less training): "
+        f"{', '.join(texts)}."
+    )
 
 
 def _describe_rounds(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -150,7 +166,7 @@ def describe_files(folder: Path, names: Sequence[str]) -> Group:
     for name, meaning in FILES.items():
         if name in names:
             table.add_row(name, meaning)
-    return Group(Text(f"\nFiles in {folder}", overflow="fold"), table)
+    return Group(Text(f"\nFiles in {printable(str(folder))}", overflow="fold"), table)
 
 
 def describe_values(values: Mapping[str, Any]) -> Table:

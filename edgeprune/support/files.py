@@ -9,6 +9,8 @@ import math
 import os
 import shutil
 import tempfile
+import time
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ except ModuleNotFoundError:  # Windows, where leftovers of a killed process stay
     fcntl = None  # type: ignore[assignment]
 
 LOCK, JOURNAL = ".edgeprune-lock", ".edgeprune-moves"
+MARK_SECONDS = 1.0
+"""In which a new workspace is marked as in use, or its process is gone."""
 
 
 def check_output(
@@ -211,6 +215,33 @@ def _clear_leftovers(target: Path) -> None:
                 shutil.rmtree(lock.parent, ignore_errors=True)
         except (OSError, ValueError):  # still in use, or not ours to mend
             continue
+    for folder in target.parent.glob(f".{glob.escape(target.name)}-????????"):
+        with contextlib.suppress(OSError):  # killed before it was marked: nothing else is in it
+            if time.time() - folder.stat().st_mtime > MARK_SECONDS:
+                if os.listdir(folder) == [f"{LOCK}-new"]:
+                    (folder / f"{LOCK}-new").unlink()
+                folder.rmdir()
+
+
+def remove_dates(path: str | os.PathLike[str]) -> None:
+    """Take the time of saving out of a `.keras` archive: equal models become equal bytes.
+
+    Args:
+        path: of the archive, as Keras writes it; it is replaced.
+    """
+    dated = Path(f"{os.fspath(path)}-dated")
+    os.replace(path, dated)
+    with zipfile.ZipFile(dated) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            entry = zipfile.ZipInfo(name)  # without a time it says 1980
+            entry.file_size = old.getinfo(name).file_size  # it says whether 64 bits are needed
+            with old.open(name) as source, new.open(entry, "w") as target:
+                if name == "metadata.json":
+                    found = json.load(source) | {"date_saved": "1980-01-01@00:00:00"}
+                    target.write(json.dumps(found).encode())
+                else:
+                    shutil.copyfileobj(source, target)
+    dated.unlink()
 
 
 def _replace(places: Mapping[Path, Path], workspace: Path) -> None:

@@ -38,6 +38,10 @@ _SHOWN: ContextVar[Progress] = ContextVar("shown", default=SILENT)
 _RECORDS: ContextVar[tuple[dict[str, float], ...]] = ContextVar("records", default=())
 
 
+def announce(name: str) -> None:
+    """Be told the name of every stage that starts, in place of this function."""
+
+
 @contextlib.contextmanager
 def showing(progress: Progress) -> Iterator[None]:
     """Report the stages of the block, and of all that it calls, to `progress`."""
@@ -46,6 +50,13 @@ def showing(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _SHOWN.reset(token)
+
+
+def remark(text: str) -> None:
+    """Say how the innermost stage is doing, where who is in charge has a method `remark` for it."""
+    show = getattr(_SHOWN.get(), "remark", None)
+    if show is not None:
+        show(text)
 
 
 @contextlib.contextmanager
@@ -78,6 +89,7 @@ def stage(name: str, total: int | None = None) -> Iterator[Advance]:
     Yields:
         What is called after every step.
     """
+    announce(name)
     records, begun = _RECORDS.get(), time.perf_counter()
     token = _RECORDS.set(())
     try:

@@ -126,7 +126,7 @@ def _check_shapes(model: keras.Model) -> list[Obstacle]:
     for tensor in getattr(model, "inputs", None) or ():
         shape = tuple(tensor.shape)
         if None in shape[1:]:
-            change = "fix it: keras.Input((height, width, channels)), and copy the weights"
+            change = "fix it: --input-size 96x96, or keras.Input((height, width, channels))"
             found.append(Obstacle("input", tensor.name, f"shape {shape} is open", change))
         elif shape[0] not in (None, 1):
             found.append(Obstacle("input", tensor.name, f"batch of {shape[0]}", "a batch of 1"))

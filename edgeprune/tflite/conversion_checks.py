@@ -112,20 +112,12 @@ def accept_model(model: Any) -> keras.Model:
         if None in tensor.shape[1:] or tensor.shape[0] not in (None, 1):
             raise ConversionError(
                 f"Input '{tensor.name}' of model '{model.name}' has shape {tuple(tensor.shape)}, "
-                "but a .tflite needs every size but the batch fixed, and a batch of one. Build the "
-                "model again on keras.Input((height, width, channels)) and copy the weights."
+                "but a .tflite needs every size but the batch fixed, and a batch of one. Give "
+                "height and width, --input-size 96x96 or load_model(..., input_size=(96, 96)), or "
+                "build the model again on keras.Input((height, width, channels)) and copy the "
+                "weights."
             )
     return model
-
-
-def is_recurrent(model: keras.Model) -> bool:
-    """Whether a model has loops and cells whose inner values only TensorFlow itself calibrates."""
-    import keras
-
-    return any(
-        isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional)
-        for layer in model._flatten_layers(include_self=False)
-    )
 
 
 def read_calibration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.data.preprocessing import Preprocess, parse_preprocess
-from edgeprune.errors import ConversionError
 from edgeprune.support.files import replace_on_success
 from edgeprune.tflite.attachments import describe_model
 from edgeprune.tflite.content import finish
@@ -24,12 +24,11 @@ from edgeprune.tflite.conversion_checks import (
     check_input,
     check_labels,
     check_targets,
-    is_recurrent,
     read_calibration,
 )
 from edgeprune.tflite.fallback import Fallback
 from edgeprune.tflite.layer_errors import LayerError
-from edgeprune.tflite.post_training import FloatModel
+from edgeprune.tflite.post_training import FloatModel, measure_error
 from edgeprune.tflite.quantization import DEFAULT, Quantization
 from edgeprune.tflite.tensorflow_lite import explaining, signature_name, to_tflite
 
@@ -39,7 +38,8 @@ if TYPE_CHECKING:
     from edgeprune.tflite.qat.quantized_training import Trained
 
 
-DRAFT_SAMPLES = 4
+MOST_ERROR = 0.5
+"""Above which a model does not follow the one that it was made of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +50,14 @@ class Conversion:
         content: of the file.
         scheme: its number format.
         model: the Keras model it was made from: with trained weights after int8-qat.
-        ranges: how the ranges of int8 were found, a name in `RANGES`; `None` for other schemes and
-            for recurrent models, whose ranges TensorFlow takes.
+        ranges: how the ranges of int8 were found, a name in `RANGES`; `None` for other schemes.
         layers: what each layer of an int8 model lost, in the order of computation.
         loss: share of answers that changed on the calibration samples, or with targets the
             accuracy lost there; `None` where there are no layers.
         trained: what the training of int8-qat did.
+        error: of the outputs of an integer model on calibration samples: root mean square of the
+            difference to Keras, relative to how much the outputs vary; of outputs that are
+            integers themselves the share that differs. `None` for other schemes.
     """
 
     content: bytes = field(repr=False)
@@ -65,6 +67,20 @@ class Conversion:
     layers: tuple[LayerError, ...] = field(default=(), repr=False)
     loss: float | None = None
     trained: Trained | None = None
+    error: float | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """One line where the integers do not follow the float model."""
+        if self.error is None or self.error <= MOST_ERROR:
+            return None
+        spoilt = [layer for layer in self.layers if (layer.error or 0) > MOST_ERROR]
+        where = f"; the first layer that is spoilt is '{spoilt[0].layer}'" if spoilt else ""
+        return (
+            f"The {self.scheme} model does not follow the float model: on calibration samples its "
+            f"outputs are off by {self.error:.0%} of how much they vary{where}. Try --fallback 1%, "
+            "or --quantize int16x8, dynamic or float16."
+        )
 
     @property
     def float_layers(self) -> tuple[str, ...]:
@@ -115,6 +131,9 @@ def convert(
         ConversionError: the model, the samples or the labels do not fit, or TensorFlow Lite has no
             form for an operator. What the converter wrote is in the notes of the exception.
 
+    Warns:
+        UserWarning: integers do not follow the float model on the calibration samples.
+
     Example:
         >>> import keras                                                     # doctest: +SKIP
         >>> model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
@@ -136,6 +155,8 @@ def convert(
     if path is not None:
         with replace_on_success(path) as temporary:
             Path(temporary).write_bytes(made.content)
+    if made.warning:
+        warnings.warn(made.warning, stacklevel=2)
     return made.content
 
 
@@ -174,6 +195,7 @@ def convert_in_detail(
     """
     from edgeprune.surgery.precision import in_float32
     from edgeprune.tflite.raw_input import take_bytes
+    from edgeprune.tflite.rewrites import rewrite_model
 
     check_choices(scheme, io)
     quantization.check(scheme)
@@ -189,29 +211,30 @@ def convert_in_detail(
     quantized, trained = None, None
     with explaining(model, scheme):
         source = in_float32(model)
-        if samples is not None:
-            check_operators(source, scheme, fallback=quantization.fallback)
         if scheme == "int8-qat" and samples is not None:
+            check_operators(source, scheme, fallback=quantization.fallback)
             from edgeprune.tflite.qat.quantized_training import train_for_int8
 
             settings = quantization.training
             trained = train_for_int8(source, samples, targets, settings)
             source = trained.model
-        final = source
-        raw = None if inside is None else take_bytes(source, inside, scheme, samples)
+        final = rewrite_model(source, unroll=scheme in CALIBRATED)
+        raw = None if inside is None else take_bytes(final, inside, scheme, samples)
+        stored = samples
         if raw is not None:
-            final, samples = raw.model, raw.samples
-        if scheme in INT8 and samples is not None and not is_recurrent(final):
+            final, stored = raw.model, raw.samples
+        if stored is None:
+            content = to_tflite(final, names, scheme)
+        elif scheme in INT8:
             quantized = _float_model(final, names).quantize(
-                samples, quantization, io=types, targets=targets
+                stored, quantization, io=types, targets=targets
             )
             content = quantized.content
         else:
-            plain = scheme.removesuffix("-qat")
-            content = to_tflite(final, names, plain, samples, io=types)
+            content = _float_model(final, names).quantize_to_int16(stored)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
-        wanted = scheme if quantization.fallback is None else None
-        content = finish(content, model.name, list(names.values()), wanted, attachments, raw)
+        content = finish(content, model.name, list(names.values()), attachments, raw)
+        error = None if samples is None else measure_error(source, content, samples, inside)
     return Conversion(
         content,
         scheme,
@@ -220,6 +243,7 @@ def convert_in_detail(
         layers=() if quantized is None else quantized.layers,
         loss=None if quantized is None else quantized.loss,
         trained=trained,
+        error=error,
     )
 
 
@@ -235,19 +259,13 @@ def draft(model: keras.Model) -> bytes:
         ConversionError: TensorFlow Lite has no form at all for an operator.
     """
     from edgeprune.surgery.precision import in_float32
+    from edgeprune.tflite.rewrites import rewrite_model
 
     model = accept_model(model)
     names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
     with explaining(model, "int8"):
-        return to_tflite(in_float32(model), names, "int8", _made_up(model, DRAFT_SAMPLES))
-
-
-def _made_up(model: keras.Model, count: int) -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    return {
-        tensor.name: generator.uniform(0, 1, (count, *tensor.shape[1:])).astype(np.float32)
-        for tensor in model.inputs
-    }
+        source = rewrite_model(in_float32(model), unroll=True)
+        return _float_model(source, names).draft()
 
 
 def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | None = None) -> None:
@@ -262,24 +280,16 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
         ConversionError: names the operators.
     """
     from edgeprune.surgery.precision import in_float32
+    from edgeprune.tflite.rewrites import rewrite_model
 
     if scheme not in CALIBRATED:
         return
     model = accept_model(model)
-    if is_recurrent(model):
-        if fallback is not None:
-            raise ConversionError(
-                f"Model '{model.name}' has recurrent layers, whose integers TensorFlow chooses as "
-                "a whole: none of its layers can stay in float. Convert it without a fallback."
-            )
-        return
     names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
     with explaining(model, scheme):
-        source = in_float32(model)
-        if scheme == "int16x8":
-            to_tflite(source, names, scheme, _made_up(source, 1))
-        elif fallback is None:
-            _float_model(source, names).check_operators()
+        source = rewrite_model(in_float32(model), unroll=True)
+        if fallback is None:
+            _float_model(source, names).check_operators(scheme)
 
 
 def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:

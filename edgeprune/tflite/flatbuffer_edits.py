@@ -34,7 +34,7 @@ def list_float_operators(parsed: Any) -> list[str]:
             kind = operator_kind(parsed, operator)
             tensors = [subgraph.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
             floats = any(type_name(tensor) == "float32" for tensor in tensors)
-            if floats and kind not in ("QUANTIZE", "DEQUANTIZE"):
+            if floats and kind not in ("QUANTIZE", "DEQUANTIZE", "CAST"):
                 left.add(kind)
     return sorted(left)
 

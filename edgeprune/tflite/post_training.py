@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.tflite.content import check_integer
+from edgeprune.support.progress import stage
+from edgeprune.tflite.conversion_checks import INT8
 from edgeprune.tflite.fallback import choose_float_layers, measure_loss
-from edgeprune.tflite.flatbuffer import parse_model
+from edgeprune.tflite.flatbuffer import parse_model, type_name
 from edgeprune.tflite.flatbuffer_edits import activations, order_tensors, pack
 from edgeprune.tflite.layer_errors import LayerError, compare_layers
+from edgeprune.tflite.operator_rewrites import rewrite_operators
 from edgeprune.tflite.quantization import Quantization
-from edgeprune.tflite.quantizer import to_int8
+from edgeprune.tflite.quantizer import to_int8, to_int16
 from edgeprune.tflite.ranges import RANGES, Activations, Range, choose_ranges, observe
 from edgeprune.tflite.runtime import TFLiteModel
+from edgeprune.tflite.tensorflow_lite import check_integer
+
+if TYPE_CHECKING:
+    import keras
+
+    from edgeprune.data.preprocessing import Scaling
 
 COMPARED_SAMPLES = 32
 
@@ -52,20 +60,59 @@ class FloatModel:
         self, content: bytes, name: str, inputs: Sequence[str], layers: Collection[str]
     ) -> None:
         self.parsed = parse_model(content)
+        rewrite_operators(self.parsed)
         if self.parsed.signatureDefs:
             order_tensors(self.parsed, list(inputs))
         self.content = pack(self.parsed)
+        subgraph = self.parsed.subgraphs[0]
+        self.types = [type_name(subgraph.tensors[index]) for index in subgraph.inputs]
         self.name = name
         self.layers = layers
 
-    def check_operators(self) -> None:
-        """Refuse operators without an 8-bit form, found by a trial with made-up ranges.
+    def check_operators(self, scheme: str) -> None:
+        """Refuse operators without a form in integers, found by a trial with made-up ranges.
 
         Raises:
-            ConversionError: names them.
+            FloatOperatorsError: lists them.
         """
-        ranges = dict.fromkeys(activations(self.parsed), (-1.0, 1.0))
-        check_integer(parse_model(to_int8(self.parsed, ranges)), self.name, "int8")
+        check_integer(parse_model(self.draft() if scheme in INT8 else self._try_int16()))
+
+    def draft(self) -> bytes:
+        """Quantize to int8 with made-up ranges; what has no form in integers stays in float."""
+        return to_int8(self.parsed, dict.fromkeys(activations(self.parsed), (-1.0, 1.0)))
+
+    def _try_int16(self) -> bytes:
+        generator, subgraph = np.random.default_rng(0), self.parsed.subgraphs[0]
+        shapes = [tuple(subgraph.tensors[index].shape) for index in subgraph.inputs]
+        sample = [  # integers are 0, which every table has
+            generator.uniform(0, dtype == "float32", shape).astype(dtype)
+            for shape, dtype in zip(shapes, self.types, strict=True)
+        ]
+        return to_int16(self.content, [sample])
+
+    def quantize_to_int16(self, samples: Mapping[str, np.ndarray]) -> bytes:
+        """Quantize to 16-bit activations and 8-bit weights, with ranges that TensorFlow finds.
+
+        Args:
+            samples: by input name in the order of the Keras model, each `(n, ...)`.
+
+        Raises:
+            FloatOperatorsError: operators have no such form.
+        """
+        arrays = self._read(samples)
+        with stage("calibration", len(arrays[0])) as advance:
+
+            def following() -> Iterator[list[np.ndarray]]:
+                for sample in _one_by_one(arrays):
+                    yield sample
+                    advance()
+
+            content = to_int16(self.content, following())
+        check_integer(parse_model(content))
+        return content
+
+    def _read(self, samples: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [a.astype(kind) for a, kind in zip(samples.values(), self.types, strict=True)]
 
     def quantize(
         self,
@@ -85,9 +132,12 @@ class FloatModel:
 
         Raises:
             ConversionError: the limit cannot be met.
+            FloatOperatorsError: there is no limit, and operators have no form in integers.
         """
         fallback = settings.fallback
-        arrays = [array.astype(np.float32) for array in samples.values()]
+        if fallback is None:
+            self.check_operators("int8")
+        arrays = self._read(samples)
         exact = _predict(self.content, arrays)
         seen = observe(
             self.content,
@@ -116,7 +166,9 @@ class FloatModel:
         layers = compare(quantized, ())
         kept: tuple[int, ...] = ()
         loss = loss_with(kept)
-        if fallback is not None and loss > fallback.limit:
+        if fallback is None:
+            check_integer(parse_model(quantized))
+        elif loss > fallback.limit:
             kept = choose_float_layers(layers, loss_with, fallback.limit)
             quantized = to_int8(self.parsed, chosen, keep_float=kept)
             layers, loss = compare(quantized, kept), loss_with(kept)
@@ -132,7 +184,7 @@ class FloatModel:
         arrays: Sequence[np.ndarray],
     ) -> tuple[str, dict[int, Range]]:
         if ranges != "auto":
-            return ranges, choose_ranges(seen, ranges)
+            return ranges, choose_ranges(seen, ranges, self.parsed)
 
         def distance(way: str) -> float:
             found = _predict(to_int8(self.parsed, candidates[way]), arrays)
@@ -141,7 +193,7 @@ class FloatModel:
                 for one, other in zip(exact, found, strict=True)
             )
 
-        candidates = {way: choose_ranges(seen, way) for way in RANGES}
+        candidates = {way: choose_ranges(seen, way, self.parsed) for way in RANGES}
         best = min(candidates, key=distance)
         return best, candidates[best]
 
@@ -154,3 +206,49 @@ def _one_by_one(arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
 def _predict(content: bytes, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     found: Any = TFLiteModel(content).predict(list(arrays) if len(arrays) > 1 else arrays[0])
     return list(found.values()) if isinstance(found, dict) else [found]
+
+
+def measure_error(
+    model: keras.Model,
+    content: bytes,
+    samples: Mapping[str, np.ndarray],
+    inside: Scaling | None = None,
+) -> float:
+    """Return how far a `.tflite` is off its Keras model, see `Conversion.error`.
+
+    Outputs that hardly vary are held against their size: a hundredth of it is no error.
+
+    Args:
+        model: in float32.
+        content: of the `.tflite`.
+        samples: by input name, each `(n, ...)`, preprocessed.
+        inside: the scaling that the file does itself.
+    """
+    import keras
+
+    from edgeprune.tracing.opening import functional_form
+
+    arrays = [array[:COMPARED_SAMPLES] for array in samples.values()]
+    kinds = [tensor.dtype for tensor in model.inputs]
+    size = model.inputs[0].shape[0] or len(arrays[0])
+    batches = []
+    for start in range(0, len(arrays[0]), size):
+        flat = [a[start : start + size].astype(k) for a, k in zip(arrays, kinds, strict=True)]
+        given = keras.tree.pack_sequence_as(functional_form(model).input, flat)
+        batches.append([np.asarray(y) for y in keras.tree.flatten(model(given, training=False))])
+    expected = [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+    found = _predict(content, arrays if inside is None else [inside.invert(arrays[0])])
+    pairs = zip(expected, found, strict=True)  # an output without samples has no error
+    return max(
+        (_relative_error(*pair) for pair in pairs if pair[0].size == pair[1].size), default=0
+    )
+
+
+def _relative_error(expected: np.ndarray, found: np.ndarray) -> float:
+    if expected.dtype.kind != "f":
+        return float((expected != found.reshape(expected.shape)).mean())
+    exact = expected.astype(np.float64)
+    variation = np.sqrt(np.square(exact - exact.mean(axis=0)).mean())
+    size = np.sqrt(np.square(exact).mean())
+    off = np.sqrt(np.square(exact - found.reshape(exact.shape)).mean())
+    return float(off / max(variation, 0.02 * size, 1e-12))

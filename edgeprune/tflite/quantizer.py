@@ -6,8 +6,10 @@ This is the one place where the quantizer is called. It is TensorFlow's, with ra
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from edgeprune.tflite.flatbuffer import find_schema
 from edgeprune.tflite.flatbuffer_edits import pack
@@ -47,3 +49,24 @@ def to_int8(
             tensor.quantization.min, tensor.quantization.max = [low], [high]
     given, answered = map(tf.as_dtype, io)
     return bytes(mlir_quantize(pack(parsed), input_data_type=given, output_data_type=answered))
+
+
+def to_int16(content: bytes, samples: Iterable[Sequence[np.ndarray]]) -> bytes:
+    """Quantize to 16-bit activations and 8-bit weights; TensorFlow observes the ranges itself.
+
+    Args:
+        content: of the float model, without loops: their calibration ends the process.
+        samples: the inputs of each, in the order of the file, with a batch of one.
+
+    Returns:
+        The content of the `.tflite`, with inputs and outputs in float.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.optimize import calibrator
+
+    made = calibrator.Calibrator(calibrator.add_intermediate_tensors(content))
+    return bytes(
+        made.calibrate_and_quantize(
+            lambda: iter(samples), tf.float32, tf.float32, False, tf.int16, tf.int64
+        )
+    )

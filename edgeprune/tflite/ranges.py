@@ -7,6 +7,7 @@ so there are three ways, and `auto` (see `edgeprune.tflite.integers`) tries all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeprune.support.progress import stage
+from edgeprune.tflite.flatbuffer import operator_kind
 from edgeprune.tflite.flatbuffer_edits import activations
 from edgeprune.tflite.runtime import find_runtime
 
@@ -168,12 +170,37 @@ RANGES: dict[str, Callable[[Range, np.ndarray], Range]] = {
 """Ways to a range, by name."""
 
 
-def choose_ranges(seen: Activations, way: str) -> dict[int, Range]:
+SAME_SCALE = frozenset(
+    "AVERAGE_POOL_2D BROADCAST_TO DEPTH_TO_SPACE EXPAND_DIMS GATHER GATHER_ND MAXIMUM MAX_POOL_2D "
+    "MINIMUM REDUCE_MAX REDUCE_MIN RESHAPE REVERSE_V2 SLICE SPACE_TO_DEPTH SPLIT SPLIT_V SQUEEZE "
+    "STRIDED_SLICE TILE TOPK_V2 TRANSPOSE UNPACK".split()
+)
+"""Operators whose output the quantizer gives the scale of their input, or the other way round."""
+
+
+def choose_ranges(seen: Activations, way: str, parsed: Any) -> dict[int, Range]:
     """Return the range of each tensor.
+
+    Where others read the input of an operator of `SAME_SCALE` too, its output gets a range that
+    holds that of the input: TensorFlow would narrow the input for all of them.
 
     Args:
         seen: what `observe` found.
         way: name in `RANGES`.
+        parsed: `ModelT` of the float model.
     """
     span = RANGES[way]
-    return {index: span(seen.limits[index], seen.values[index]) for index in seen.limits}
+    ranges = {index: span(seen.limits[index], seen.values[index]) for index in seen.limits}
+    subgraph = parsed.subgraphs[0]
+    readers = Counter(int(i) for operator in subgraph.operators for i in set(operator.inputs))
+    readers.update(map(int, subgraph.outputs))
+    shared = {index for index in ranges if readers[index] > 1}
+    for operator in subgraph.operators:
+        inputs = shared.intersection(map(int, operator.inputs))
+        if not inputs or operator_kind(parsed, operator) not in SAME_SCALE:
+            continue
+        for output in ranges.keys() & set(map(int, operator.outputs)):
+            lows, highs = zip(*(ranges[index] for index in (output, *inputs)), strict=True)
+            ranges[output] = min(lows), max(highs)
+            shared.add(output)
+    return ranges

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -63,6 +64,8 @@ def find_runtime() -> Runtime:
         except (ImportError, AttributeError, OSError) as error:
             broken.append(f"{distribution} does not load ({error})")
     found = "; ".join(broken) or "found none of " + ", ".join(name for _, name in _CANDIDATES)
+    if re.search("map segment|allocate memory", found):
+        raise EdgepruneError(f"There is too little memory to load a runtime: {found}.")
     raise EdgepruneError(f"No TensorFlow Lite runtime: {found}. pip install ai-edge-litert")
 
 

@@ -6,35 +6,25 @@ import contextlib
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgeprune.errors import ConversionError, EdgepruneError
-from edgeprune.support.progress import stage
 from edgeprune.support.standard_error import captured_stderr
+from edgeprune.tflite.conversion_checks import INT8
+from edgeprune.tflite.flatbuffer_edits import list_float_operators
 
 if TYPE_CHECKING:
     import keras
 
 
-def to_tflite(
-    model: keras.Model,
-    names: Mapping[str, str],
-    scheme: str,
-    samples: Mapping[str, np.ndarray] | None = None,
-    *,
-    io: tuple[str, str] = ("float32", "float32"),
-) -> bytes:
-    """Convert with TensorFlow's own means, its calibration included.
+def to_tflite(model: keras.Model, names: Mapping[str, str], scheme: str) -> bytes:
+    """Convert to a number format that needs no samples.
 
     Args:
         model: in float32.
         names: signature name by input name.
-        scheme: float32, float16, dynamic, int8 or int16x8.
-        samples: for the ranges of the last two, by input name.
-        io: what goes in and what comes out of an int8 model.
+        scheme: float32, float16 or dynamic.
     """
     import tensorflow as tf
 
@@ -44,30 +34,7 @@ def to_tflite(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if scheme == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if samples is None:
-        return converter.convert()
-    total = len(next(iter(samples.values())))
-    types = {tensor.name: tensor.dtype for tensor in model.inputs}
-    with stage("calibration", total) as advance:
-
-        def representative_dataset() -> Iterator[dict[str, np.ndarray]]:
-            for index in range(total):
-                yield {
-                    names[name]: array[index : index + 1].astype(types[name])
-                    for name, array in samples.items()
-                }
-                advance()
-
-        converter.representative_dataset = representative_dataset
-        converter.target_spec.supported_ops = [_OPERATORS[scheme](tf.lite.OpsSet)]
-        converter.inference_input_type, converter.inference_output_type = map(tf.as_dtype, io)
-        return converter.convert()
-
-
-_OPERATORS: Mapping[str, Callable[[Any], Any]] = {
-    "int8": lambda sets: sets.TFLITE_BUILTINS_INT8,
-    "int16x8": lambda sets: sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-}
+    return converter.convert()
 
 
 def _trace(model: keras.Model, names: Mapping[str, str]) -> tuple[list[Any], Any]:
@@ -113,6 +80,28 @@ def signature_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.\-]", "_", name)
 
 
+class FloatOperatorsError(Exception):
+    """Operators of an integer model stayed in float.
+
+    Args:
+        kinds: of the operators.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__(", ".join(kinds))
+        self.kinds = kinds
+
+
+def check_integer(parsed: Any) -> None:
+    """Refuse an integer model with operators that the quantizer left in float32.
+
+    Raises:
+        FloatOperatorsError: that; `explaining` makes a line of it.
+    """
+    if left := list_float_operators(parsed):
+        raise FloatOperatorsError(left)
+
+
 @contextlib.contextmanager
 def explaining(model: keras.Model, scheme: str) -> Iterator[None]:
     """Turn whatever the converter raises into one line, with its own words as a note.
@@ -136,20 +125,59 @@ def _explain(model: keras.Model, scheme: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"Conversion needs TensorFlow ({error}): pip install 'edgeprune[tensorflow]'."
     text = str(error)
-    narrow = re.search(r"not yet supported for op: '(\w+)'", text)
+    left = error.kinds if isinstance(error, FloatOperatorsError) else []
+    narrow = left or re.findall(r"not yet supported for op: '(\w+)'", text)
     if narrow:
+        ways = "Leave it in float with --fallback 1%, or take" if scheme in INT8 else "Take"
         return (
-            f"Model '{model.name}' cannot be {scheme}: TensorFlow Lite has no 16-bit form of "
-            f"{narrow[1]}. Use scheme 'int8' or 'dynamic', or replace this operator."
+            f"Model '{model.name}' cannot be {scheme} throughout: TensorFlow Lite has no form in "
+            f"{'8' if scheme in INT8 else '16'}-bit integers of {_locate(model, narrow)}. "
+            f"{ways} --quantize dynamic or float32."
+        )
+    if scheme == "int16x8" and any("int" in tensor.dtype for tensor in model.inputs):
+        return (
+            f"Model '{model.name}' takes integers, which TensorFlow Lite cannot do in int16x8. "
+            "Take --quantize int8 or dynamic."
         )
     operators = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", text)))
     if operators:
         return (
             f"Model '{model.name}' cannot be converted: TensorFlow Lite has no operator for "
-            f"{', '.join(operators)}. Replace the layers that use them."
+            f"{_locate(model, operators)}. Replace what uses it by other layers."
         )
     reason = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     return f"TensorFlow Lite cannot convert model '{model.name}' to {scheme}: {reason}"
+
+
+def _locate(model: keras.Model, kinds: Sequence[str]) -> str:
+    """Return kinds of operators with the Keras layer that each is in, as far as that is known."""
+    import tensorflow as tf
+
+    from edgeprune.tracing.graph import build_graph, run
+
+    def plain(kind: str) -> str:
+        return kind.replace("_", "").lower()
+
+    graph = build_graph(model)
+    found: dict[str, str] = {}
+
+    def watch(call: Any, args: Any, kwargs: Any) -> Any:
+        known = len(tf.compat.v1.get_default_graph().get_operations())
+        result = call.operation(*args, **kwargs)
+        for made in tf.compat.v1.get_default_graph().get_operations()[known:]:
+            found.setdefault(plain(made.type), call.path)
+        return result
+
+    with contextlib.suppress(Exception):  # the message is worth more than its details
+        tf.function(
+            lambda *inputs: run(graph, inputs, watch), autograph=False
+        ).get_concrete_function(
+            *(tf.TensorSpec((1, *ref.shape[1:]), ref.dtype) for ref in graph.inputs)
+        )
+    places = {kind: found.get(plain(kind)) for kind in kinds}
+    return ", ".join(
+        f"{kind} (layer '{place}')" if place else kind for kind, place in places.items()
+    )
 
 
 @contextlib.contextmanager

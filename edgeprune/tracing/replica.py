@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ModelError
+from edgeprune.support.printable import one_line
 from edgeprune.tracing.graph import arrange_inputs, build_graph, map_structure, nodes_in_order
 from edgeprune.tracing.keras_internals import Functional
 from edgeprune.tracing.opening import functional_form, is_model, repeats_over_time
@@ -55,10 +56,9 @@ def rebuild(
     except Exception as error:  # get_config and from_config of custom layers are users' code
         if change is None and not isinstance(operation, keras.Layer):
             return _copy_node(operation)
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"Layer '{path}' ({type(operation).__name__}) cannot be built again from its config: "
-            f"{line} Expected get_config() to return every argument of the constructor."
+            f"{one_line(error)}. Expected get_config() to return every argument of the constructor."
         ) from error
 
 
@@ -89,7 +89,12 @@ def _copy_node(operation: keras.Operation) -> keras.Operation:
 
 
 def replicate(
-    model: keras.Model, make: Make = reproduce, adapt: Adapt | None = None
+    model: keras.Model,
+    make: Make = reproduce,
+    adapt: Adapt | None = None,
+    *,
+    shapes: Sequence[Sequence[int | None]] | None = None,
+    inside: bool = True,
 ) -> tuple[keras.Model, dict[str, keras.Operation]]:
     """Build a new model with the same graph, from new operations.
 
@@ -99,13 +104,14 @@ def replicate(
         model: a Functional or Sequential model; it is not changed.
         make: gives the new operation for `(path, operation)`; its weights are freshly initialised.
         adapt: gives the new arguments for `(path, which of its calls, (args, kwargs))`.
+        shapes: of the new inputs, batch included; those of the old ones if not given.
+        inside: whether nested models get the sizes of their first call where theirs are open.
 
     Returns:
         The new model, and its operations by path.
     """
-    replica = _Replica(make, adapt)
-    shapes = [tensor.shape for tensor in functional_form(model).inputs]
-    made = replica.build(model, "", shapes)
+    replica = _Replica(make, adapt, shapes is not None, inside)
+    made = replica.build(model, "", shapes or [x.shape for x in functional_form(model).inputs])
     for path, operation in operations_by_path(model).items():
         if isinstance(operation, keras.Layer):
             replica.made[path].trainable = operation.trainable
@@ -192,9 +198,11 @@ def renew_input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras
 
 
 class _Replica:
-    def __init__(self, make: Make, adapt: Adapt | None) -> None:
+    def __init__(self, make: Make, adapt: Adapt | None, fills: bool, inside: bool) -> None:
         self.make = make
         self.adapt = adapt
+        self.fills = fills
+        self.inside = inside
         self.made: dict[str, keras.Operation] = {}
         self._new: dict[int, Any] = {}
         self._paths: dict[int, str] = {}
@@ -204,11 +212,12 @@ class _Replica:
         form = functional_form(model)
         if _has_needless_batch(model):
             shapes = [(None, *shape[1:]) for shape in shapes]
+        fills, self.fills = self.fills, self.fills and self.inside
         inputs = [
             renew_input(
                 tensor,
                 [
-                    None if old is None else new
+                    None if old is None and not fills else new
                     for old, new in zip(tensor.shape, shape, strict=True)
                 ],
             )
