@@ -29,7 +29,7 @@ from edgeprune.cli.options import (
     read_model,
     read_quantization,
 )
-from edgeprune.cli.terminal import show, show_values, working
+from edgeprune.cli.terminal import show, show_values, warn, working
 
 DOES_NOT_FIT = 1
 
@@ -157,7 +157,7 @@ def convert(out: str, as_json: bool, quiet: bool, **options: Any) -> None:
     with working(quiet):
         result, warning = _convert_file(out, options)
     if warning:
-        click.echo(f"Warning: {warning}", err=True)
+        warn(warning)
     show_values(result, as_json, quiet)
 
 
