@@ -96,6 +96,14 @@ def test_sizes_that_do_not_fit_are_refused(shape: Any, size: Any, message: str) 
         load_model(convolutional(*shape), input_size=size)
 
 
+def test_an_input_without_open_sizes_stays_beside_one_with() -> None:
+    image, numbers = keras.Input((None, None, 3), name="image"), keras.Input((5,), name="numbers")
+    y = layers.GlobalAveragePooling2D()(layers.Conv2D(4, 3)(image))
+    original = keras.Model([image, numbers], layers.Dense(2)(layers.Concatenate()([y, numbers])))
+    model = load_model(original, input_size=(9, 8))
+    assert [tuple(x.shape) for x in model.inputs] == [(None, 9, 8, 3), (None, 5)]
+
+
 def test_a_length_of_a_sequence_and_an_old_file(tmp_path: Path) -> None:
     x = tf_keras.Input((None, 4))
     y = tf_keras.layers.GlobalMaxPooling1D()(tf_keras.layers.Conv1D(3, 3)(x))

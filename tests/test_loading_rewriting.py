@@ -210,7 +210,9 @@ WATCH = """
             assert not refused
             honest |= found
         at = [place for place in positions(config) if place and place[-1] in KEYS]
-        for place in at[:: 2 if generation == 3 else 5]:
+        at.sort(key=lambda place: place[-1] != "activation")
+        at = at[:3] + at[3 :: 3 if generation == 3 else 7]
+        for place in at:
             for planted in PLANTED:
                 Path(path).write_text(json.dumps(replaced(config, place, lambda _: planted)))
                 refused, found = watch(path, weights)

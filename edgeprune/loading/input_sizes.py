@@ -37,7 +37,8 @@ def set_input_sizes(model: keras.Model, size: Sequence[int] | None = None) -> ke
     """
     form = functional_form(model)
     old = [tuple(tensor.shape) for tensor in form.inputs]
-    new = [_fill(model, shape, size) for shape in old]
+    is_open = any(None in shape[1:] for shape in old)
+    new = [_fill(model, x, size if None in x[1:] or not is_open else None) for x in old]
     states = any(getattr(layer, "stateful", False) for layer in model._flatten_layers())
     if new == old or (states and size is None):
         return model
