@@ -61,7 +61,9 @@ def test_a_specialist_answers_as_the_original_does_among_its_classes(
     assert built.model.get_layer("head").kernel.shape[-1] == 3
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    "head", [pytest.param(head, marks=pytest.mark.slow) for head in HEADS[1:-1]] + [*HEADS[::5]]
+)
 def test_a_specialist_is_pruned_as_well(data: Path, tmp_path: Path, head: str) -> None:
     built = edgeprune.build(
         make_classifier(head), small(data), classes=["nine", 0], budget="macs=40%", training=None,

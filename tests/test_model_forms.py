@@ -190,7 +190,7 @@ def pair(names: Iterable[str], each: int) -> list[Any]:
     return pairs
 
 
-@pytest.mark.parametrize(("name", "form"), pair(FUNCTIONS, 3))
+@pytest.mark.parametrize(("name", "form"), pair(FUNCTIONS, 2))
 def test_a_function_does_the_same_with_every_form(name, form, tmp_path, expected) -> None:
     model = make(form)
     weights = model.get_weights()

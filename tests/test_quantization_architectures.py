@@ -73,14 +73,19 @@ def error(model: keras.Model, scheme: str, inputs: np.ndarray) -> float:
     return float(np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()))
 
 
+QUICK = [
+    (unet, "pruned", "float32"),
+    (conv1d, "pruned", "float16"),
+    (conv1d, "pruned", "dynamic"),
+    (unet, "pruned", "int8"),
+    (conv1d, "whole", "int8"),
+    (conv1d, "pruned", "int16x8"),
+    (unet, "pruned", "int8-qat"),
+]
+"""Every scheme and both networks; the other pairs are slow tests."""
 CASES = [
-    *itertools.product([unet, conv1d], ["pruned"], BOUNDS),
-    (unet, "whole", "int8"),
-    *(
-        pytest.param(*case, marks=pytest.mark.slow)
-        for case in itertools.product([unet, conv1d], ["whole"], BOUNDS)
-        if case != (unet, "whole", "int8")
-    ),
+    case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow)
+    for case in itertools.product([unet, conv1d], ["whole", "pruned"], BOUNDS)
 ]
 
 

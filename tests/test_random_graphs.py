@@ -37,7 +37,7 @@ COMMON = {
 }
 
 
-@settings(max_examples=15, **COMMON)
+@settings(max_examples=8, **COMMON)
 @given(SEEDED)
 def test_slim_equals_cut_on_random_graphs(random: Random) -> None:
     check(draw_runnable(random))

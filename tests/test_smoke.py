@@ -65,6 +65,7 @@ def test_a_model_is_inspected_and_what_was_pruned_opens_again(place: Path) -> No
 def test_every_format_answers_as_keras_does(place: Path, scheme: str) -> None:
     file = place / f"{scheme}.tflite"
     command = f"convert {place}/model.keras --data {place}/digits.npz --quantize {scheme}"
+    command += " --qat-epochs 1"
     answer = run_command(*f"{command} --quiet --out {file}".split())
     assert answer.code == 0, answer.err
     images, _ = unseen()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from edgeprune.allocation.constraints import Constraints, CostLimits, check_budget, smallest_cost
-from edgeprune.allocation.problem import Problem, give_back
+from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.sensitivity import (
     Sensitivity,
     allocate_by_sensitivity,
@@ -21,7 +21,6 @@ from edgeprune.allocation.widths import (
     allowed_widths,
     fix_classes,
     keep_channels,
-    smallest_widths,
 )
 
 Allocation = Callable[[Problem], dict[str, int]]
@@ -52,9 +51,7 @@ __all__ = [
     "allowed_widths",
     "check_budget",
     "fix_classes",
-    "give_back",
     "keep_channels",
     "measure_sensitivity",
     "smallest_cost",
-    "smallest_widths",
 ]

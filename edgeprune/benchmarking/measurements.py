@@ -11,6 +11,7 @@ from edgeprune.energy.windowed_energy import Energy
 
 MEBIBYTE = 2**20
 BUSY_SHARE = 0.5
+SUMMARY = ("count", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
 
 
 @dataclass(frozen=True)
@@ -217,15 +218,11 @@ def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) 
     return MeasuredModel(
         model=name,
         **shared,
-        count=latency["count"],
-        min_ms=latency["min_ms"],
-        p50_ms=latency["p50_ms"],
-        p90_ms=latency["p90_ms"],
-        p99_ms=latency["p99_ms"],
-        mean_ms=latency["mean_ms"],
-        load_ms=cold["load_ms"],
-        first_ms=cold["first_ms"],
-        memory_peak_bytes=cold["memory_peak_bytes"],
+        **{
+            key: latency[key]
+            for key in ("count", "min_ms", "p50_ms", "p90_ms", "p99_ms", "mean_ms")
+        },
+        **{key: cold[key] for key in ("load_ms", "first_ms", "memory_peak_bytes")},
         memory_model_bytes=cold["memory_peak_bytes"] - cold["memory_before_bytes"],
         size_bytes=entry["size_bytes"],
         sha256=entry["sha256"],

@@ -268,12 +268,7 @@ def pruning_options(**step: Any) -> Callable[[Command], Command]:
             "most 90 s), thorough (5 minutes), a length such as 10min or 20epochs, fast (none). "
             "Kept where validation gains.",
         ),
-        accuracy_option(
-            "--fine-tune",
-            metavar="TIME",
-            hidden=True,
-            help="Old name of --effort.",
-        ),
+        accuracy_option("--fine-tune", metavar="TIME", hidden=True, help="Old name of --effort."),
         accuracy_option("--seed", type=SEED, default=0, help="Of everything that is drawn."),
     )
 

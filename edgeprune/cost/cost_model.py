@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 
+from edgeprune.cost.budgets import COUNTED
 from edgeprune.cost.estimates import Estimates
 from edgeprune.cost.multiplications import is_counted, multiplications
 from edgeprune.cost.workload import Widths, linear_size
@@ -25,9 +26,6 @@ from edgeprune.tracing.groups import Groups
 
 Term = tuple[float, list[int]]
 Terms = list[Term]
-COUNTED = ("macs", "params")
-
-
 NOWHERE = Deployment()
 
 

@@ -17,10 +17,7 @@ def score_class_response(context: PruningContext, group: Group) -> np.ndarray:
     After Guo and Potkonjak, "Pruning ConvNets Online for Efficient Specialist Models" (2017). Only
     classes that will be kept count; the responses that several consumers see are added up.
     """
-    found = context.class_means(group)
-    if not found:
-        return score_l1(context, group)
-    return np.sum([means.max(axis=0) for means in found], axis=0)
+    return _add(context, group, [means.max(axis=0) for means in context.class_means(group)])
 
 
 def score_activation_mean(context: PruningContext, group: Group) -> np.ndarray:
