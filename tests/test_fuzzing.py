@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from random import Random
 
 import keras
+import networks
 import pytest
 from fuzzing import campaign, hostile_boards, killed_builds
+
+from edgeprune.tflite import convert_in_detail
 
 if not hasattr(keras.layers, "AdaptiveMaxPooling2D"):
     pytest.skip("the grammar draws layers that this Keras lacks", allow_module_level=True)
@@ -22,6 +26,14 @@ def test_a_random_network_keeps_its_promises_in_every_form(seed: int) -> None:
         random_graphs.check(seed)
     except random_graphs.UnrunnableError:
         pytest.skip("plain Keras cannot run what this seed draws")
+
+
+@pytest.mark.parametrize("seed", [2, 66, 71, 114, 210, 270])
+def test_a_network_that_int8_once_lost_follows_again(seed: int) -> None:
+    model = networks.randomize(random_graphs.draw_runnable(Random(seed)))
+    samples = networks.random_inputs(model, samples=6, size=5)
+    made = convert_in_detail(model, calibration=samples if len(samples) > 1 else samples[0])
+    assert made.error < 0.3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")

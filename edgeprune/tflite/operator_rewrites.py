@@ -106,12 +106,16 @@ class _Editor:
         return [int(size) for size in self.subgraph.tensors[index].shape]
 
     def copy(self, index: int) -> int:
-        """Return a tensor with the same values, where several read this one and it is computed."""
+        """Return a tensor with the same values, where several read this one and it is computed.
+
+        Times the next number to one: a product with one itself is taken out by the quantizer.
+        """
         computed = type_name(self.subgraph.tensors[index]) == "float32"
         if self.readers[index] < 2 or not computed or self.values(index, "float32").size:
             return index
         made = self.like(index, f"copy_{len(self.operators)}")
-        self.add("MUL", [index, self.constant(np.array(1, np.float32))], made)
+        one = np.nextafter(np.float32(1), np.float32(2))
+        self.add("MUL", [index, self.constant(np.array(one))], made)
         return made
 
     def constant(self, values: np.ndarray) -> int:

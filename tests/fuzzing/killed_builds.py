@@ -18,7 +18,16 @@ from specialists import make_classifier, save_digits
 from edgeprune.support.files import MARK_SECONDS, move_together
 
 MOST_SECONDS = 600.0
-OPTIONS = ("--recovery", "none", "--recalibrate", "off", "--no-bench", "--quiet")
+OPTIONS = (
+    "--recovery",
+    "none",
+    "--recalibrate",
+    "off",
+    "--effort",
+    "fast",
+    "--no-bench",
+    "--quiet",
+)
 
 
 @cache

@@ -15,7 +15,7 @@ from edgeprune.errors import ConversionError
 from edgeprune.loading.comparisons import computes_in_half
 from edgeprune.loading.data_formats import move_channels_last
 from edgeprune.surgery.channel_removal import remove_channels
-from edgeprune.tflite import CALIBRATED, convert
+from edgeprune.tflite import CALIBRATED, convert_in_detail
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tracing.groups import Groups
 from edgeprune.tracing.layouts import find_channels_first
@@ -23,6 +23,8 @@ from edgeprune.tracing.opening import functional_form
 
 HALF_TOLERANCE = 0.1
 """Of networks in half precision, whose sums are rounded in another order once channels are gone."""
+LOST = 0.9
+"""Error from which an integer model has nothing to do with its float model."""
 SCHEMES = ("float32", "dynamic", "int8", "int16x8")
 
 
@@ -109,13 +111,14 @@ def check_export(model: keras.Model, scheme: str) -> None:
     inputs = networks.random_inputs(model, samples=4, size=5)
     samples = inputs if len(inputs) > 1 else inputs[0]
     try:
-        content = convert(model, scheme=scheme, calibration=samples)
+        made = convert_in_detail(model, scheme=scheme, calibration=samples)
     except ConversionError as error:
         assert "\n" not in str(error).strip(), str(error)
         return
     if scheme in CALIBRATED:
-        return  # `convert` has compared it, and warned if it does not follow
-    found = TFLiteModel(content).predict(samples)
+        assert made.error is not None and made.error < LOST, f"{scheme} is off by {made.error:.2f}"
+        return
+    found = TFLiteModel(made.content).predict(samples)
     answers = list(found.values()) if isinstance(found, dict) else [found]
     tolerance = 1e-3 if scheme == "float32" else 0.2
     for one, other in zip(networks.call(model, inputs), answers, strict=True):
