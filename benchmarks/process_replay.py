@@ -160,8 +160,8 @@ REAL = ("resnet20", "resnet8", "wake_words", "keywords")
 def replay(name: str) -> dict[str, Any]:
     """Prune one network and return its plan and the digests of its weights."""
     model, data, settings = make(name) if name in MADE else open_real(name)
-    if "method" in settings:
-        settings["pruning"] = edgeprune.Pruning(method=settings.pop("method"))
+    settings |= {"pruning": edgeprune.Pruning(settings.pop("method", "auto"), step=8)}
+    settings["training"] = None  # by time, which no two runs have equal
     parts = [data] if isinstance(data, np.ndarray) else list(data)
     most = 3 * len(parts[0]) // 4
     learn, choose = (tuple(part[cut] for part in parts) for cut in (np.s_[:most], np.s_[most:]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -389,3 +390,23 @@ def test_labels_from_a_device_or_a_pipe_are_refused(place: Path) -> None:
         answer = run_command("build", "model.keras", "--data", "pets", "--labels", path)
         assert answer.code == 2
         assert "it is no file but a folder, a pipe or a device" in answer.error
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "check {} --target coral-usb", "bench {}", "inspect {}", "convert {} --quantize dynamic",
+        "convert model.keras --data {}",
+        "inspect model.keras --weights {}",
+    ],
+)  # fmt: skip
+def test_what_never_ends_is_not_read(place: Path, command: str) -> None:
+    for name in ("pipe.tflite", "pipe.npz"):
+        if not (place / name).exists():
+            os.mkfifo(place / name)
+        for path in (name, "/dev/zero"):
+            answer = run_command(*command.format(path).split())
+            assert answer.code == 2, answer
+            assert re.search(
+                "no file but a folder, a pipe or|neither a folder|not a Ten", answer.error
+            )

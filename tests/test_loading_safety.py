@@ -201,6 +201,17 @@ def test_classes_that_the_user_hands_over_pass(base: Path) -> None:
     np.testing.assert_allclose(doubled(x), 2 * load_model(base)(x))
 
 
+def test_a_layer_inside_one_of_the_users_own_is_still_judged(base: Path) -> None:
+    class Twice(keras.layers.Layer):
+        pass
+
+    config = {"vocabulary": "/etc/passwd"}
+    inner = {"class_name": "StringLookup", "module": "keras.layers", "config": config}
+    path = edited(base, extra_layer("Twice", "lab", inner=inner, vocabulary="own.txt"))
+    with pytest.raises(ModelError, match="asks to read the file '/etc/passwd'"):
+        load_model(path, custom_objects={"Twice": Twice})
+
+
 def test_a_lambda_layer_of_an_archive_is_replaced_by_a_layer(tmp_path: Path) -> None:
     model = keras.Sequential(
         [keras.Input((2,)), keras.layers.Lambda(lambda x: 3 * x, output_shape=(2,), name="triple")]

@@ -7,6 +7,7 @@ the list of attributes that are passed over, their order, and the count of layer
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import zipfile
@@ -20,12 +21,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 from fuzzing.corrupted_files import share_legacy_process
-from tf_keras.src.saving import saving_lib
 
 from edgeprune.errors import ModelError
 from edgeprune.loading import load_model, models
 
 L = tf_keras.layers
+saving_lib: Any = inspect.getmodule(tf_keras.saving.save_model).saving_lib
 
 
 @pytest.fixture(scope="module", autouse=True)

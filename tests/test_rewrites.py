@@ -74,9 +74,11 @@ def test_recurrent_layers_answer_alike_when_their_steps_are_written_out() -> Non
 def test_recurrent_layers_have_16_bit_activations_and_float_fallbacks_too() -> None:
     series = small_models.samples(20, 6, 4)
     inputs = keras.Input((6, 4))
-    model = randomized(keras.Model(inputs, layers.Dense(3)(layers.LSTM(5)(inputs))))
+    x = layers.LayerNormalization()(layers.LSTM(5)(inputs))
+    model = randomized(keras.Model(inputs, layers.Dense(3)(x)))
     (wanted,) = expected(model, series)
-    assert error(wanted, answers(convert(model, scheme="int16x8", calibration=series), series)[0])
+    found = answers(convert(model, scheme="int16x8", calibration=series), series)[0]
+    assert error(wanted, found) < 0.05
     settings = Quantization(fallback=Fallback(0.001))
     kept = convert_in_detail(model, calibration=series, quantization=settings)
     assert error(wanted, answers(kept.content, series)[0]) < 0.02
@@ -148,6 +150,9 @@ OPERATORS = {
     "one part of two": lambda x: ops.split(x, 2, axis=-1)[1],
     "median": lambda x: ops.median(x, axis=-1),
     "equal": lambda x: ops.where(ops.equal(ops.relu(x), 0), 2.0, x),
+    "softsign": ops.softsign,
+    "quotient": lambda x: x / (ops.abs(x) + 0.2) / (x[:, :, :, :1] + 40.0) * 40.0,
+    "quotient of few": lambda x: ops.relu(x) / 3.0 / (ops.sum(ops.square(x), -1, True) + 1.0),
     "one hot": lambda x: ops.one_hot(ops.argmax(x, axis=-1), 6),
     "minimum and others": lambda x: x + ops.minimum(x, 0) * 0.5,
 }
@@ -182,6 +187,29 @@ def test_a_minimum_leaves_the_values_of_others_as_they_are() -> None:
     found = answers(convert(model, calibration=images), images)
     losses = [error(*pair) for pair in zip(expected(model, images), found, strict=True)]
     assert max(losses) < 0.1, losses
+
+
+def test_a_quotient_has_no_outliers_beside_something_larger() -> None:
+    """The runtime's own division of 8-bit integers overflows where the dividend is small."""
+    inputs = keras.Input((8,))
+    dividend = inputs[:, :4] * np.array([1, 1, 0.01, 0.001], np.float32)
+    divisor = ops.sum(ops.relu(inputs[:, 4:]), axis=-1, keepdims=True) + 3.0
+    model = keras.Model(inputs, layers.Concatenate()([dividend / divisor, 4.0 * inputs]))
+    samples = np.random.default_rng(0).random((40, 8), dtype="float32")
+    found = answers(convert(model, calibration=samples), samples)[0]
+    assert np.abs(found - expected(model, samples)[0]).max() < 0.1
+
+
+def test_what_is_reversed_keeps_its_scale_beside_something_larger() -> None:
+    series = keras.Input((6, 4))
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True))(layers.Dense(4)(series))
+    outputs = [layers.Concatenate()([x, 10 * series]), ops.flip(series, axis=(1, 2))]
+    model = randomized(keras.Model(series, outputs))
+    samples = small_models.samples(16, 6, 4)
+    found = answers(convert(model, calibration=samples), samples)
+    wanted = expected(model, samples)
+    assert np.abs(found[0] - wanted[0])[..., :6].max() < 0.3, "a step of ten times the series"
+    assert error(wanted[1], found[1]) < 0.06
 
 
 def test_integers_that_go_in_stay_integers() -> None:

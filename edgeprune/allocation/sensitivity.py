@@ -14,7 +14,7 @@ from edgeprune.allocation.problem import Problem
 from edgeprune.allocation.strategies import allocate_by_gain
 from edgeprune.allocation.widths import Ranking
 from edgeprune.errors import PlanError
-from edgeprune.support.files import replace_on_success
+from edgeprune.support.files import MOST_JSON_BYTES, check_regular, replace_on_success
 from edgeprune.support.fingerprints import say_new_start
 from edgeprune.support.progress import stage
 
@@ -54,6 +54,7 @@ class Sensitivity:
         Raises:
             PlanError: the file is missing or holds something else.
         """
+        check_regular(path, PlanError, MOST_JSON_BYTES)
         try:
             content = json.loads(Path(path).read_text())
             scores = {

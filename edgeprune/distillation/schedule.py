@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 Clock = Callable[[], float]
 CLOCK: Clock = time.perf_counter
+SLACK = 0.1
 
 
 class Schedule:
@@ -60,7 +61,10 @@ class Schedule:
         done = 0.0 if self.steps is None else step / self.steps
         if self._seconds is not None:
             left = self._seconds - self.reserve - self._begun
-            done = max(done, (self.elapsed - self._begun) / left if left > 0 else 1.0)
+            over = (self.elapsed - self._begun) / left if left > 0 else 1.0
+            # A run that its steps will end does not depend on how long each of them took.
+            if self.steps is None or over >= 1 or over > done + SLACK:
+                done = max(done, over)
         return min(done, 1.0)
 
     def reason(self, step: int) -> str:

@@ -119,6 +119,8 @@ class TrainingLoop:
         """
         told = 0
         first = self.step == 0
+        if first:
+            self._schedule.begin()
         due = self._due()
         try:
             while not self.stopped:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import ModelError
 from edgeprune.latency.operators import Kind, Operator
+from edgeprune.support.files import read_tflite
 from edgeprune.tflite.flatbuffer import operator_kind, parse_model
 
 _MOVEMENT = frozenset("RESHAPE SQUEEZE EXPAND_DIMS SHAPE".split())
@@ -37,10 +37,7 @@ def read_operators(path: str | os.PathLike[str]) -> tuple[Operator, ...]:
         >>> sum(operator.macs for operator in read_operators("model.tflite"))   # doctest: +SKIP
         7489664.0
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ModelError(f"Cannot read '{os.fspath(path)}': {error.strerror}.") from error
+    content = read_tflite(path, ModelError)
     name = f"'{os.fspath(path)}'"
     if content[4:8] != b"TFL3":
         raise ModelError(f"{name} is not a TensorFlow Lite model: expected a .tflite file.")

@@ -66,7 +66,7 @@ def check_weights_file(source: Source) -> None:
     Raises:
         ModelError: names the entry and where it points.
     """
-    if source.layout != "checkpoint":
+    if source.layout not in ("checkpoint", "memory"):
         file = open_weights(source.weights)
         if file is not None:
             file.close()

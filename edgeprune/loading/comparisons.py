@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,12 +13,15 @@ from edgeprune.loading.legacy_worker import sample
 from edgeprune.loading.parts import Architecture
 from edgeprune.loading.references import Reference
 from edgeprune.support.printable import one_line
+from edgeprune.tracing.inference import full_float32
+from edgeprune.tracing.opening import functional_form
 
 TOLERANCE = 1e-5
 # Rounding adds up differently inside; a layer that differs by more was not moved correctly,
 # also where a saturated softmax hides it.
 LAYER_TOLERANCE = 1e-3
 HALF_PRECISION = 2e-2
+_UNKNOWN_SIZE = 64
 
 
 def check_same_outputs(architecture: Architecture, reference: Reference, origin: str) -> float:
@@ -81,6 +85,35 @@ def relative_difference(values: np.ndarray, expected: np.ndarray) -> float:
     values, expected = values[finite].astype("float64"), expected[finite].astype("float64")
     difference = float(np.max(np.abs(values - expected)))
     return difference / (float(np.max(np.abs(expected))) or 1.0)
+
+
+def draw_inputs(
+    model: keras.Model, shapes: Sequence[Sequence[int | None]] | None = None
+) -> list[np.ndarray]:
+    """Draw the inputs of a comparison, the same for every model with these inputs.
+
+    Args:
+        model: with a graph.
+        shapes: of its inputs, batch included, where not its own; what is open becomes 2 and 64.
+    """
+    generator = np.random.default_rng(20181)
+    drawn = []
+    tensors = functional_form(model).inputs
+    for tensor, given in zip(tensors, shapes or [x.shape for x in tensors], strict=True):
+        shape = [given[0] or 2, *(size or _UNKNOWN_SIZE for size in given[1:])]
+        is_float = "float" in tensor.dtype
+        values = generator.normal(size=shape) if is_float else generator.integers(0, 2, shape)
+        drawn.append(values.astype("float32" if tensor.dtype == "bfloat16" else tensor.dtype))
+    return drawn
+
+
+@full_float32()
+def answer_in_full(model: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Give every output of a model, as float32."""
+    form = functional_form(model)
+    given = keras.tree.pack_sequence_as(form._inputs_struct, list(inputs))
+    outputs = keras.tree.flatten(form(given, training=False))
+    return [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in outputs]
 
 
 def computes_in_half(model: keras.Model) -> bool:

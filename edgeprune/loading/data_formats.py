@@ -18,12 +18,13 @@ from keras import layers
 from edgeprune.errors import ModelError
 from edgeprune.loading.comparisons import (
     HALF_PRECISION,
+    answer_in_full,
     computes_in_half,
+    draw_inputs,
     relative_difference,
 )
 from edgeprune.support.printable import one_line
 from edgeprune.tracing.graph import arrange_inputs, map_structure, nodes_in_order
-from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.layouts import (
     Layout,
     Placement,
@@ -38,7 +39,6 @@ from edgeprune.tracing.opening import functional_form, is_model
 from edgeprune.tracing.replica import rebuild, renew_input, reproduce, set_weights
 
 TOLERANCE = 1e-4
-_UNKNOWN_SIZE = 64
 
 Place = Callable[[Site], Placement | None]
 
@@ -60,9 +60,9 @@ def move_channels_last(model: keras.Model) -> keras.Model:
     try:
         rewritten = rewrite(model)
         left = find_channels_first(rewritten)
-        inputs = _draw_inputs(model)
-        found = _answer(rewritten, inputs)
-        expected = [_answer(rewrite(model, alone=True), inputs)]
+        inputs = draw_inputs(model)
+        found = answer_in_full(rewritten, inputs)
+        expected = [answer_in_full(rewrite(model, alone=True), inputs)]
     except ModelError:
         raise
     except Exception as error:  # of Keras or the backend, on a model that nobody knows
@@ -340,31 +340,9 @@ def _misplaces_biases(first: dict[str, keras.Operation]) -> bool:
     )
 
 
-def _draw_inputs(model: keras.Model) -> list[np.ndarray]:
-    generator = np.random.default_rng(20181)
-    drawn = []
-    for tensor in functional_form(model).inputs:
-        shape = [tensor.shape[0] or 2, *(size or _UNKNOWN_SIZE for size in tensor.shape[1:])]
-        values = (
-            generator.normal(size=shape)
-            if "float" in tensor.dtype
-            else generator.integers(0, 2, shape)
-        )
-        drawn.append(values.astype("float32" if tensor.dtype == "bfloat16" else tensor.dtype))
-    return drawn
-
-
-@full_float32()
-def _answer(model: keras.Model, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    form = functional_form(model)
-    given = keras.tree.pack_sequence_as(form._inputs_struct, inputs)
-    outputs = keras.tree.flatten(form(given, training=False))
-    return [keras.ops.convert_to_numpy(keras.ops.cast(one, "float32")) for one in outputs]
-
-
 def _answer_if_possible(model: keras.Model, inputs: list[np.ndarray]) -> list[list[np.ndarray]]:
     """Ask the original where the backend runs it."""
     try:
-        return [_answer(model, inputs)]
+        return [answer_in_full(model, inputs)]
     except Exception:  # the very reason for rewriting it
         return []

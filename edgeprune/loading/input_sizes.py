@@ -8,13 +8,19 @@ import keras
 import numpy as np
 
 from edgeprune.errors import ModelError
+from edgeprune.loading.comparisons import (
+    HALF_PRECISION,
+    TOLERANCE,
+    answer_in_full,
+    computes_in_half,
+    draw_inputs,
+    relative_difference,
+)
 from edgeprune.support.printable import one_line
-from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.replica import copy_weights, replicate
 
 Shape = tuple[int | None, ...]
-TOLERANCE = 1e-5
 
 
 def set_input_sizes(model: keras.Model, size: Sequence[int] | None = None) -> keras.Model:
@@ -72,38 +78,19 @@ def _fill(model: keras.Model, shape: Shape, size: Sequence[int] | None) -> Shape
     return (batch, *size, *shape[1 + len(size) :])
 
 
-@full_float32()
 def _is_same(
     model: keras.Model, made: keras.Model, old: Sequence[Shape], new: Sequence[Shape]
 ) -> bool:
-    """Compare on random samples, twice as many as the model takes at once."""
-    generator = np.random.default_rng(20181)
-    count = max([shape[0] or 1 for shape in old])
-    batches = []
-    for _ in range(2):
-        drawn = []
-        for tensor, shape in zip(functional_form(model).inputs, new, strict=True):
-            full = [count, *(axis or 64 for axis in shape[1:])]
-            is_float = "float" in tensor.dtype
-            values = generator.normal(size=full) if is_float else generator.integers(0, 2, full)
-            drawn.append(values.astype(tensor.dtype if tensor.dtype != "bfloat16" else "float32"))
-        batches.append(drawn)
-
-    def ask(one: keras.Model, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        form = functional_form(one)
-        answers = form(keras.tree.pack_sequence_as(form._inputs_struct, inputs), training=False)
-        return [
-            np.asarray(keras.ops.convert_to_numpy(x), float) for x in keras.tree.flatten(answers)
-        ]
-
-    together = [np.concatenate(pair) for pair in zip(*batches, strict=True)]
-    whole = ask(made, together) if new[0][0] is None else ask(made, batches[0])
-    parts = [ask(model, batch) for batch in (batches if new[0][0] is None else batches[:1])]
-    expected = [np.concatenate(pair) for pair in zip(*parts, strict=True)]
+    """Compare on random samples, where the batch was opened on twice as many as it had."""
+    count = max(shape[0] or 1 for shape in old)
+    parts = 1 if new[0][0] is not None else 2
+    inputs = draw_inputs(model, [(parts * count, *shape[1:]) for shape in new])
+    halves = zip(*(np.split(values, parts) for values in inputs), strict=True)
+    answers = zip(*(answer_in_full(model, half) for half in halves), strict=True)
+    allowed = HALF_PRECISION if computes_in_half(model) else TOLERANCE
     return all(
-        one.shape == other.shape
-        and np.max(np.abs(one - other)) <= TOLERANCE * max(float(np.max(np.abs(other))), 1e-30)
-        for one, other in zip(whole, expected, strict=True)
+        relative_difference(found, np.concatenate(expected)) <= allowed
+        for found, expected in zip(answer_in_full(made, inputs), answers, strict=True)
     )
 
 

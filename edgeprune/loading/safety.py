@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -43,8 +43,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Owner:
+    """The layer that an entry belongs to, and the class of the innermost object around it."""
+
     name: str = ""
     class_name: str = ""
+    innermost: str = ""
 
 
 def rewrite_configuration(
@@ -201,7 +204,7 @@ class _Rewriter:
     def judge_text(self, key: str, value: str, owner: _Owner) -> Finding | None:
         if key.endswith("_type") and value == "lambda":
             return Finding("code", owner.name, owner.class_name)
-        if owner.class_name in self.custom:
+        if owner.innermost in self.custom:
             return None  # what its settings mean is up to the user's class
         if key in _FILE_KEYS:
             return Finding("file", owner.name, owner.class_name, value)
@@ -223,9 +226,12 @@ def _owner_of(node: dict[str, Any], owner: _Owner) -> _Owner:
     """Give the layer an object belongs to: itself if it has a name, else the one around it."""
     config = node.get("config")
     name = node.get("name") or (config.get("name") if isinstance(config, dict) else None)
-    if isinstance(name, str) and node["class_name"] not in vocabulary.POLICY_CLASSES:
-        return _Owner(name, node["class_name"])
-    return owner if owner.name else _Owner("(unnamed)", node["class_name"])
+    class_name = node["class_name"]
+    if isinstance(name, str) and class_name not in vocabulary.POLICY_CLASSES:
+        return _Owner(name, class_name, class_name)
+    if not owner.name:
+        return _Owner("(unnamed)", class_name, class_name)
+    return replace(owner, innermost=class_name)
 
 
 def _is_own(module: Any) -> bool:

@@ -32,7 +32,8 @@ class Source:
         generation: major version of the Keras that wrote the configuration: 1, 2 or 3.
         weights: where the weights lie; the same file, or another.
         layout: how: `hdf5` (one group per layer), `store` (.weights.h5 of Keras 3), `archive`
-            (.keras), `tree` (either, of TensorFlow 2.12 and 2.13) or `checkpoint`.
+            (.keras), `tree` (either, of TensorFlow 2.12 and 2.13), `checkpoint`
+            or, of a model that exists, `memory`.
         convertible: whether the weights only need to be put in place; else tf_keras converts them.
     """
 

@@ -94,7 +94,7 @@ def class_modules() -> dict[str, str]:
     own |= {name: "keras" for name in MODEL_CLASSES}
     for name, cls in layer_classes().items():
         own[name] = "keras.layers" if name in vars(keras.layers) else cls.__module__
-    refused = FOREIGN_CLASSES | {"Lambda", "Layer", "Operation"}
+    refused = FOREIGN_CLASSES | {"Lambda", "Layer", "Operation", "Distiller", "FeatureSpace"}
     return {name: module for name, module in {**modules, **own}.items() if name not in refused}
 
 

@@ -22,6 +22,7 @@ try:
 except ModuleNotFoundError:  # Windows, where leftovers of a killed process stay
     fcntl = None  # type: ignore[assignment]
 
+MOST_FLATBUFFER_BYTES, MOST_JSON_BYTES = 2**31, 2**28
 LOCK, JOURNAL = ".edgeprune-lock", ".edgeprune-moves"
 MARK_SECONDS = 1.0
 """In which a new workspace is marked as in use, or its process is gone."""
@@ -107,6 +108,20 @@ def check_regular(
         raise kind(f"Cannot read '{path}': it is no file but a folder, a pipe or a device.")
     if os.path.getsize(path) > most_bytes:
         raise kind(f"Cannot read '{path}': it has more than {most_bytes / 2**20:,.0f} MB.")
+
+
+def read_tflite(path: str | os.PathLike[str], kind: type[Exception]) -> bytes:
+    """Read a `.tflite` file.
+
+    Args:
+        path: of the file.
+        kind: of the error to raise: it cannot be read, is no file, or larger than one can be.
+    """
+    check_regular(path, kind, MOST_FLATBUFFER_BYTES)
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise kind(f"Cannot read '{os.fspath(path)}': {error.strerror}.") from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgeprune.errors import PlanError
-from edgeprune.support.files import replace_on_success
+from edgeprune.support.files import MOST_JSON_BYTES, check_regular, replace_on_success
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Plan:
         Raises:
             PlanError: the file is missing or not a plan.
         """
+        check_regular(path, PlanError, MOST_JSON_BYTES)
         try:
             return cls.from_json(Path(path).read_text())
         except (OSError, UnicodeDecodeError) as error:

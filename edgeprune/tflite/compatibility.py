@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeprune.boards import Target
 from edgeprune.errors import ConversionError, ModelError
+from edgeprune.support.files import read_tflite
 from edgeprune.tflite.arena import plan_memory
 from edgeprune.tflite.edgetpu import ChipCompatibility, Obstacle, examine, is_edgetpu
 from edgeprune.tflite.flatbuffer import operator_kind, parse_model, type_name
@@ -77,10 +77,7 @@ def check_file(path: str | os.PathLike[str], target: Target) -> Compatibility:
         ModelError: it cannot be read, is no `.tflite`, or is compiled for the Edge TPU already.
     """
     name = os.fspath(path)
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise ModelError(f"Cannot read '{name}': {error.strerror}.") from error
+    content = read_tflite(path, ModelError)
     if content[4:8] != b"TFL3":
         raise ModelError(f"'{name}' is not a TensorFlow Lite model: expected a .tflite file.")
     if b"edgetpu-custom-op" in content:

@@ -8,12 +8,13 @@ read too.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgeprune.tflite.flatbuffer import find_schema, operator_kind, type_name
+from edgeprune.tflite.ranges import SAME_SCALE
 
 
 def rewrite_operators(parsed: Any) -> None:
@@ -43,6 +44,34 @@ def _drop_unused_codes(parsed: Any) -> None:
     parsed.operatorCodes = [parsed.operatorCodes[index] for index in used]
     for operator in operators:
         operator.opcodeIndex = used.index(operator.opcodeIndex)
+
+
+PICKING = frozenset({"MAXIMUM", "MINIMUM", "SELECT", "SELECT_V2"})
+"""Operators that narrow the scale of their input, by a constant beside it."""
+
+
+def separate_readers(parsed: Any, kinds: Collection[str]) -> None:
+    """Give operators of some kinds copies of their own of what others of `SAME_SCALE` read too.
+
+    The quantizer settles on the scale of one of them, and then leaves others in float or gives up.
+
+    Args:
+        parsed: `ModelT` of a float `.tflite`, changed in place.
+        kinds: among `SAME_SCALE`.
+    """
+    for subgraph in parsed.subgraphs:
+        readers = Counter(
+            int(index)
+            for operator in subgraph.operators
+            if operator_kind(parsed, operator) in SAME_SCALE
+            for index in operator.inputs
+        )
+        editor = _Editor(parsed, subgraph, readers)
+        for operator in subgraph.operators:
+            if operator_kind(parsed, operator) in kinds:
+                operator.inputs = [editor.copy(int(index)) for index in operator.inputs]
+            editor.operators.append(operator)
+        subgraph.operators = editor.operators
 
 
 class _Editor:
@@ -75,6 +104,15 @@ class _Editor:
 
     def shape(self, index: int) -> list[int]:
         return [int(size) for size in self.subgraph.tensors[index].shape]
+
+    def copy(self, index: int) -> int:
+        """Return a tensor with the same values, where several read this one and it is computed."""
+        computed = type_name(self.subgraph.tensors[index]) == "float32"
+        if self.readers[index] < 2 or not computed or self.values(index, "float32").size:
+            return index
+        made = self.like(index, f"copy_{len(self.operators)}")
+        self.add("MUL", [index, self.constant(np.array(1, np.float32))], made)
+        return made
 
     def constant(self, values: np.ndarray) -> int:
         """Add a constant of float32, int32 or int64; return its tensor."""
@@ -145,8 +183,8 @@ def _exponential_unit(editor: _Editor, operator: Any) -> None:
     editor.add("ADD", [positive, shifted], y)
 
 
-def _equal(editor: _Editor, operator: Any, kind: str = "LESS_EQUAL") -> None:
-    """Write a == b as |a - b| <= 0, which asks nothing of the scale of a where others read it."""
+def _not_equal(editor: _Editor, operator: Any) -> None:
+    """Write a != b as |a - b| > 0, which asks nothing of the scale of a where others read it."""
     first, second = map(int, operator.inputs)
     (y,) = operator.outputs
     difference, zero = first, editor.values(second, "float32")
@@ -155,39 +193,7 @@ def _equal(editor: _Editor, operator: Any, kind: str = "LESS_EQUAL") -> None:
         editor.add("SUB", [first, second], difference)
     size = editor.like(y, "size")
     editor.add("ABS", [difference], size)
-    editor.add(kind, [size, editor.constant(np.array(0, np.float32))], y)
-
-
-def _not_equal(editor: _Editor, operator: Any) -> None:
-    _equal(editor, operator, "GREATER")
-
-
-def _limit(editor: _Editor, operator: Any, last: str, first: int) -> None:
-    """Write min(x, c) as x - max(x - c, 0) and max(x, c) as c + max(x - c, 0).
-
-    The quantizer gives x the scale of the result, and leaves what else reads x in float.
-    """
-    x, limit = map(int, operator.inputs)
-    values = editor.values(limit, "float32")
-    if editor.readers[x] == 1 or not values.size:
-        editor.operators.append(operator)
-        return
-    (y,) = operator.outputs
-    above = x
-    if values.any():
-        above = editor.like(y, "above")
-        editor.add("SUB", [x, limit], above)
-    positive = editor.like(y, "positive")
-    editor.add("RELU", [above], positive)
-    editor.add(last, [(x, limit)[first], positive], y)
-
-
-def _minimum(editor: _Editor, operator: Any) -> None:
-    _limit(editor, operator, "SUB", 0)
-
-
-def _maximum(editor: _Editor, operator: Any) -> None:
-    _limit(editor, operator, "ADD", 1)
+    editor.add("GREATER", [size, editor.constant(np.array(0, np.float32))], y)
 
 
 def _square_difference(editor: _Editor, operator: Any) -> None:
@@ -197,37 +203,6 @@ def _square_difference(editor: _Editor, operator: Any) -> None:
 
 
 def _select(editor: _Editor, operator: Any) -> None:
-    x, other = map(int, operator.inputs[1:])
-    if not any(editor.values(index, "float32").size for index in (x, other)):
-        _bound_exponent(editor, operator)
-    elif editor.readers[x] + editor.readers[other] > 2:
-        _multiply_mask(editor, operator)
-    else:
-        editor.operators.append(operator)
-
-
-def _multiply_mask(editor: _Editor, operator: Any) -> None:
-    """Write `where(c, x, 2)` as `x * c + 2 * not c`, for the reason of `_limit`."""
-    condition, *branches = map(int, operator.inputs)
-    (y,) = operator.outputs
-    opposite = editor.like(condition, "not", "bool")
-    editor.add("LOGICAL_NOT", [condition], opposite)
-    terms = []
-    for branch, mask in zip(branches, (condition, opposite), strict=True):
-        values = editor.values(branch, "float32")
-        if values.size and not values.any():
-            continue
-        number, term = editor.like(condition, f"{mask}"), editor.like(y, f"{branch}")
-        editor.add("CAST", [mask], number)
-        editor.add("MUL", [branch, number], term)
-        terms.append(term)
-    if len(terms) == 1:
-        editor.operators[-1].outputs = [y]
-    else:
-        editor.add("ADD", terms, y)
-
-
-def _bound_exponent(editor: _Editor, operator: Any) -> None:
     """Bound exp(x) in `where(x > 0, ..., exp(x) ...)`: what is not selected decides no range."""
     condition, _, other = map(int, operator.inputs)
     compared = editor.maker(condition, "GREATER")
@@ -249,6 +224,49 @@ def _bound_exponent(editor: _Editor, operator: Any) -> None:
     editor.add("SUB", [x, positive], negative)
     grown.inputs = [negative]
     editor.operators += after
+
+
+def _divide(editor: _Editor, operator: Any) -> None:
+    """Write a / b with reciprocal roots: the kernel for integers overflows where a is small.
+
+    With r = 1 / sqrt(b) it is a r r, and with r = 1 / |b| where b may be negative a (b r) r.
+    """
+    a, b = map(int, operator.inputs)
+    (y,) = operator.outputs
+    if (values := editor.values(b, "float32")).size:
+        inverse = editor.constant((1 / values).reshape(editor.shape(b)).astype(np.float32))
+        editor.add("MUL", [a, inverse], y)
+        return
+    root, once = editor.like(b, f"{y}/root"), editor.like(y, "once")
+    if _is_positive(editor, b):
+        editor.add("RSQRT", [b], root)
+        editor.add("MUL", [a, root], once)
+    else:
+        square, sign = editor.like(b, f"{y}/square"), editor.like(b, f"{y}/sign")
+        editor.add("MUL", [b, b], square)
+        editor.add("RSQRT", [square], root)
+        editor.add("MUL", [b, root], sign)
+        editor.add("MUL", [a, sign], once)
+    editor.add("MUL", [once, root], y)
+
+
+def _is_positive(editor: _Editor, index: int) -> bool:
+    """Whether a tensor cannot be negative, by the operators that make it."""
+    if (values := editor.values(index, "float32")).size:
+        return bool((values >= 0).all())
+    made = next((it for it in editor.operators if index in it.outputs), None)
+    if made is None:
+        return False
+    kind, inputs = operator_kind(editor.parsed, made), list(map(int, made.inputs))
+    if kind in ("ADD", "MUL", "MAXIMUM"):
+        squared = kind == "MUL" and inputs[0] == inputs[1]
+        found = [_is_positive(editor, part) for part in inputs]
+        return squared or all(found) or (kind == "MAXIMUM" and any(found))
+    if kind == "CAST":
+        return type_name(editor.subgraph.tensors[inputs[0]]) == "bool"
+    if kind in ("SUM", "MEAN", "REDUCE_MAX", "RESHAPE", "TRANSPOSE", "EXPAND_DIMS", "SQUEEZE"):
+        return _is_positive(editor, inputs[0])
+    return kind in ("ABS", "EXP", "LOGISTIC", "RELU", "RELU6", "RSQRT", "SOFTMAX", "SQRT")
 
 
 def _softplus(editor: _Editor, operator: Any) -> None:
@@ -298,6 +316,19 @@ def _one_hot(editor: _Editor, operator: Any) -> None:
     editor.add("CAST", [found], y)
 
 
+def _reverse(editor: _Editor, operator: Any) -> None:
+    """Write REVERSE_V2 as GATHERs: the quantizer gives its result a scale that it does not keep."""
+    x, order = map(int, operator.inputs)
+    (y,) = operator.outputs
+    axes = [int(axis) % len(editor.shape(x)) for axis in editor.values(order, "int32")]
+    for number, axis in enumerate(axes, 1):
+        made = y if number == len(axes) else editor.like(y, f"reversed_{number}")
+        backwards = editor.constant(np.arange(editor.shape(x)[axis], dtype=np.int32)[::-1].copy())
+        editor.add("GATHER", [x, backwards], made)
+        editor.operators[-1].builtinOptions.axis = axis
+        x = made
+
+
 def _split(editor: _Editor, operator: Any) -> None:
     """Write a SPLIT as one SLICE per part, where nobody reads some of its parts.
 
@@ -306,7 +337,9 @@ def _split(editor: _Editor, operator: Any) -> None:
     if all(editor.readers[int(index)] for index in operator.outputs):
         editor.operators.append(operator)
         return
-    axis_of, whole = map(int, operator.inputs)
+    axis_of, whole = map(int, operator.inputs[:2])
+    if operator_kind(editor.parsed, operator) == "SPLIT_V":
+        whole, axis_of = map(int, operator.inputs[::2])
     axis = int(editor.values(axis_of, "int32")[0]) % len(editor.shape(whole))
     begin = np.zeros(len(editor.shape(whole)), np.int32)
     for part in map(int, operator.outputs):
@@ -319,17 +352,16 @@ def _split(editor: _Editor, operator: Any) -> None:
 
 _AFFINE = ("ADD", "SUB", "MUL")
 OPERATORS: dict[str, Callable[[_Editor, Any], None]] = {
+    "DIV": _divide,
     "ELU": _exponential_unit,
-    "EQUAL": _equal,
     "LOG": _softplus,
-    "MAXIMUM": _maximum,
-    "MINIMUM": _minimum,
     "NEG": _negate,
     "NOT_EQUAL": _not_equal,
     "ONE_HOT": _one_hot,
+    "REVERSE_V2": _reverse,
     "SELECT": _select,
-    "SELECT_V2": _select,
     "SPLIT": _split,
+    "SPLIT_V": _split,
     "SQUARE": _square,
     "SQUARED_DIFFERENCE": _square_difference,
 }

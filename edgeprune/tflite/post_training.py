@@ -12,12 +12,12 @@ from edgeprune.support.progress import stage
 from edgeprune.tflite.conversion_checks import INT8
 from edgeprune.tflite.fallback import choose_float_layers, measure_loss
 from edgeprune.tflite.flatbuffer import parse_model, type_name
-from edgeprune.tflite.flatbuffer_edits import activations, order_tensors, pack
+from edgeprune.tflite.flatbuffer_edits import activations, list_float_operators, order_tensors, pack
 from edgeprune.tflite.layer_errors import LayerError, compare_layers
-from edgeprune.tflite.operator_rewrites import rewrite_operators
+from edgeprune.tflite.operator_rewrites import PICKING, rewrite_operators, separate_readers
 from edgeprune.tflite.quantization import Quantization
 from edgeprune.tflite.quantizer import to_int8, to_int16
-from edgeprune.tflite.ranges import RANGES, Activations, Range, choose_ranges, observe
+from edgeprune.tflite.ranges import RANGES, SAME_SCALE, Activations, Range, choose_ranges, observe
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tflite.tensorflow_lite import check_integer
 
@@ -61,6 +61,9 @@ class FloatModel:
     ) -> None:
         self.parsed = parse_model(content)
         rewrite_operators(self.parsed)
+        separate_readers(self.parsed, PICKING)
+        if list_float_operators(parse_model(self.draft())):
+            separate_readers(self.parsed, SAME_SCALE)
         if self.parsed.signatureDefs:
             order_tensors(self.parsed, list(inputs))
         self.content = pack(self.parsed)

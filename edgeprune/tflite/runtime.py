@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeprune.errors import DataError, EdgepruneError, ModelError
+from edgeprune.support.files import read_tflite
 from edgeprune.support.progress import stage
 from edgeprune.support.standard_error import captured_stderr
 from edgeprune.tflite.metadata import read_labels, read_preprocessing
@@ -247,10 +247,7 @@ def check_content(content: bytes, name: str) -> None:
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
-    try:
-        return Path(path).read_bytes(), f"'{os.fspath(path)}'"
-    except OSError as error:
-        raise ModelError(f"Cannot read '{os.fspath(path)}': {error.strerror}.") from error
+    return read_tflite(path, ModelError), f"'{os.fspath(path)}'"
 
 
 def _describe(details: Sequence[Any], names: Mapping[int, str]) -> tuple[Tensor, ...]:
