@@ -97,9 +97,9 @@ def logits(model: keras.Model) -> keras.Model:
 
 
 def assert_exact(
-    model: keras.Model, seeds: Iterable[int] = (0, 1), size: int = 8, tolerance: float = TOLERANCE
+    model: keras.Model, seeds: Iterable[int] = (0,), size: int = 8, tolerance: float = TOLERANCE
 ) -> Groups:
-    """Check both invariants: slim == cut for random plans, and keep all == identity."""
+    """Check both invariants: slim == cut for a random plan, and keep all == identity."""
     randomize(model)
     groups = find_groups(model)
     inputs = random_inputs(model, size=size)

@@ -69,7 +69,16 @@ def check(name: str, constructor: Callable[..., keras.Model] | None = None) -> N
     assert row["floor_params"] < 0.1 or constructor
 
 
-@pytest.mark.parametrize("name", SHALLOW)
+MUCH_LIKE_OTHERS = ("EfficientNet", "MobileNetV2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in MUCH_LIKE_OTHERS else name
+        for name in SHALLOW
+    ],
+)
 def test_a_shallow_member_of_each_family_is_cut_exactly(name: str) -> None:
     check(name, SHALLOW[name])
 

@@ -52,7 +52,7 @@ def test_latency_and_size_budgets_are_met_and_predicted_for_the_board(
 ) -> None:
     built = build(
         make_classifier(), small(data), target=board, budget=["latency=70%", "size=80%"],
-        out=tmp_path / "out", pruning=QUICK, measurement=UNMEASURED,
+        out=tmp_path / "out", pruning=QUICK, training="fast", measurement=UNMEASURED,
     )  # fmt: skip
     latency, energy = built.outcome.predictions
     assert latency["after"] <= 0.7 * latency["before"]

@@ -20,7 +20,7 @@ from edgeprune.errors import EdgepruneError
 from edgeprune.tracing.rules import RULES
 
 ALL = "Known classes: zero, one, two, three, four, five, six, seven, eight, nine."
-QUICK = "--recovery none --recalibrate off --no-bench --calibration 20 --test 100"
+QUICK = "--recovery none --recalibrate off --effort fast --no-bench --calibration 20 --test 100"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -295,7 +295,7 @@ def test_a_full_disk_leaves_the_earlier_build_as_it_was(
     ("command", "expected"),
     [
         (
-            "prune model.keras --data digits.npz --recovery none --out small.keras",
+            "prune model.keras --data digits.npz --recovery none --effort fast --out small.keras",
             "Cannot write 'small.keras': File too large. Nothing was left half-written.",
         ),
         (

@@ -178,6 +178,7 @@ def test_a_signal_that_ends_the_process_lets_it_clean_up(
     progress = Interrupting("converting to int8", lambda: os.kill(os.getpid(), number))
     monkeypatch.setattr("edgeprune.cli.terminal.TerminalProgress", lambda: progress)
     command = f"build {place}/model.keras --data {place}/digits.npz --recovery none --no-bench"
+    command += " --effort fast"
     answer = run_command(*command.split(), "--out", tmp_path / "out")
     left = signal.signal(number, before)
     assert (answer.code, answer.out, answer.err) == (128 + number, "", "")

@@ -21,7 +21,8 @@ def place(tmp_path_factory) -> Path:
 
 def prune(place: Path, out: Path, options: str) -> tuple[dict, Plan]:
     command = f"prune {place}/model.keras --data {place}/digits.npz --classes 8,3 --calibration 20"
-    answer = run_command(*f"{command} {options} --json --out {out}/slim.keras".split())
+    options += f" --effort fast --json --out {out}/slim.keras"
+    answer = run_command(*f"{command} {options}".split())
     assert answer.code == 0, answer.err
     result = json.loads(answer.out)
     return result, Plan.load(result["plan"])

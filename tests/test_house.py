@@ -44,7 +44,7 @@ def test_keywords_of_the_last_release_work_and_say_where_they_went(tmp_path: Pat
     with pytest.warns(DeprecationWarning) as told:
         built = edgeprune.build(
             model, data, preprocess="unit", quantize="float32", measure=False, method="chapr",
-            out=tmp_path / "out",
+            training="fast", out=tmp_path / "out",
         )  # fmt: skip
     ours = [str(warning.message) for warning in told if "has moved" in str(warning.message)]
     assert len(ours) == 4

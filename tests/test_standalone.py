@@ -61,6 +61,7 @@ def folder(tmp_path_factory) -> Path:
         make_classifier(),
         data,
         classes="eight,three,5",
+        training="fast",
         out=place / "out",
         measurement=edgeprune.Measurement(latency=False),
     )
