@@ -232,8 +232,17 @@ def bidirectional_states() -> keras.Model:
 CASES = cases()
 
 
+def einsum_is_right() -> bool:
+    """TensorFlow 2.18 with oneDNN multiplies wrongly here on some CPUs with AVX-512."""
+    x, kernel = (np.random.default_rng(0).random(s, np.float32) for s in ((3, 6, 6, 3), (3, 5)))
+    found = np.asarray(keras.ops.einsum("...x,xy->...y", x, kernel))
+    return np.allclose(found, x @ kernel, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_rule_tells_the_truth(name) -> None:
+    if "EinsumDense" in name and not einsum_is_right():
+        pytest.skip("the einsum of this TensorFlow is wrong on this CPU")
     model = CASES[name]()
     groups = networks.assert_exact(model)
     assert any("before" in group.layers("writes") for group in groups.removable)
