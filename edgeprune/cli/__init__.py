@@ -20,13 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        from edgeprune.cli.commands import edgeprune
-        from edgeprune.cli.failures import clean_up_when_terminated
-
-        if arguments is None:
+        if arguments is None:  # first: libraries may start threads, which a fork leaves behind
             from edgeprune.cli.supervision import supervise
 
             supervise()
+        from edgeprune.cli.commands import edgeprune
+        from edgeprune.cli.failures import clean_up_when_terminated
+
         with clean_up_when_terminated():
             edgeprune(given, prog_name="edgeprune", standalone_mode=False, obj=given)
     except BaseException as error:
