@@ -47,7 +47,7 @@ class RelativeMuon(keras.optimizers.Optimizer):
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         >>> optimizer = RelativeMuon(measure_steps(model, np.ones((4, 2), np.float32)))
         >>> model.compile(optimizer, "mse")
-        >>> model.train_on_batch(np.ones((4, 2)), np.ones((4, 3))) > 0
+        >>> bool(model.train_on_batch(np.ones((4, 2)), np.ones((4, 3))) > 0)
         True
     """
 

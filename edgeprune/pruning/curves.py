@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import keras
 
@@ -12,7 +13,7 @@ from edgeprune.cost.budgets import Budgets
 from edgeprune.evaluation.preconditions import ArrayData
 from edgeprune.pruning.one_shot import open_search
 from edgeprune.pruning.planning import measure_widths, rank_groups
-from edgeprune.pruning.pruning_settings import Pruning
+from edgeprune.pruning.pruning_settings import DEFAULT_STEP, Pruning
 from edgeprune.support.fingerprints import fingerprint
 from edgeprune.support.gradients import without_gradients
 from edgeprune.tracing.graph import describe_graph
@@ -66,6 +67,7 @@ def measure_curves(
     criterion = pruning.find_method().criterion
     chosen = None if classes is None else tuple(int(number) for number in classes)
     budgets = Budgets.parse("macs=100%")
+    pruning = pruning if pruning.step else replace(pruning, step=DEFAULT_STEP)
     search = open_search(model, data, budgets, chosen, validation, pruning, task=task)
     context = search.context
     rankings = rank_groups(context, criterion)
