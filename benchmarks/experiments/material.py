@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,7 @@ def load_images(folder: Path, data: str) -> Images:
         )
 
 
+@lru_cache(maxsize=1)
 def load_train_split(shared: Path, data: str) -> tuple[np.ndarray, np.ndarray]:
     """Read all images that may be trained on: the train split without the pool.
 
