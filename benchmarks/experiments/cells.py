@@ -91,7 +91,8 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
         **{name: getattr(cell, name) for name in cell.__dataclass_fields__},
         "classes": [images.names[number] for number in wanted],
         "accuracy": {
-            name: measure_accuracy(found, targets, classes) for name, found in outputs.items()
+            name: measure_accuracy(found, targets, classes, cut=name != "original_subset")
+            for name, found in outputs.items()
         },
         "test_samples": len(targets),
         "validation_accuracy": pruned.chosen.score.accuracy,
