@@ -154,3 +154,32 @@ def test_only_the_measured_section_of_a_page_is_written(grid, tmp_path) -> None:
     assert "old" not in text
     assert "| -1.0 ± 0.0 (3) |" in text
     assert other.read_text() == "# catro\n\n## Measured\n"
+
+
+def test_a_cell_runs_from_prepared_files_to_its_figures(tmp_path) -> None:
+    """A specialist that is trained, on handwriting in place of the real data."""
+    from benchmarks.experiments.cells import run_cell
+    from specialists import NUM_TRAIN, digits, make_classifier
+
+    x, y = digits()
+    make_classifier().save(tmp_path / "small.keras")
+    np.savez(
+        tmp_path / "digits.npz", names=[str(number) for number in range(10)], pool=x[:600],
+        pool_targets=y[:600], test=x[NUM_TRAIN:], test_targets=y[NUM_TRAIN:],
+    )  # fmt: skip
+    (tmp_path / "recipe.toml").write_text(
+        "seeds = [0]\ncalibration_per_class = 10\nvalidation_per_class = 10\ntime_limit = 1\n"
+        'left_out = ""\n[models.small]\ntitle = "small"\nmodel = "none"\ndata = "digits"\n'
+        'preprocess = "raw"\nstep = 1\n[subsets]\nsome = ["3", "8"]\n[[blocks]]\nname = "one"\n'
+        'model = "small"\nsubsets = ["some"]\nkept = [0.5]\nmethods = ["chapr"]\n'
+        'fine_tuning = "3epochs"\n'
+    )
+    (cell,) = read_recipe(tmp_path / "recipe.toml").cells
+    row = json.loads(json.dumps(run_cell(cell, tmp_path / "recipe.toml", tmp_path, tmp_path)))
+    kept = np.isin(y[NUM_TRAIN:], (3, 8))
+    outputs = make_classifier().predict(x[NUM_TRAIN:][kept].astype(np.float32), verbose=0)
+    right = np.array([3, 8])[outputs[:, [3, 8]].argmax(-1)] == y[NUM_TRAIN:][kept]
+    assert row["accuracy"]["original_subset"] == pytest.approx(right.mean())
+    assert set(row["accuracy"]) == {"original_subset", "slim", "recovered", "fine_tuned"}
+    assert row["accuracy"]["fine_tuned"] > 0.8 and row["fine_tuned"]["stopped"] == "epochs"
+    assert row["test_samples"] == kept.sum() and row["macs"] <= 0.5
