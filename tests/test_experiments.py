@@ -158,8 +158,9 @@ def test_only_the_measured_section_of_a_page_is_written(grid, tmp_path) -> None:
 
 def test_a_cell_runs_from_prepared_files_to_its_figures(tmp_path) -> None:
     """A specialist that is trained, on handwriting in place of the real data."""
-    from benchmarks.experiments.cells import run_cell
     from specialists import NUM_TRAIN, digits, make_classifier
+
+    from benchmarks.experiments.cells import run_cell
 
     x, y = digits()
     make_classifier().save(tmp_path / "small.keras")
