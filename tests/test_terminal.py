@@ -65,6 +65,9 @@ def test_names_from_files_and_folders_are_shown_and_not_obeyed(place: Path) -> N
         assert_clean(answer.out + answer.err)
         if code == 2:
             assert len(answer.error.splitlines()) == 1
+    small = keras.Sequential([keras.Input((4,)), layers.Dense(2)])  # the process is as good as new
+    small.compile("adam", "mse")
+    small.train_on_batch(np.ones((1, 4)), np.ones((1, 2)))
     answer = run_command("inspect", "net.keras", "--json")
     assert json.loads(answer.out)["groups"][0]["name"].startswith(NASTY)
     assert_clean(answer.out)

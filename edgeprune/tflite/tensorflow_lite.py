@@ -13,6 +13,7 @@ from edgeprune.errors import ConversionError, EdgepruneError
 from edgeprune.support.standard_error import captured_stderr
 from edgeprune.tflite.conversion_checks import INT8
 from edgeprune.tflite.flatbuffer_edits import list_float_operators
+from edgeprune.tracing.keras_internals import restored_scopes
 
 if TYPE_CHECKING:
     import keras
@@ -109,7 +110,7 @@ def explaining(model: keras.Model, scheme: str) -> Iterator[None]:
     Raises:
         ConversionError: that line. Other errors of edgeprune pass.
     """
-    with _quiet() as captured:
+    with _quiet() as captured, restored_scopes():
         try:
             yield
         except EdgepruneError:

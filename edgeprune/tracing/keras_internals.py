@@ -6,12 +6,15 @@ Everything here is in each Keras that setup.py allows; what only some have is fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras.src.legacy.layers  # noqa: F401  # older ones know ThresholdedReLU only after this
 from keras.src import backend
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 from keras.src.ops import core as core_operations
 from keras.src.ops import nn as network_operations
@@ -40,6 +43,20 @@ def existing_types(module: Any, names: str) -> tuple[type, ...]:
     return tuple(getattr(module, name) for name in names.split() if hasattr(module, name))
 
 
+@contextmanager
+def restored_scopes() -> Iterator[None]:
+    """Leave the name scopes of Keras as they were; also a decorator.
+
+    Keras keeps a scope whose name TensorFlow has refused, and every later model fails with it.
+    """
+    stack = global_state.get_global_attribute("name_scope_stack", default=[], set_to_default=True)
+    depth = len(stack)
+    try:
+        yield
+    finally:
+        del stack[depth:]
+
+
 __all__ = [
     "OPERATIONS",
     "PACKAGE",
@@ -54,4 +71,5 @@ __all__ = [
     "core_operations",
     "existing_types",
     "network_operations",
+    "restored_scopes",
 ]
