@@ -71,3 +71,16 @@ def channels_first() -> Iterator[None]:
         for name in names:
             patch.setattr(backend.nn, name, turning(getattr(backend.nn, name)))
         yield
+
+
+@pytest.fixture(scope="module")
+def one_legacy_process() -> Iterator[None]:
+    """All old files of a module are opened beside one process with tf_keras."""
+    from fuzzing.corrupted_files import share_legacy_process
+
+    from edgeprune.loading import models
+
+    before = models.LegacyProcess
+    share_legacy_process()
+    yield
+    models.LegacyProcess = before

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from edgeprune.cli import main
 
 NUM_TRAIN = 1200
+UNRECOVERED = ("--recovery", "none", "--recalibrate", "off", "--effort", "fast")
 _SOLVED: dict[tuple[str, str], list[np.ndarray]] = {}
 """Weights of the classifiers that were made before."""
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from specialists import make_classifier, run_command, save_digits
+from specialists import UNRECOVERED, make_classifier, run_command, save_digits
 
 import edgeprune
 from edgeprune.cli.failures import clean_up_when_terminated
@@ -142,6 +142,29 @@ def test_the_converters_callback_does_not_swallow_an_interruption(tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_a_library_takes_for_an_error_of_its_own_still_ends(
+    monkeypatch, number: signal.Signals, code: int
+) -> None:
+    """As HDF5 does, which calls back while it writes."""
+
+    def work() -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        except BaseException:
+            raise TypeError("Operation not defined") from None
+
+    monkeypatch.setattr("edgeprune.cli.commands.edgeprune", lambda *_, **__: work())
+    before = [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    answer = run_command("targets")
+    for each, handler in zip((signal.SIGTERM, signal.SIGHUP), before, strict=True):
+        signal.signal(each, handler)
+    assert answer.code == code and "Traceback" not in answer.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @contextlib.contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen]:
     """Run the command in a process of its own."""
@@ -193,16 +216,7 @@ def test_control_c_while_files_are_written_leaves_the_folder_as_it_was(
     out.mkdir()
     (out / "model.tflite").write_text("earlier")
     arguments = ["build", f"{place}/model.keras", "--data", f"{place}/digits.npz", "--quiet"]
-    arguments += [
-        "--recovery",
-        "none",
-        "--recalibrate",
-        "off",
-        "--effort",
-        "fast",
-        "--out",
-        str(out),
-    ]
+    arguments += [*UNRECOVERED, "--out", str(out)]
     with started(*arguments) as process:
         wait_for_workspace(tmp_path, process)
         os.killpg(process.pid, signal.SIGINT)

@@ -78,6 +78,16 @@ def test_labels_raise_accuracy_where_the_original_says_nothing(original, smaller
     assert after > before + 0.1
 
 
+def test_what_is_better_than_its_original_is_not_dragged_down_to_it(original, images):
+    """Recalibration can outdo a badly trained original, whose answers are no lesson then."""
+    worse = keras.models.clone_model(original)
+    worse.set_weights([weight[..., ::-1] for weight in original.get_weights()])
+    settings = replace(SHORT, epochs=8)
+    tuned = fine_tune(original, worse, images, settings=settings)
+    assert tuned.before.accuracy > 0.9
+    assert tuned.after.accuracy >= tuned.before.accuracy
+
+
 def test_a_specialist_learns_its_classes_in_the_users_order(original, images):
     classes = (8, 3, 5)
     pruned = prune(

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,13 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from fuzzing.corrupted_files import save_originals, share_legacy_process, try_seed
+from fuzzing.corrupted_files import save_originals, try_seed
 
 from edgeprune.errors import ModelError
-from edgeprune.loading import load_model, models
+from edgeprune.loading import load_model
 
+pytestmark = pytest.mark.usefixtures("one_legacy_process")
 NUM_CORRUPTIONS = 42
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_legacy_process() -> Iterator[None]:
-    before = models.LegacyProcess
-    share_legacy_process()
-    yield
-    models.LegacyProcess = before
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from fuzzing.corrupted_files import share_legacy_process
 
 from edgeprune.errors import ModelError
-from edgeprune.loading import load_model, models
+from edgeprune.loading import load_model
 
+pytestmark = pytest.mark.usefixtures("one_legacy_process")
 L = tf_keras.layers
 saving_lib: Any = inspect.getmodule(tf_keras.saving.save_model).saving_lib
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_legacy_process() -> Iterator[None]:
-    before = models.LegacyProcess
-    share_legacy_process()
-    yield
-    models.LegacyProcess = before
 
 
 @pytest.fixture(autouse=True)

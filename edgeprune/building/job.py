@@ -22,6 +22,7 @@ from edgeprune.building.closed_loop import (
 )
 from edgeprune.building.production import (
     Making,
+    choose_quantity,
     describe_training,
     make_model,
     open_workshop,
@@ -264,10 +265,17 @@ def _plan(
         model, data, classes, board, budgets, Path(out),
         pruning
         if pruning.step is not None
-        else replace(pruning, step=choose_step(budgets, board.channel_step)),
+        else replace(pruning, step=_choose_step(budgets, board, deployment)),
         Training.choose(training),
         export, measurement, deployment,
     )  # fmt: skip
+
+
+def _choose_step(budgets: Budgets, board: Target, deployment: Deployment) -> int:
+    """Return the step of widths: the target's where milliseconds are budgeted or made few."""
+    if budgets.drop is not None and choose_quantity(budgets, deployment) == "latency":
+        return board.channel_step
+    return choose_step(budgets, board.channel_step)
 
 
 @stage("starting TensorFlow, loading model")

@@ -15,12 +15,14 @@ import numpy as np
 from edgeprune.building.artifacts import Exporter
 from edgeprune.building.closed_loop import Round, Trial, meet_budgets, scale_to_machine
 from edgeprune.building.splits import DataSplits
+from edgeprune.building.verification import measure_on_validation
 from edgeprune.cost.budgets import Budgets, Quantity
 from edgeprune.data import assign_samples
 from edgeprune.data.assignment import PREFERRED_SPLITS
 from edgeprune.distillation import Training
 from edgeprune.errors import BudgetError
 from edgeprune.latency import Deployment
+from edgeprune.pruning.drop_search import meet_drop
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.tflite import Conversion
 
@@ -130,20 +132,18 @@ def make_model(workshop: Workshop, training: Training | None) -> Making:
     Raises:
         BudgetError: the budgets cannot be met.
     """
-    from edgeprune.building.verification import measure_loss
-    from edgeprune.pruning.drop_search import meet_drop
-
-    budgets = workshop.budgets
+    budgets, splits, export = workshop.budgets, workshop.splits, workshop.exporter.export
     prune = functools.cache(functools.partial(_prune, workshop))
     if budgets.drop is None:
         return _make_once(workshop, prune, budgets, training)
 
+    before = workshop.search.evaluator.original.accuracy
+
     def make(asked: Budgets, share: float) -> tuple[Making, float]:
         making = _make_once(workshop, prune, asked, training and training.shorten(share))
-        lost = measure_loss(workshop.original, making.exported.content, workshop.splits, export)
+        lost = before - measure_on_validation(making.exported.content, splits, export)
         return replace(making, lost=lost), lost
 
-    export = workshop.exporter.export
     quantity = choose_quantity(budgets, workshop.deployment)
     making, trials = meet_drop(make, budgets, quantity)
     return replace(

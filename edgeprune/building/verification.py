@@ -81,24 +81,20 @@ def verify_file(
     }
 
 
-def measure_loss(
-    original: keras.Model, content: bytes, splits: DataSplits, export: Export
-) -> float:
-    """Return the accuracy that a file loses against the original on validation samples.
+def measure_on_validation(content: bytes, splits: DataSplits, export: Export) -> float:
+    """Return the accuracy of a file on validation samples.
 
     Args:
-        original: the model before pruning.
         content: of a `.tflite` of the kept classes.
         splits: with the validation samples.
         export: how the file takes its samples.
     """
-    from edgeprune.evaluation.equivalence import measure_accuracy, predict
+    from edgeprune.evaluation.equivalence import measure_accuracy
 
     inputs, targets = splits.validation.inputs, splits.validation.targets
     runner = TFLiteModel(content, threads=os.cpu_count() or 1)
     outputs = runner.predict(export.store(inputs, splits.preprocess))
-    before = measure_accuracy(predict(original, inputs), targets, splits.classes, cut=False)
-    return before - measure_accuracy(outputs, targets, splits.classes)
+    return measure_accuracy(outputs, targets, splits.classes)
 
 
 @dataclass(frozen=True)

@@ -60,27 +60,38 @@ def _explain(error: BaseException) -> tuple[int | None, str]:
     return None, ""
 
 
+def _ending(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(128 + number)
+
+
 @contextlib.contextmanager
 def clean_up_when_terminated() -> Iterator[None]:
     """Let SIGTERM (`kill`, `docker stop`) and SIGHUP (a lost connection) unwind like Ctrl-C.
 
-    A signal that is ignored, as under `nohup`, stays ignored.
+    A signal that is ignored, as under `nohup`, stays ignored. What a library makes of one, as HDF5
+    does of a Ctrl-C while it calls back, is the end that was asked for, and no error of its own.
     """
+    received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Terminated(128 + number)
+        received.append(number)
+        raise _ending(number)
 
     in_charge = threading.current_thread() is threading.main_thread()
-    numbers = [n for n in DEADLY if in_charge and signal.getsignal(n) is signal.SIG_DFL]
-    for number in numbers:
-        signal.signal(number, stop)
+    usual = {signal.SIG_DFL, signal.default_int_handler}
+    numbers = [n for n in (signal.SIGINT, *DEADLY) if in_charge and signal.getsignal(n) in usual]
+    handlers = {number: signal.signal(number, stop) for number in numbers}
     before, sys.unraisablehook = sys.unraisablehook, _deliver_again
     try:
         yield
+    except Exception as error:
+        if received:
+            raise _ending(received[0]) from error
+        raise
     finally:
         sys.unraisablehook = before
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _deliver_again(unraisable: sys.UnraisableHookArgs) -> None:

@@ -46,7 +46,8 @@ class FoldedModel:
 
         def make(path: str, operation: keras.Operation) -> keras.Operation:
             if path in gone:
-                return layers.Activation("linear", name=operation.name, dtype=_policy(operation))
+                norm: Any = operation
+                return layers.Activation("linear", name=operation.name, dtype=norm.dtype_policy)
             if path in self._folds:
                 return rebuild(path, operation, lambda config: config.update(use_bias=True))
             return reproduce(path, operation)
@@ -118,10 +119,6 @@ def _is_linear(call: Call) -> bool:
         and not getattr(layer, "lora_enabled", False)
         and getattr(layer, "data_format", "channels_last") == "channels_last"
     )
-
-
-def _policy(operation: Any) -> Any:
-    return operation.dtype_policy
 
 
 def _fold(layer: Any, norm: Any) -> list[np.ndarray]:

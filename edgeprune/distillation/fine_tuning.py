@@ -43,7 +43,8 @@ class FineTuned:
     Attributes:
         model: the best on validation, a plain Keras model: the given one if nothing was gained.
         before: score on validation of the given model.
-        after: of the result, never worse.
+        after: of the result: closer to the original and as accurate, or the same; with labels in
+            the loss more accurate, or the same.
         epochs: passes over the data.
         steps: of gradient descent.
         seconds: wall time, all included, also that of interrupted runs.
@@ -107,7 +108,8 @@ def fine_tune(
             by their squared error.
 
     Returns:
-        The best model on validation, never worse there than the one given.
+        The model that comes closest to the original on validation without answering fewer samples
+        rightly than the one given, or that one; with labels in the loss the most accurate one.
 
     Raises:
         DataError: the samples do not fit the model, or there is nothing to validate on.

@@ -27,8 +27,8 @@ class Step:
     """How one variable is changed.
 
     Attributes:
-        size: what a learning rate of 1 moves it by, root mean square, is a fifth of this for a
-            kernel and this for a constant.
+        size: in the variable's own unit; a learning rate of 1 moves it by about this much, a
+            fifth of it where the step is orthogonal (root mean square).
         matrix: whether it is a kernel that mixes all its inputs, and takes orthogonal steps.
     """
 

@@ -135,10 +135,12 @@ def prune(
     chosen = None if classes is None else tuple(int(number) for number in classes)
     with timing() as opening:
         search = open_search(model, data, budgets, chosen, validation, pruning, deployment, task)
-    samples, held_out = divide_samples(model, data, validation, chosen, pruning.seed, task)
 
     def train(pruned: Pruned, settings: Training | None) -> Pruned:
-        if settings is None or len(samples.inputs) < settings.least_samples:
+        if settings is None:
+            return pruned
+        samples, held_out = divide_samples(model, data, validation, chosen, pruning.seed, task)
+        if len(samples.inputs) < settings.least_samples:
             return pruned
         trained = fine_tune(
             pruned.model, model, samples,

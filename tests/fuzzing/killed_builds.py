@@ -13,21 +13,12 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from specialists import make_classifier, save_digits
+from specialists import UNRECOVERED, make_classifier, save_digits
 
 from edgeprune.support.files import MARK_SECONDS, move_together
 
 MOST_SECONDS = 600.0
-OPTIONS = (
-    "--recovery",
-    "none",
-    "--recalibrate",
-    "off",
-    "--effort",
-    "fast",
-    "--no-bench",
-    "--quiet",
-)
+OPTIONS = (*UNRECOVERED, "--no-bench", "--quiet")
 
 
 @cache
