@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 from keras import layers
 
+from edgeprune.cost.cost_model import CostModel
 from edgeprune.surgery.channel_removal import mask_channels, remove_channels
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import build_graph
@@ -16,6 +18,7 @@ from edgeprune.tracing.groups import Groups, find_groups
 from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.outputs import output_kinds
 from edgeprune.tracing.replica import replace_softmax
+from edgeprune.tracing.vanishing import StaysError
 
 TOLERANCE = 1e-4
 
@@ -42,6 +45,24 @@ def random_plan(groups: Groups, seed: int = 0, share: float = 1 / 3) -> Plan:
     for group in groups.removable:
         kept = np.nonzero(generator.random(group.width) > share)[0]
         keep[group.name] = tuple(kept if kept.size else generator.integers(group.width, size=1))
+    return Plan(keep, groups.fingerprint)
+
+
+def random_branches(groups: Groups, seed: int = 0, chance: float = 0.3) -> Plan:
+    """Empty every group that may keep no channel with a chance, and halve half of the others."""
+    generator = np.random.default_rng(seed)
+    emptied: frozenset[str] = frozenset()
+    for name in groups.vanishing.branches:
+        if generator.random() < chance:
+            with contextlib.suppress(StaysError):  # it may go alone, but not beside the others
+                emptied = groups.vanishing.close(emptied | {name}).groups
+    keep: dict[str, tuple[int, ...]] = {}
+    for group in groups.removable:
+        if group.name in emptied:
+            keep[group.name] = ()
+        elif generator.random() < 0.5:
+            chosen = generator.choice(group.width, (group.width + 1) // 2, replace=False)
+            keep[group.name] = tuple(sorted(chosen.tolist()))
     return Plan(keep, groups.fingerprint)
 
 
@@ -113,9 +134,24 @@ def assert_exact(
         plan = random_plan(groups, seed)
         small = remove_channels(model, plan, groups=groups)
         assert difference(mask_channels(model, plan, groups=groups), small, inputs) <= tolerance
+        assert_branches_exact(model, groups, seed, inputs, tolerance)
         if groups.removable and any(len(plan.keep[g.name]) < g.width for g in groups.removable):
             assert small.count_params() < model.count_params()
     return groups
+
+
+def assert_branches_exact(
+    model: keras.Model, groups: Groups, seed: int, inputs: list, tolerance: float = TOLERANCE
+) -> Plan:
+    """Check slim == cut, and the counted parameters, where groups keep no channel at all."""
+    plan = random_branches(groups, seed)
+    if plan.emptied:
+        small = remove_channels(model, plan, groups=groups)
+        assert difference(mask_channels(model, plan, groups=groups), small, inputs) <= tolerance
+        if None not in functional_form(model).inputs[0].shape[1:]:
+            widths = {name: len(kept) for name, kept in plan.keep.items()}
+            assert CostModel(groups).count(widths).params == small.count_params()
+    return plan
 
 
 def build_residual_network() -> keras.Model:

@@ -79,7 +79,11 @@ class CostLimits:
 
 
 def smallest_cost(
-    groups: Groups, costs: CostModel, step: int = DEFAULT_STEP, fixed: Widths = NOTHING
+    groups: Groups,
+    costs: CostModel,
+    step: int = DEFAULT_STEP,
+    fixed: Widths = NOTHING,
+    empties: bool = False,
 ) -> Cost:
     """Return the cost with every removable group at its smallest allowed width.
 
@@ -88,8 +92,9 @@ def smallest_cost(
         costs: of the model.
         step: see `allowed_widths`.
         fixed: widths that other groups will have (see `fix_classes`).
+        empties: whether whole branches may go.
     """
-    return costs.count(smallest_widths(groups, step) | dict(fixed))
+    return costs.count(smallest_widths(groups, step, empties) | dict(fixed))
 
 
 def check_budget(
@@ -98,6 +103,7 @@ def check_budget(
     budget: Budget | Budgets,
     step: int = DEFAULT_STEP,
     fixed: Widths = NOTHING,
+    empties: bool = False,
 ) -> None:
     """Refuse budgets that even the smallest widths do not meet.
 
@@ -107,11 +113,12 @@ def check_budget(
         budget: what must be met, fractions being those of the original.
         step: see `allowed_widths`.
         fixed: widths that other groups will have (see `fix_classes`).
+        empties: whether whole branches may go.
 
     Raises:
         BudgetError: one of them cannot be met; says what is reachable.
     """
-    widths = smallest_widths(groups, step) | dict(fixed)
+    widths = smallest_widths(groups, step, empties) | dict(fixed)
     for part in Budgets.parse(budget):
         full = costs.spend(part.quantity, NOTHING)
         smallest = costs.spend(part.quantity, widths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from edgeprune.allocation.constraints import Constraints
@@ -23,6 +23,7 @@ class Problem:
         step: see `allowed_widths`.
         measure: widths of narrowed groups, the others whole -> how good the model then is on
             validation samples, larger being better; for allocations that measure.
+        empties: whether whole branches may go.
     """
 
     groups: Groups
@@ -30,6 +31,7 @@ class Problem:
     constraints: Constraints
     step: int = DEFAULT_STEP
     measure: Callable[[Mapping[str, int]], float] | None = None
+    empties: bool = False
 
     @cached_property
     def choices(self) -> dict[str, tuple[int, ...]]:
@@ -39,6 +41,10 @@ class Problem:
     def full(self) -> dict[str, int]:
         """Return the own width of every removable group."""
         return {group.name: group.width for group in self.groups.removable}
+
+    def emptying(self) -> Problem:
+        """Return the same problem where whole branches may go."""
+        return replace(self, empties=True)
 
     def meets(self, widths: Mapping[str, int]) -> bool:
         """Whether the constraints hold at these widths."""
@@ -50,7 +56,7 @@ class Problem:
         Raises:
             BudgetError: says by how much they are exceeded.
         """
-        excess = self.constraints.excess(smallest_widths(self.groups, self.step))
+        excess = self.constraints.excess(smallest_widths(self.groups, self.step, self.empties))
         if excess > 1:
             raise BudgetError(
                 f"The budget cannot be met: with every group at its smallest width the model still "
@@ -66,13 +72,15 @@ def give_back(problem: Problem, widths: Mapping[str, int]) -> dict[str, int]:
         widths: that meet the constraints.
 
     Returns:
-        Widths of which none can take its next step any more.
+        Widths of which none can take its next step any more. What is gone stays gone.
     """
     found = dict(widths)
     while True:
         now = problem.constraints.excess(found)
         gains = []
         for name, width in found.items():
+            if not width:
+                continue
             wider = next((w for w in problem.choices[name] if w > width), None)
             if wider is None:
                 continue

@@ -8,8 +8,9 @@ from types import MappingProxyType
 
 import numpy as np
 
-from edgeprune.cost.workload import Widths
+from edgeprune.cost.workload import Widths, emptied
 from edgeprune.tracing.groups import Groups, find_head
+from edgeprune.tracing.vanishing import StaysError
 
 DEFAULT_STEP = 8
 NOTHING: Widths = MappingProxyType({})
@@ -62,9 +63,24 @@ def fix_classes(groups: Groups, classes: Sequence[int] | None) -> Widths:
     return NOTHING if classes is None else {find_head(groups).name: len(classes)}
 
 
-def smallest_widths(groups: Groups, step: int = DEFAULT_STEP) -> dict[str, int]:
-    """Return the smallest allowed width of every removable group."""
-    return {group.name: allowed_widths(group.width, step)[0] for group in groups.removable}
+def smallest_widths(
+    groups: Groups, step: int = DEFAULT_STEP, empties: bool = False
+) -> dict[str, int]:
+    """Return the smallest allowed width of every removable group.
+
+    Args:
+        groups: of the model.
+        step: see `allowed_widths`.
+        empties: whether whole branches may go, as many as can go together.
+    """
+    found = {group.name: allowed_widths(group.width, step)[0] for group in groups.removable}
+    for vanished in groups.vanishing.branches.values() if empties else ():
+        try:
+            together = groups.vanishing.close(emptied(found) | vanished.groups)
+        except StaysError:
+            continue
+        found.update(dict.fromkeys(together.groups & found.keys(), 0))
+    return found
 
 
 def keep_channels(ranking: Ranking, width: int) -> tuple[int, ...]:

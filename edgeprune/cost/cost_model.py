@@ -18,15 +18,18 @@ import numpy as np
 from edgeprune.cost.budgets import COUNTED
 from edgeprune.cost.estimates import Estimates
 from edgeprune.cost.multiplications import is_counted, multiplications
-from edgeprune.cost.workload import Widths, linear_size
+from edgeprune.cost.workload import Widths, emptied, linear_size
 from edgeprune.errors import ModelError
 from edgeprune.latency import Deployment
 from edgeprune.tracing.graph import Shape
 from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.vanishing import Vanished
 
-Term = tuple[float, list[int]]
+Term = tuple[str, float, list[int]]
 Terms = list[Term]
 NOWHERE = Deployment()
+CONSTANT_NUMBERS = 3
+"""Numbers per channel in a layer that stands for an emptied branch."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class CostModel:
                     factor *= shape[axis] or 0
                 else:
                     found.append(row)
-            return factor, found
+            return path, factor, found
 
         of_weights: Terms = []
         of_calls: Terms = []
@@ -120,24 +123,38 @@ class CostModel:
             for product in multiplications(call, call.operation):
                 index = index_of[id(product.weight)]
                 axes = range(len(shapes[index])) if product.axes is None else product.axes
-                factor, found = term(call.path, index, shapes[index], axes)
+                path, factor, found = term(call.path, index, shapes[index], axes)
                 if call.path in self.groups.repeats:
                     factor /= len(self.groups.repeats[call.path].group)
                     found.append(row_of[call.path, -1, -1])
-                of_calls.append((factor * product.times * call.times, found))
+                of_calls.append((path, factor * product.times * call.times, found))
         return of_weights, of_calls
 
-    def _sizes(self, widths: Widths) -> np.ndarray:
+    def _sizes(self, widths: Widths, vanished: Vanished) -> np.ndarray:
         chosen = self._widths.copy()
-        for name, width in widths.items():
+        for name, width in {**widths, **dict.fromkeys(vanished.groups, 0)}.items():
             chosen[self.groups.index[name]] = width
         return self._rows @ chosen + self._constants
 
     def count(self, widths: Widths) -> Cost:
-        """Count the cost when groups have these widths; groups that are not named keep theirs."""
-        sizes = self._sizes(widths)
-        macs = self._macs.total(sizes)
-        return Cost(None if math.isnan(macs) else round(macs), round(self._params.total(sizes)))
+        """Count the cost when groups have these widths; groups that are not named keep theirs.
+
+        Groups of width 0 vanish with their branches, see `Groups.vanishing`. What these leave is
+        counted as layers of their own, though a recovery may do without.
+
+        Raises:
+            PlanError: a group has width 0 that must stay.
+        """
+        vanished = self.groups.vanishing.close(emptied(widths))
+        sizes, gone = self._sizes(widths, vanished), vanished.find_gone(self.groups.graph)
+        macs = self._macs.total(sizes, gone)
+        params = self._params.total(sizes, gone)
+        for ref in vanished.find_constants(self.groups.graph):
+            row, constant = linear_size(self.groups, self.groups.tensors[ref.number])
+            held = {**widths, **dict.fromkeys(vanished.groups, 0)}
+            chosen = [held.get(group.name, group.width) for group in self.groups]
+            params += CONSTANT_NUMBERS * (float(row @ chosen) + constant)
+        return Cost(None if math.isnan(macs) else round(macs), round(params))
 
     def spend(self, quantity: str, widths: Widths) -> float:
         """Return what widths cost of any quantity that can be budgeted, in its own unit.
@@ -156,7 +173,9 @@ class CostModel:
         if quantity not in COUNTED:
             return self.estimates.marginal(quantity, widths)
         terms = self._macs if quantity == "macs" else self._params
-        rates = terms.gradient(self._sizes(widths)) @ self._rows
+        vanished = self.groups.vanishing.close(emptied(widths))
+        gone = vanished.find_gone(self.groups.graph)
+        rates = terms.gradient(self._sizes(widths, vanished), gone) @ self._rows
         return dict(zip(self.groups.index, rates.tolist(), strict=True))
 
     @property
@@ -193,24 +212,31 @@ class _Products:
     """A sum of `constant * product of axis sizes`."""
 
     def __init__(self, terms: Terms, num_axes: int) -> None:
-        longest = max((len(found) for _, found in terms), default=0)
-        self._constants = np.array([constant for constant, _ in terms])
+        longest = max((len(found) for _, _, found in terms), default=0)
+        self._paths = [path for path, _, _ in terms]
+        self._constants = np.array([constant for _, constant, _ in terms])
         # Missing factors point to one more axis, of size 1.
         self._axes = np.full((len(terms), longest), num_axes)
-        for number, (_, found) in enumerate(terms):
+        for number, (_, _, found) in enumerate(terms):
             self._axes[number, : len(found)] = found
+
+    def _factors_of(self, gone: frozenset[str]) -> np.ndarray:
+        """Return the constants, 0 for operations that are gone."""
+        if not gone:
+            return self._constants
+        return np.where([path in gone for path in self._paths], 0.0, self._constants)
 
     def _factors(self, sizes: np.ndarray) -> np.ndarray:
         return np.append(sizes, 1.0)[self._axes]
 
-    def total(self, sizes: np.ndarray) -> float:
-        return float(self._constants @ self._factors(sizes).prod(axis=1))
+    def total(self, sizes: np.ndarray, gone: frozenset[str]) -> float:
+        return float(self._factors_of(gone) @ self._factors(sizes).prod(axis=1))
 
-    def gradient(self, sizes: np.ndarray) -> np.ndarray:
+    def gradient(self, sizes: np.ndarray, gone: frozenset[str]) -> np.ndarray:
         """Return the derivative by the size of every axis."""
-        factors = self._factors(sizes)
+        factors, constants = self._factors(sizes), self._factors_of(gone)
         result = np.zeros(len(sizes) + 1)
         for slot in range(factors.shape[1]):
             others = np.delete(factors, slot, axis=1).prod(axis=1)
-            np.add.at(result, self._axes[:, slot], self._constants * others)
+            np.add.at(result, self._axes[:, slot], constants * others)
         return result[:-1]

@@ -71,7 +71,7 @@ class Estimates:
         """Return what one channel of each group costs, the others held."""
         chosen = self._work.chosen(widths)
         steps = np.minimum(PRICE_STEP, np.maximum(chosen - 1, 0.5))
-        narrower = chosen - np.diag(steps)
+        narrower = np.maximum(chosen - np.diag(steps), 0)
         now = self._evaluate(quantity, chosen)
         saved = now - self._evaluate(quantity, narrower)
         # Never nothing: a step inside a tile saves no time, but the next one will.

@@ -19,6 +19,7 @@ from edgeprune.errors import ModelError
 from edgeprune.latency.operators import Workload
 from edgeprune.tracing.graph import TensorRef
 from edgeprune.tracing.groups import Axis, Groups
+from edgeprune.tracing.vanishing import find_handed_on
 
 Widths = Mapping[str, int]
 IN_PLACE = ("ADD", "SUB", "MUL", "SOFTMAX")
@@ -34,6 +35,11 @@ class _Linear:
 
     def at(self, widths: np.ndarray) -> np.ndarray:
         return widths @ self.rows.T + self.constants
+
+
+def emptied(widths: Widths) -> frozenset[str]:
+    """Return the names of the groups that keep no channel."""
+    return frozenset(name for name, width in widths.items() if width == 0)
 
 
 def linear_size(groups: Groups, axis: Axis) -> tuple[np.ndarray, float]:
@@ -182,9 +188,13 @@ class WorkloadModel:
         return self._stack([self._elements(ref) for ref in refs]), live, roles
 
     def chosen(self, widths: Widths) -> np.ndarray:
-        """Return the width of every group, `(groups,)`; those not named keep theirs."""
+        """Return the width of every group, `(groups,)`; those not named keep theirs.
+
+        What goes along with groups of width 0 has none either.
+        """
         found = self.full.copy()
-        for name, width in widths.items():
+        vanished = self.groups.vanishing.close(emptied(widths))
+        for name, width in {**widths, **dict.fromkeys(vanished.groups, 0)}.items():
             found[self.groups.index[name]] = width
         return found
 
@@ -192,16 +202,36 @@ class WorkloadModel:
         """Return the operators at some widths.
 
         Args:
-            widths: by group name, or `(..., groups)` for many candidates at once.
+            widths: by group name, or `(..., groups)` for many candidates at once, which must have
+                the same groups of width 0.
         """
         chosen = widths if isinstance(widths, np.ndarray) else self.chosen(widths)
+        left = self._find_steps(chosen)
+        steps = [self.steps[index] for index in left]
+        parts = (self._channels, self._depth, self._read, self._written)
         return Workload(
-            tuple(step.kind for step in self.steps),
-            tuple(step.name for step in self.steps),
-            np.array([step.positions for step in self.steps], dtype=float),
-            np.array([step.taps for step in self.steps], dtype=float),
-            *(part.at(chosen) for part in (self._channels, self._depth, self._read, self._written)),
+            tuple(step.kind for step in steps),
+            tuple(step.name for step in steps),
+            np.array([step.positions for step in steps], dtype=float),
+            np.array([step.taps for step in steps], dtype=float),
+            *(part.at(chosen)[..., left] for part in parts),
         )
+
+    def _find_steps(self, chosen: np.ndarray) -> list[int]:
+        """Return the operators that are left where groups have width 0, by index."""
+        gone = np.nonzero(chosen.reshape(-1, len(self.groups))[0] == 0)[0].tolist()
+        if not gone:
+            return list(range(len(self.steps)))
+        names = frozenset(self.groups.groups[number].name for number in gone)
+        vanished = self.groups.vanishing.close(names)
+        graph = self.groups.graph
+        handed = find_handed_on(graph, vanished)
+        made = vanished.computed - handed
+        return [
+            index
+            for index, step in enumerate(self.steps)
+            if any(ref.number in made for ref in step.writes)
+        ]
 
     def peak_bytes(
         self,

@@ -41,9 +41,11 @@ class Method:
 METHODS: dict[str, Method] = {
     "auto": Method(
         summary="The best combination known so far: greedy least squares on what the consumers "
-        "lose, widths by gain per cost, the recovery that validation prefers.",
+        "lose, widths by gain per cost where whole branches may go, the recovery that validation "
+        "prefers.",
         source="Ours.",
         criterion="greedy_least_squares",
+        allocation="branches",
     ),
     "specialist": Method(
         summary="Keep the channels that answer most to one of the wanted classes, and put the mean "

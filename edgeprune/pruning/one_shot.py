@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import keras
 import numpy as np
 
-from edgeprune.allocation import check_budget, fix_classes
+from edgeprune.allocation import EMPTYING, check_budget, fix_classes
 from edgeprune.cost.budgets import Budget, Budgets
 from edgeprune.cost.cost_model import NOWHERE, Cost, CostModel
 from edgeprune.data import Samples
@@ -245,7 +245,7 @@ def open_search(
     Raises:
         EdgepruneError: as for `prune`.
     """
-    pruning.find_method()  # a wrong name is told before the work starts
+    empties = pruning.find_method().allocation in EMPTYING
     step = choose_step(budgets) if pruning.step is None else pruning.step
     with stage("tracing"):
         groups = find_groups(model)
@@ -253,7 +253,8 @@ def open_search(
         check_classes(groups, classes)
         costs = CostModel(groups, deployment)
         if budgets.costs is not None:
-            check_budget(groups, costs, budgets.costs, step, fix_classes(groups, classes))
+            fixed = fix_classes(groups, classes)
+            check_budget(groups, costs, budgets.costs, step, fixed, empties)
     samples, held_out = divide_samples(model, data, validation, classes, pruning.seed, task)
     evaluator = Evaluator(model, held_out, classes, task=task)
     present, targets = _renumber(samples.targets)

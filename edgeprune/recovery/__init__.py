@@ -9,6 +9,7 @@ from functools import cached_property
 import keras
 import numpy as np
 
+from edgeprune.recovery.alignment import leave_out_constants
 from edgeprune.recovery.folds import fold
 from edgeprune.recovery.heads import refit_head
 from edgeprune.recovery.image_copies import augment, is_image
@@ -65,7 +66,8 @@ class RecoveryContext:
         return self._refit(augment(self.inputs, COPIES, seed=self.seed))
 
     def _refit(self, inputs: np.ndarray) -> keras.Model:
-        return refit(self.folded, self.groups, self.plan, inputs, seed=self.seed)
+        start = leave_out_constants(self.folded)
+        return refit(start, self.groups, self.plan, inputs, seed=self.seed)
 
 
 Recovery = Callable[[RecoveryContext], keras.Model]

@@ -17,7 +17,7 @@ from edgeprune.scoring.consumer_kinds import assign_kernel, kernel_matrix, tap_c
 from edgeprune.scoring.consumers import Consumer, find_consumers
 from edgeprune.scoring.sums import Moments, Statistics
 from edgeprune.support.linear_algebra import Definite
-from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
+from edgeprune.surgery.channel_removal import channel_ranks, kept_positions, write_constants
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Groups
 from edgeprune.tracing.replica import operations_by_path
@@ -67,13 +67,23 @@ def fold(
         True
     """
     ranks = channel_ranks(groups, plan)
-    consumers = [
+    affected = [
         consumer
         for consumer in find_consumers(groups)
         if consumer.path in statistics.moments and not consumer.keeps(ranks).all()
     ]
+    there = operations_by_path(smaller)
+    consumers = [consumer for consumer in affected if consumer.path in there]
     result = give_biases(smaller, consumers)
     operations = operations_by_path(result)
+    if plan.emptied:
+        means = {
+            consumer.path: _mean_output(consumer, statistics.moments[consumer.path])
+            for consumer in affected
+            if consumer.path not in there
+        }
+        vanished = groups.vanishing.close(plan.emptied)
+        write_constants(operations, groups, vanished, ranks, means)
     for consumer in consumers:
         kept = consumer.keeps(ranks)
         transfer, offset = replace_channels(statistics.moments[consumer.path], kept, replacement)
@@ -90,6 +100,13 @@ def fold(
         constant = np.einsum("t,tsco,sc->o", shares, by_slot[:, :, ~kept], offset)
         add_constant(operations, consumer, constant)
     return result
+
+
+def _mean_output(consumer: Consumer, moments: Moments) -> np.ndarray:
+    """Return what a consumer adds to its bias on average, `(outputs,)`."""
+    shares = tap_coverage(consumer.layer, consumer.call.inputs[0].shape)
+    by_slot = kernel_matrix(consumer.layer)[:, consumer.slots]
+    return np.asarray(np.einsum("t,tsco,sc->o", shares, by_slot, moments.mean))
 
 
 def replace_channels(

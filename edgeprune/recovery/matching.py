@@ -48,7 +48,8 @@ def match(
     own = destination.normalization
     wanted = multiply(consumer.layer, None if own is None else own.operation, seen)
     for other in destination.added if knows(destination, before[1], after[1]) else ():
-        found += _rows(channels_last(layer, after[1][other]), places)
+        if after[1][other] is not None:  # else its branch is gone
+            found += _rows(channels_last(layer, after[1][other]), places)
         wanted += _rows(channels_last(layer, before[1][other]), places)
     return patches, found, wanted[:, kept]
 

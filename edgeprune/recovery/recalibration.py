@@ -10,6 +10,7 @@ from keras import ops
 
 from edgeprune.recovery.batches import execute, make_batches, release
 from edgeprune.support.progress import stage
+from edgeprune.surgery.constants import is_constant_layer
 from edgeprune.tracing.graph import build_graph
 from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.replica import duplicate
@@ -38,7 +39,8 @@ def recalibrate(smaller: keras.Model, inputs: np.ndarray) -> keras.Model:
     with stage("BatchNorm recalibration", len(graph.calls)) as advance:
         for index, call in enumerate(graph.calls):
             layer = call.operation
-            if type(layer) is keras.layers.BatchNormalization and call.path not in done:
+            measured = type(layer) is keras.layers.BatchNormalization
+            if measured and call.path not in done and not is_constant_layer(layer):
                 done.add(call.path)
                 _measure(layer, [held[call.inputs[0].number] for held in values])
             for held in values:

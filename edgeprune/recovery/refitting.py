@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from edgeprune.recovery.alignment import Counterpart, align
 from edgeprune.recovery.batches import Values, execute, make_batches, release
 from edgeprune.recovery.depthwise import Depthwise, find_depthwise, fit_depthwise
 from edgeprune.recovery.equations import Equations
@@ -32,7 +33,7 @@ from edgeprune.scoring.destinations import Destination
 from edgeprune.support.progress import stage
 from edgeprune.surgery.channel_removal import channel_ranks, kept_positions
 from edgeprune.surgery.plan import Plan
-from edgeprune.tracing.graph import Call, build_graph
+from edgeprune.tracing.graph import Call
 from edgeprune.tracing.groups import Groups
 from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.replica import operations_by_path
@@ -89,11 +90,13 @@ def refit(
         True
     """
     ranks = channel_ranks(groups, plan)
-    layers = _find_affected(groups, ranks)
+    there = operations_by_path(smaller)
+    layers = [layer for layer in _find_affected(groups, ranks) if layer.path in there]
     result = give_biases(smaller, layers)
     batches = make_batches(groups.graph, inputs, models=2)
     with stage("refit", len(groups.graph.calls)) as advance:
-        lockstep = _Lockstep(groups, ranks, result, ridge, seed)
+        counterparts = align(groups, groups.vanishing.close(plan.emptied), result)
+        lockstep = _Lockstep(groups, ranks, counterparts, operations_by_path(result), ridge, seed)
         lockstep.run({layer.path: layer for layer in layers}, batches, advance)
     return result
 
@@ -132,11 +135,18 @@ class _Lockstep:
     """Runs the original and the pruned model call by call on the same samples."""
 
     def __init__(
-        self, groups: Groups, ranks: list[np.ndarray], result: keras.Model, ridge: float, seed: int
+        self,
+        groups: Groups,
+        ranks: list[np.ndarray],
+        counterparts: Sequence[Counterpart],
+        operations: Mapping[str, Any],
+        ridge: float,
+        seed: int,
     ) -> None:
-        self.graphs = groups.graph, build_graph(result)
+        self.graph = groups.graph
+        self.counterparts = counterparts
         self.ranks = ranks
-        self.operations: Mapping[str, Any] = operations_by_path(result)
+        self.operations = operations
         self.ridge = ridge
         self.generator = np.random.default_rng(seed)
 
@@ -144,14 +154,12 @@ class _Lockstep:
         self, layers: Mapping[str, Refitted], batches: Sequence[Any], advance: Callable[[], None]
     ) -> None:
         """Refit every layer when its turn comes."""
-        original, slim = self.graphs
+        original = self.graph
         last = original.last_uses()
         waiting = dict(layers)
-        values: list[Pair] = [
-            ({original.inputs[0].number: batch}, {slim.inputs[0].number: batch})
-            for batch in batches
-        ]
-        for index, (call, slim_call) in enumerate(zip(original.calls, slim.calls, strict=True)):
+        number = original.inputs[0].number
+        values: list[Pair] = [({number: batch}, {number: batch}) for batch in batches]
+        for index, call in enumerate(original.calls):
             layer = waiting.pop(call.path, None)
             if isinstance(layer, Depthwise):
                 self._refit_depthwise(layer, values)
@@ -159,7 +167,7 @@ class _Lockstep:
                 self._refit(layer, self._sample_calls(layer, index, values))
             for before, after in values:
                 execute(call, before)
-                execute(slim_call, after)
+                self.counterparts[index].run(after)
             release(call, index, last, [held for pair in values for held in pair])
             advance()
 
@@ -199,7 +207,7 @@ class _Lockstep:
         To see the later ones, both models run on as they are now. The second result says whether
         all that is added to its output was known.
         """
-        graph = self.graphs[0]
+        graph = self.graph
         calls = [i for i, call in enumerate(graph.calls) if call.path == consumer.path]
         count = _count_rows(kernel_matrix(self.operations[consumer.path])) // len(calls)
         share = max(count // len(values), 1)
@@ -211,8 +219,8 @@ class _Lockstep:
                 if number in calls:
                     samples.append(self._sample(consumer, graph.calls[number], ahead, share))
                 if number < calls[-1]:
-                    for of_model, held in zip(self.graphs, ahead, strict=True):
-                        execute(of_model.calls[number], held)
+                    execute(graph.calls[number], ahead[0])
+                    self.counterparts[number].run(ahead[1])
         return join(samples), whole
 
     def _sample(self, consumer: Consumer, call: Call, values: Pair, count: int) -> Sample:

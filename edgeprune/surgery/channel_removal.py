@@ -8,12 +8,19 @@ Both return a new model. They must agree on every input: that is the proof, run 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from edgeprune.errors import PlanError
+from edgeprune.surgery.constants import (
+    describe_constants,
+    evaluate_constants,
+    find_detours,
+    set_constant,
+)
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.groups import Axis, Groups, find_groups, find_head
 from edgeprune.tracing.replica import (
@@ -25,6 +32,7 @@ from edgeprune.tracing.replica import (
     reproduce,
     set_weights,
 )
+from edgeprune.tracing.vanishing import Vanished
 
 
 def remove_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = None) -> keras.Model:
@@ -40,7 +48,7 @@ def remove_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = N
 
     Raises:
         PlanError: the plan is for another model, names unknown or locked groups, or channels that
-            do not exist.
+            do not exist; or a group would keep none that must (see `Groups.vanishing`).
         ClassError: `plan.classes` cannot be cut out of this model.
 
     Example:
@@ -51,6 +59,8 @@ def remove_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = N
     """
     groups = find_groups(model) if groups is None else groups
     ranks = channel_ranks(groups, plan)
+    vanished = groups.vanishing.close(plan.emptied)
+    detours = find_detours(groups, vanished) if plan.emptied else {}
 
     def keep(labels: np.ndarray) -> np.ndarray:
         return kept_positions(groups.locate(labels), ranks)
@@ -75,12 +85,14 @@ def remove_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = N
         change = groups.call_changes.get((path, position))
         return arguments if change is None else change(*arguments, keep)
 
-    smaller, made = replicate(model, make, adapt)
+    smaller, made = replicate(
+        model, make, adapt, reroute=lambda path, position: detours.get((path, position))
+    )
     axes_of: dict[str, list[Axis]] = {}
     for axis in groups.axes:
         axes_of.setdefault(axis.layer, []).append(axis)
     for path, operation in operations_by_path(model).items():
-        if not isinstance(operation, keras.Layer) or not operation.weights:
+        if not isinstance(operation, keras.Layer) or not operation.weights or path not in made:
             continue
         weights = operation.get_weights()
         for axis in axes_of.get(path, []):
@@ -88,7 +100,34 @@ def remove_channels(model: keras.Model, plan: Plan, *, groups: Groups | None = N
             if not np.array_equal(kept, np.arange(len(axis.group))):
                 weights[axis.weight] = np.take(weights[axis.weight], kept, axis=axis.axis)
         set_weights(made[path], weights)
+    if plan.emptied:
+        write_constants(made, groups, vanished, ranks)
     return smaller
+
+
+def write_constants(
+    made: Mapping[str, Any],
+    groups: Groups,
+    vanished: Vanished,
+    ranks: list[np.ndarray],
+    offsets: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Write what emptied branches leave into the layers that stand for them.
+
+    Args:
+        made: operations of the pruned model, by path; changed in place.
+        groups: of the original.
+        vanished: what is gone.
+        ranks: see `channel_ranks`.
+        offsets: see `evaluate_constants`.
+    """
+    constants = evaluate_constants(groups, vanished, offsets)
+    described = describe_constants(groups, vanished, constants)
+    for call in groups.graph.calls:
+        path, constant = described.get((call.path, call.position), ("", np.empty(0)))
+        if path:
+            kept = kept_positions(groups.tensors[call.outputs[0].number], ranks)
+            set_constant(made[path], constant[kept])
 
 
 def set_entry(config: dict[str, Any], entry: str, position: int | None, size: int) -> None:
@@ -155,12 +194,14 @@ def channel_ranks(groups: Groups, plan: Plan) -> list[np.ndarray]:
         group = groups[name]
         if group.locked and len(channels) < group.width:
             raise PlanError(f"Group '{name}' cannot shrink: {'; '.join(group.locked)}.")
-        if channels[-1] >= group.width:
+        if channels and channels[-1] >= group.width:
             raise PlanError(
                 f"The plan keeps channel {channels[-1]} of group '{name}', which has "
                 f"{group.width} channels (0 to {group.width - 1})."
             )
         ranks[groups.index[name]] = _rank(channels, group.width)
+    for name in groups.vanishing.close(plan.emptied).groups:
+        ranks[groups.index[name]] = _rank((), groups[name].width)
     if plan.classes is not None:
         head = find_head(groups)
         channel = groups.output_channels[0].channel

@@ -19,7 +19,8 @@ class Plan:
     """Which channels stay: the only thing that surgery reads.
 
     Attributes:
-        keep: group name -> kept channels, sorted. Groups that are not named stay whole.
+        keep: group name -> kept channels, sorted. Groups that are not named stay whole; one that
+            keeps none vanishes with its branch (see `Groups.vanishing`).
         fingerprint: of the model the plan was made for (`Groups.fingerprint`).
         classes: kept classes in the order of the new outputs; `None` keeps all.
 
@@ -37,9 +38,9 @@ class Plan:
         """Freeze and check the indices."""
         kept = {name: tuple(int(i) for i in channels) for name, channels in self.keep.items()}
         for name, channels in kept.items():
-            if not channels or list(channels) != sorted(set(channels)) or channels[0] < 0:
+            if list(channels) != sorted(set(channels)) or min(channels, default=0) < 0:
                 raise PlanError(
-                    f"Plan for group '{name}' must name at least one channel, sorted, each once. "
+                    f"Plan for group '{name}' must name channels sorted, each once. "
                     f"Got {list(channels)[:8]}."
                 )
         object.__setattr__(self, "keep", MappingProxyType(kept))
@@ -51,6 +52,11 @@ class Plan:
     def __hash__(self) -> int:
         """Hash by value."""
         return hash(self.to_json())
+
+    @property
+    def emptied(self) -> frozenset[str]:
+        """Names of the groups that keep no channel."""
+        return frozenset(name for name, channels in self.keep.items() if not channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dicts."""

@@ -28,6 +28,7 @@ from edgeprune.tracing.labels import (
 from edgeprune.tracing.opening import functional_form
 from edgeprune.tracing.rules import NORMALIZED, Tracing, apply_rule
 from edgeprune.tracing.rules.registry import BATCH
+from edgeprune.tracing.vanishing import Vanishing
 
 INPUT = "input of the model"
 OUTPUT = "output of the model"
@@ -165,6 +166,11 @@ class Groups:
     def index(self) -> dict[str, int]:
         """Position of each group, by name."""
         return {group.name: position for position, group in enumerate(self.groups)}
+
+    @cached_property
+    def vanishing(self) -> Vanishing:
+        """What is no longer computed when groups keep no channel."""
+        return Vanishing(self)
 
     @property
     def removable(self) -> tuple[Group, ...]:

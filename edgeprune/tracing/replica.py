@@ -7,6 +7,7 @@ inputs, which changes the signature of a later `.tflite`, and keep `keras.ops` n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,13 +16,31 @@ import numpy as np
 from edgeprune.errors import ModelError
 from edgeprune.support.printable import one_line
 from edgeprune.tracing.graph import arrange_inputs, build_graph, map_structure, nodes_in_order
-from edgeprune.tracing.keras_internals import Functional
+from edgeprune.tracing.keras_internals import Functional, Node
 from edgeprune.tracing.opening import functional_form, is_model, repeats_over_time
 from edgeprune.tracing.outputs import ending_of, last_call
 
 Make = Callable[[str, keras.Operation], keras.Operation]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Adapt = Callable[[str, int, Arguments], Arguments]
+
+
+@dataclass(frozen=True)
+class Detour:
+    """What takes the place of a call that loses inputs.
+
+    Attributes:
+        inputs: which of the call's tensors stay. With none the call is left out, and with it what
+            it makes; a single one is handed on as it is; several are given to the operation.
+        then: layers that the result goes through.
+    """
+
+    inputs: tuple[int, ...] = ()
+    then: tuple[keras.Layer, ...] = ()
+
+
+Reroute = Callable[[str, int], Detour | None]
+"""From `(path, which of its calls)` to what takes its place; a nested model counts as call 0."""
 
 
 def reproduce(path: str, operation: keras.Operation) -> keras.Operation:
@@ -93,6 +112,7 @@ def replicate(
     make: Make = reproduce,
     adapt: Adapt | None = None,
     *,
+    reroute: Reroute | None = None,
     shapes: Sequence[Sequence[int | None]] | None = None,
     inside: bool = True,
 ) -> tuple[keras.Model, dict[str, keras.Operation]]:
@@ -104,16 +124,17 @@ def replicate(
         model: a Functional or Sequential model; it is not changed.
         make: gives the new operation for `(path, operation)`; its weights are freshly initialised.
         adapt: gives the new arguments for `(path, which of its calls, (args, kwargs))`.
+        reroute: says which calls lose inputs, or are left out.
         shapes: of the new inputs, batch included; those of the old ones if not given.
         inside: whether nested models get the sizes of their first call where theirs are open.
 
     Returns:
         The new model, and its operations by path.
     """
-    replica = _Replica(make, adapt, shapes is not None, inside)
+    replica = _Replica(make, adapt, reroute, shapes is not None, inside)
     made = replica.build(model, "", shapes or [x.shape for x in functional_form(model).inputs])
     for path, operation in operations_by_path(model).items():
-        if isinstance(operation, keras.Layer):
+        if isinstance(operation, keras.Layer) and path in replica.made:
             replica.made[path].trainable = operation.trainable
     return made, replica.made
 
@@ -121,7 +142,7 @@ def replicate(
 def copy_weights(source: keras.Model, made: Mapping[str, keras.Operation]) -> None:
     """Set the weights of replicated operations to those of the model they came from."""
     for path, operation in operations_by_path(source).items():
-        if isinstance(operation, keras.Layer) and operation.weights:
+        if isinstance(operation, keras.Layer) and operation.weights and path in made:
             set_weights(made[path], operation.get_weights())
 
 
@@ -198,9 +219,12 @@ def renew_input(tensor: keras.KerasTensor, shape: Sequence[int | None]) -> keras
 
 
 class _Replica:
-    def __init__(self, make: Make, adapt: Adapt | None, fills: bool, inside: bool) -> None:
+    def __init__(
+        self, make: Make, adapt: Adapt | None, reroute: Reroute | None, fills: bool, inside: bool
+    ) -> None:
         self.make = make
         self.adapt = adapt
+        self.reroute = reroute
         self.fills = fills
         self.inside = inside
         self.made: dict[str, keras.Operation] = {}
@@ -256,6 +280,13 @@ class _Replica:
     def _connect(self, form: Functional, prefix: str, values: dict[int, Any]) -> None:
         for node in nodes_in_order(form):
             operation = node.operation
+            path = self._paths.setdefault(id(operation), prefix + operation.name)
+            position = 0 if is_model(operation) else self._count(path)
+            detour = None if self.reroute is None else self.reroute(path, position)
+            if detour is not None:
+                outputs = self._take(detour, node, prefix, values)
+                values.update(zip(map(id, node.outputs), outputs, strict=bool(outputs)))
+                continue
             args, kwargs = node.arguments.fill_in(values)
             tensors = tuple(values[id(tensor)] for tensor in node.input_tensors)
             if is_model(operation):
@@ -268,17 +299,31 @@ class _Replica:
                     given = keras.tree.pack_sequence_as(operation._inputs_struct, tensors)
                 outputs = new(given) if training is None else new(given, training=training)
             else:
-                args, kwargs = self._adapted(operation, (args, kwargs))
+                if self.adapt is not None:
+                    args, kwargs = self.adapt(path, position, (args, kwargs))
                 if kwargs.get("mask", 0) is None:
                     del kwargs["mask"]
                 outputs = new(*args, **kwargs)
             values.update(zip(map(id, node.outputs), keras.tree.flatten(outputs), strict=True))
 
-    def _adapted(self, operation: keras.Operation, arguments: Arguments) -> Arguments:
-        path = self._paths[id(operation)]
+    def _count(self, path: str) -> int:
         position = self._calls_of.get(path, 0)
         self._calls_of[path] = position + 1
-        return arguments if self.adapt is None else self.adapt(path, position, arguments)
+        return position
+
+    def _take(self, detour: Detour, node: Node, prefix: str, values: dict[int, Any]) -> list[Any]:
+        """Return what a call makes of the inputs that it keeps."""
+        if not detour.inputs:
+            return []
+        tensors = [values[id(node.input_tensors[index])] for index in detour.inputs]
+        result = tensors[0]
+        if len(tensors) > 1:
+            new = self._new_operation(node.operation, prefix, [tensor.shape for tensor in tensors])
+            result = new(tensors)
+        for layer in detour.then:
+            result = layer(result)
+            self.made[prefix + layer.name] = layer
+        return [result]
 
     def _new_operation(
         self, operation: Any, prefix: str, shapes: Sequence[Any], path: str = ""

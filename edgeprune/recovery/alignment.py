@@ -1,0 +1,112 @@
+"""The calls of a pruned model beside those of the original, on the original's tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from edgeprune.recovery.batches import Values, execute
+from edgeprune.surgery.constants import is_constant_layer
+from edgeprune.tracing.graph import Call, Graph, TensorRef, build_graph, map_structure
+from edgeprune.tracing.groups import Groups
+from edgeprune.tracing.replica import Detour, copy_weights, replicate
+from edgeprune.tracing.vanishing import Vanished, is_relu
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """What a pruned model does in place of one call of the original.
+
+    Attributes:
+        call: its own call, or nothing.
+        handed_on: tensors of the original -> the tensor that stands for each; `None` where there is
+            nothing left, which adds nothing to a sum.
+    """
+
+    call: Call | None
+    handed_on: tuple[tuple[int, int | None], ...] = ()
+
+    def run(self, values: Values) -> None:
+        """Add what it makes to what is known, and nothing in place of what is gone."""
+        if self.call is not None:
+            execute(self.call, values)
+        for number, source in self.handed_on:
+            values[number] = None if source is None else values[source]
+
+
+def align(groups: Groups, vanished: Vanished, pruned: keras.Model) -> list[Counterpart]:
+    """Return what a pruned model does for each call of the original, in order.
+
+    Args:
+        groups: of the original.
+        vanished: what is gone.
+        pruned: the pruned model, with or without the constants that emptied branches leave.
+    """
+    own = {(call.path, call.position): call for call in build_graph(pruned).calls}
+    found = []
+    for call in groups.graph.calls:
+        stay = vanished.remaining.get((call.path, call.position), range(len(call.inputs)))
+        inputs = [call.inputs[index] for index in stay]
+        mine = own.get((call.path, call.position))
+        gone = [ref.number for ref in call.outputs if ref.number not in vanished.computed]
+        if mine is not None:
+            found.append(Counterpart(_renumber(mine, inputs, call.outputs)))
+        elif gone:
+            found.append(Counterpart(None, tuple((number, None) for number in gone)))
+        else:
+            found.append(Counterpart(None, ((call.outputs[0].number, inputs[0].number),)))
+    return found
+
+
+def _renumber(call: Call, inputs: Sequence[TensorRef], outputs: tuple[TensorRef, ...]) -> Call:
+    """Return a call that takes and makes the tensors of the original that stand for its own."""
+    table = dict(zip((ref.number for ref in call.inputs), inputs, strict=True))
+
+    def look_up(argument: Any) -> Any:
+        return table[argument.number] if isinstance(argument, TensorRef) else argument
+
+    return replace(
+        call,
+        args=map_structure(look_up, call.args),
+        kwargs=map_structure(look_up, dict(call.kwargs)),
+        inputs=tuple(inputs),
+        outputs=outputs,
+    )
+
+
+def leave_out_constants(pruned: keras.Model) -> keras.Model:
+    """Return a pruned model without the constants that emptied branches have left in sums.
+
+    They cost an operator each, and a refit of what follows makes up for them. So does a ReLU go
+    that then follows another one.
+
+    Args:
+        pruned: a pruned model; not changed. Itself, if it has no such constants.
+    """
+    graph = build_graph(pruned)
+    detours = _find_detours(graph)
+    if not detours:
+        return pruned
+    result, made = replicate(pruned, reroute=lambda path, position: detours.get((path, position)))
+    copy_weights(pruned, made)
+    return result
+
+
+def _find_detours(graph: Graph) -> dict[tuple[str, int], Detour]:
+    makers = {ref.number: call for call in graph.calls for ref in call.outputs}
+    stands_for: dict[int, int] = {}
+    detours = {}
+    for call in graph.calls:
+        if len(call.inputs) != 1:
+            continue
+        operation: Any = call.operation
+        number = call.inputs[0].number
+        origin = makers.get(stands_for.get(number, -1))
+        again = origin is not None and is_relu(call) and is_relu(origin)
+        if (is_constant_layer(operation) and operation.center) or again:
+            stands_for[call.outputs[0].number] = stands_for.get(number, number)
+            detours[call.path, call.position] = Detour((0,))
+    return detours
