@@ -107,7 +107,7 @@ class _Search:
         self.context = context
         self.plan = plan
         self.score = score
-        self.groups = [context.groups[name] for name in plan.keep]
+        self.groups = [context.groups[name] for name, kept in plan.keep.items() if kept]
         self.opinions = {group.name: gather_opinions(context, group) for group in self.groups}
         self.scores: dict[Plan, Score] = {}
         self.evaluations = 0
@@ -154,10 +154,9 @@ class _Search:
     def make_plan(self, genome: np.ndarray) -> Plan:
         """Return the plan with the widths of the first one and the best channels of a blend."""
         weights = self.decode(genome)
-        keep = {
-            group.name: self._choose(group, weights[group.name], self.plan.keep[group.name])
-            for group in self.groups
-        }
+        keep = dict(self.plan.keep)
+        for group in self.groups:
+            keep[group.name] = self._choose(group, weights[group.name], keep[group.name])
         return Plan(keep, self.plan.fingerprint, self.plan.classes)
 
     def _choose(

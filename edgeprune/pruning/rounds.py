@@ -8,6 +8,7 @@ from dataclasses import replace
 import keras
 import numpy as np
 
+from edgeprune.allocation import EMPTYING
 from edgeprune.cost.budgets import Budget, Budgets
 from edgeprune.cost.cost_model import CostModel
 from edgeprune.data import Samples
@@ -83,6 +84,7 @@ def prune_in_rounds(
     kinds = Evaluator(model, held_out, chosen, task=task).kinds
     task = kinds[0].task if len(kinds) == 1 else task  # the same in every round
     current, plan = model, Plan({}, groups.fingerprint, chosen)
+    how = Pruning.parse(pruning)
     trainings: list[FineTuned] = []
     for number, step in enumerate(_divide_budgets(Budgets.parse(budget), groups, settings.rounds)):
         first = number == 0
@@ -92,7 +94,7 @@ def prune_in_rounds(
             budget=step,
             classes=chosen if first else None,
             validation=held_out if first else renumber(held_out, chosen),
-            pruning=pruning,
+            pruning=how if number == settings.rounds - 1 else _keep_branches(how),
             training=None,
             task=task,
         )
@@ -111,6 +113,12 @@ def prune_in_rounds(
     return _prove_whole(model, replace(pruned, model=current, plan=plan), groups, samples), (
         *trainings,
     )
+
+
+def _keep_branches(how: Pruning) -> Pruning:
+    """Return settings of a round before the last: a branch that went would rename groups."""
+    emptying = how.find_method().allocation in EMPTYING
+    return replace(how, allocation="gain") if emptying else how
 
 
 @full_float32()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
 
     A group's share is what removing it to its last channel would save: the marginal cost of a
     channel at full width, times the width. Shares of groups that multiply each other overlap. MACs
-    are `None` where the input has no fixed size.
+    are `None` where the input has no fixed size. `keeps_a_channel` says why a group cannot go
+    entirely, with its branch; it is empty where it can.
     """
     shares = {quantity: costs.marginal(quantity, {}) for quantity in ("macs", "params")}
     totals: dict[str, int | None] = {"macs": costs.full.macs, "params": costs.full.params}
@@ -42,6 +44,7 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
                     for quantity, total in totals.items()
                 },
                 "locked": list(group.locked),
+                "keeps_a_channel": groups.vanishing.explain(group.name),
             }
             for group in groups
         ],
@@ -75,7 +78,26 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
         f"{macs}, {costs.full.params:,} parameters; {removable:,} of {total:,} "
         "channels can be removed."
     )
-    return Lines(table, footer, *([costs.caveat] if costs.caveat else []))
+    whole = _describe_branches(groups)
+    return Lines(table, footer, *(text for text in (whole, costs.caveat) if text))
+
+
+def _describe_branches(groups: Groups) -> str:
+    """Say which groups may go entirely, and why the others may not."""
+    found = groups.vanishing.branches
+    if not found:
+        return ""
+    reasons = Counter(
+        groups.vanishing.explain(group.name)
+        for group in groups.removable
+        if group.name not in found
+    )
+    texts = [f"{count} {'keeps' if count == 1 else 'keep'} a channel: {reason}"
+             for reason, count in reasons.most_common(SHOWN_LAYERS)]  # fmt: skip
+    return printable(
+        f"{len(found)} groups may go entirely, with their branches: {_layers(tuple(found))}"
+        f"{'; ' if texts else ''}{'; '.join(texts)}."
+    )
 
 
 def _percent(share: float | None) -> str:

@@ -80,6 +80,9 @@ def describe_outcome(outcome: Outcome) -> Group:
         how = f"predicted for {row['target']}, +-{100 * row['error']:.0f} %"
         cost.add_row(f"{row['quantity']}, {row['unit']}", *_numbers(change, ".3g"), how)
     notes: list[RenderableType] = [_describe_budgets(outcome.budgets)]
+    gone = [name for name, (_, width) in outcome.widths.items() if not width]
+    if gone:
+        notes.append(Text(f"Whole branches are gone: {printable(', '.join(gone))}."))
     if outcome.trials:
         notes.append(Text(_describe_trials(outcome.trials)))
     if outcome.rounds:
