@@ -47,14 +47,14 @@ delegates = [load_delegate("libedgetpu.so.1")] if on_tpu else None
 interpreter = Interpreter(options.model, experimental_delegates=delegates, num_threads=4)
 interpreter.allocate_tensors()
 with zipfile.ZipFile(options.model) as archive:
-    labels = archive.read("labels.txt").decode().splitlines()
-    how = json.loads(archive.read("preprocessing.json"))
+    files = {name: archive.read(name).decode() for name in archive.namelist()}
+labels, how = files.get("labels.txt", "").splitlines(), json.loads(files["preprocessing.json"])
 (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
 interpreter.set_tensor(given["index"], read_image(options.image, given, how))
 interpreter.invoke()
-scores = interpreter.get_tensor(wanted["index"])[0].astype(np.float32)
+scores = interpreter.get_tensor(wanted["index"])[0].astype(np.float32).ravel()
 if wanted["dtype"] != np.float32:
     scores = (scores - wanted["quantization"][1]) * wanted["quantization"][0]
 scores = np.append(1 - scores, scores) if len(scores) < len(labels) else scores  # one sigmoid
-for index in np.argsort(-scores)[: options.top]:
-    print(f"{scores[index]:8.4f}  {labels[index]}")
+for index in np.argsort(-scores)[: options.top] if labels else range(len(scores)):
+    print(f"{scores[index]:8.4f}  {labels[index] if labels else ''}")

@@ -7,7 +7,14 @@ import json
 import keras
 import numpy as np
 import pytest
-from specialists import NUM_TRAIN, digits, make_classifier, run_command, save_digits
+from specialists import (
+    NUM_TRAIN,
+    digits,
+    make_classifier,
+    measure_accuracy,
+    run_command,
+    save_digits,
+)
 
 from edgeprune.benchmarking import Measurement
 from edgeprune.building import build
@@ -16,7 +23,7 @@ from edgeprune.building.splits import read_splits
 from edgeprune.data import Data, load_dataset
 from edgeprune.distillation import Augmentation, Training
 from edgeprune.errors import EdgepruneError
-from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import predict
 
 NUMBERS = {"calibration": 10, "validation": 20, "test": 300}
 

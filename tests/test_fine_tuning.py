@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 from small_models import Recorder
-from specialists import NUM_TRAIN, digits, make_classifier
+from specialists import NUM_TRAIN, digits, make_classifier, measure_accuracy
 
 from edgeprune.data import Samples
 from edgeprune.distillation import Training
@@ -24,7 +24,7 @@ from edgeprune.distillation.objectives import attend, find_block_ends
 from edgeprune.distillation.student import Student
 from edgeprune.distillation.training_samples import ArraySource
 from edgeprune.errors import DataError, ModelError
-from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import predict
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.pruning_settings import Pruning
 from edgeprune.support.progress import showing

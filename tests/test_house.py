@@ -12,8 +12,6 @@ from small_models import Recorder
 from specialists import digits, make_classifier, save_digits
 
 import edgeprune
-from edgeprune.building.splits import read_splits
-from edgeprune.errors import DataError
 
 PACKAGE = Path(edgeprune.__file__).parent
 UNMEASURED = edgeprune.Measurement(latency=False)
@@ -68,23 +66,6 @@ def test_the_original_is_tested_before_anything_is_pruned(tmp_path: Path) -> Non
         )  # fmt: skip
     stages = [name for name, *_ in recorder.stages]
     assert stages.index("testing the original") < stages.index("tracing")
-
-
-def test_samples_are_bounded_in_memory_and_what_was_taken_is_said() -> None:
-    model, bytes_each = make_classifier(), 8 * 8 * 4
-    data = edgeprune.Data(digits(), calibration=20, validation=40, test=300)
-    whole = read_splits(model, data, None, seed=0)
-    assert whole.notes == ()
-    bounded = edgeprune.Data(
-        digits(), calibration=20, validation=40, test=300, memory=300 * bytes_each
-    )
-    found = read_splits(model, bounded, None, seed=0)
-    taken = [found.calibration, found.validation, found.test]
-    assert sum(len(part.inputs) for part in taken) <= 300
-    assert "6 per class for calibration, 13 for validation and 100 for the test" in found.notes[0]
-    tiny = edgeprune.Data(digits(), memory=5 * bytes_each)
-    with pytest.raises(DataError, match="allow more with --memory"):
-        read_splits(model, tiny, None, seed=0)
 
 
 def test_a_budget_that_the_file_cannot_meet_ends_with_one_line(tmp_path: Path) -> None:

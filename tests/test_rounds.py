@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from specialists import NUM_TRAIN, digits, make_classifier
+from specialists import NUM_TRAIN, digits, make_classifier, measure_accuracy
 
 from edgeprune.distillation import Training
 from edgeprune.errors import EdgepruneError
-from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import predict
 from edgeprune.pruning.rounds import compose, prune_in_rounds
 from edgeprune.surgery.channel_removal import remove_channels
 from edgeprune.surgery.plan import Plan

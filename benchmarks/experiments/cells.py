@@ -16,9 +16,13 @@ from benchmarks.experiments.material import TRAIN, Images, draw, load_images, lo
 from benchmarks.experiments.recipes import Cell, Recipe, choose_classes, read_recipe
 from edgeprune.data import parse_preprocess
 from edgeprune.distillation import Training
-from edgeprune.evaluation.equivalence import measure_accuracy, predict
+from edgeprune.evaluation.equivalence import predict
+from edgeprune.evaluation.metrics import measure
 from edgeprune.pruning.one_shot import prune
 from edgeprune.pruning.pruning_settings import Pruning
+from edgeprune.tracing.outputs import OutputKind
+
+CLASSIFIER = OutputKind("classify", "linear", 0)
 
 
 def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[str, Any]:
@@ -91,7 +95,9 @@ def run_cell(cell: Cell, recipe_path: Path, folder: Path, shared: Path) -> dict[
         **{name: getattr(cell, name) for name in cell.__dataclass_fields__},
         "classes": [images.names[number] for number in wanted],
         "accuracy": {
-            name: measure_accuracy(found, targets, classes, cut=name != "original_subset")
+            name: measure(CLASSIFIER, found, targets, classes, cut=name != "original_subset")[
+                "accuracy"
+            ]
             for name, found in outputs.items()
         },
         "test_samples": len(targets),

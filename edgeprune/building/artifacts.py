@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from edgeprune.report.tables import count_threads
 from edgeprune.support.files import remove_dates
 from edgeprune.support.progress import stage
 from edgeprune.support.resources import find_folder
-from edgeprune.tflite import Conversion, Quantization, convert_in_detail
+from edgeprune.tflite import Conversion, Convertible, Quantization, convert_in_detail
 from edgeprune.tflite.edgetpu import compile_model, examine, is_edgetpu
 from edgeprune.tflite.export_settings import Export
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 MODEL = "model.tflite"
 MEASUREMENT = "measurement.json"
 PROGRAM = "classify.py"
-OPTIONAL_FILES = {MEASUREMENT, "model_edgetpu.tflite"}
+LABELS = "labels.txt"
+OPTIONAL_FILES = {MEASUREMENT, LABELS, "model_edgetpu.tflite"}
 CALIBRATION_SAMPLES = 200
 ORIGIN_VERSION = 1
 
@@ -42,11 +44,13 @@ class Exporter:
     """Converts models of one build, all in the same way.
 
     Attributes:
+        original: of which several files are made.
         splits: samples for ranges and training, and class names.
         export: number format, and what goes in and out.
         settings: what was asked for; travels inside the delivered file.
     """
 
+    original: Convertible
     splits: DataSplits
     export: Export
     settings: Mapping[str, Any]
@@ -68,29 +72,34 @@ class Exporter:
         """
         scheme = self.scheme.removesuffix("-qat") if trial else self.scheme
         origin = self._describe_origin(pruned)
-        return self._convert(pruned.model, scheme, self.splits.classes, origin)
+        return self._convert(self._accept(pruned.model), scheme, self.splits.classes, origin)
 
-    def export_original(self, model: keras.Model, scheme: str | None = None) -> Conversion:
+    @cached_property
+    def _accept(self) -> Callable[[keras.Model], Convertible]:
+        """Return a pruned model to be converted; the same for the same one again."""
+        return lru_cache(maxsize=1)(Convertible)
+
+    def export_original(self, scheme: str | None = None) -> Conversion:
         """Convert the original in the format of the delivered model, or in another.
 
         Args:
-            model: the original.
             scheme: number format; by default the delivered model's, untrained.
         """
-        return self._convert(model, scheme or self.scheme.removesuffix("-qat"), None, None)
+        return self._convert(self.original, scheme or self.scheme.removesuffix("-qat"), None, None)
 
     def _convert(
         self,
-        model: keras.Model,
+        model: Convertible,
         scheme: str,
         classes: tuple[int, ...] | None,
         origin: Mapping[str, Any] | None,
     ) -> Conversion:
         samples, which = self.splits.calibration, "original " if origin is None else ""
         count = None if scheme == "int8-qat" else CALIBRATION_SAMPLES
-        targets = samples.targets[:count]
-        if classes is not None:  # numbers of the outputs, which are fewer after pruning
+        targets = samples.targets[:count] if self.splits.dataset.labelled else None
+        if targets is not None and classes is not None:  # in the numbers of the fewer outputs
             targets = np.array([classes.index(target) for target in targets.tolist()])
+        names = self.splits.original_names if origin is None else self.splits.names
         io, input = self.export.types(scheme)
         with stage(f"converting {which}to {scheme}"):
             return convert_in_detail(
@@ -99,7 +108,7 @@ class Exporter:
                 calibration=samples.inputs[:count],
                 targets=targets,
                 quantization=Quantization() if origin is None else self.export.quantization,
-                labels=self.splits.dataset.classes if origin is None else self.splits.names,
+                labels=names or None,
                 io=io,
                 input=input,
                 preprocess=self.splits.preprocess,
@@ -116,7 +125,7 @@ class Exporter:
             "classes": {
                 "names": list(self.splits.names),
                 "outputs_of_the_original": list(self.splits.outputs),
-                "of": len(self.splits.dataset.classes),
+                "of": len(self.splits.original_names),
             },
             **self.settings,
         }
@@ -168,14 +177,15 @@ class Artifacts:
         Args:
             pruned: the new model.
             made: converted.
-            names: of its outputs.
+            names: of its outputs, where they are classes.
         """
         self.model.write_bytes(made.content)
         made.model.save(self.workspace / "model.keras")
         remove_dates(self.workspace / "model.keras")
         shutil.copyfile(find_folder("devices") / PROGRAM, self.workspace / PROGRAM)
-        labels = "".join(f"{name}\n" for name in names)
-        (self.workspace / "labels.txt").write_text(labels, encoding="utf-8")
+        if names:
+            labels = "".join(f"{name}\n" for name in names)
+            (self.workspace / LABELS).write_text(labels, encoding="utf-8")
         (self.workspace / "plan.json").write_text(pruned.plan.to_json(), encoding="utf-8")
 
     def write_originals(self, original: bytes, in_float: bytes | None) -> None:

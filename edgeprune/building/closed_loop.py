@@ -49,13 +49,13 @@ class Round:
         budgets: that were asked of the pruning.
         found: cost of the file by quantity; a measured latency at the machine's speed of the start.
         pruned: the model.
-        exported: the same, converted as it is delivered.
+        exported: the same, converted as it is delivered; `None` where no budget asks for its file.
     """
 
     budgets: Budgets
     found: Mapping[Quantity, float]
     pruned: Pruned = field(repr=False)
-    exported: Conversion = field(repr=False)
+    exported: Conversion | None = field(repr=False)
 
     def misses(self, limits: Mapping[Quantity, float]) -> list[Quantity]:
         """Return the quantities that are above their limits."""
@@ -223,8 +223,14 @@ def meet_budgets(
 
     def turn(asked: Budgets) -> Round:
         pruned = make(asked)
-        exported = trial.exporter.export_pruned(pruned, trial=True)
-        rounds.append(Round(asked, trial.find(exported, limits, start_ms), pruned, exported))
+        twin = next((turn for turn in rounds if turn.pruned.plan == pruned.plan), None)
+        if twin is not None:  # the same widths again make the same file
+            rounds.append(replace(twin, budgets=asked))
+        elif limits:
+            exported = trial.exporter.export_pruned(pruned, trial=True)
+            rounds.append(Round(asked, trial.find(exported, limits, start_ms), pruned, exported))
+        else:
+            rounds.append(Round(asked, {}, pruned, None))
         return rounds[-1]
 
     while len(rounds) < MOST_ROUNDS:

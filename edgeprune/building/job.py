@@ -39,6 +39,7 @@ from edgeprune.cost.budgets import COUNTED, Budgets
 from edgeprune.data.data_settings import Data
 from edgeprune.data.datasets import check_source
 from edgeprune.distillation import Training
+from edgeprune.evaluation.metrics import Result
 from edgeprune.latency import Deployment, deploy
 from edgeprune.loading.model_file import ModelFile, name_model
 from edgeprune.pruning.pruning_settings import Pruning, choose_step
@@ -46,7 +47,7 @@ from edgeprune.report import Change, Outcome
 from edgeprune.support.deprecation import BUILD, moved_keywords
 from edgeprune.support.files import check_output, move_together
 from edgeprune.support.progress import stage, timing
-from edgeprune.tflite import Conversion, check_operators, describe_conversion
+from edgeprune.tflite import Conversion, Convertible, check_operators, describe_conversion
 from edgeprune.tflite.export_settings import Export
 from edgeprune.tflite.runtime import find_runtime
 
@@ -174,8 +175,9 @@ def build(
     )  # fmt: skip
     with timing() as seconds:
         original = _load(job)
-        splits = _read(job, original)
-        accuracy, warnings = _test_original(original, splits)
+        job.pruning.find_method()  # a wrong name is told before the work starts
+        splits = read_splits(original, job.data, job.classes, job.pruning.seed)
+        splits, results, warnings = _test_original(original, splits)
         exporter, trial = _open_trial(job, original, splits)
         making = make_model(
             open_workshop(original, splits, exporter, trial, job.budgets, job.pruning, job.out),
@@ -186,9 +188,8 @@ def build(
             artifacts = Artifacts(workspace)
             artifacts.write(pruned, made, splits.names)
             outputs, verification = _verify(job, artifacts, made, splits)
-            accuracy |= _test(pruned, splits)
-            accuracy["tflite"] = _measure_accuracy(outputs, splits)
-            _write_originals(job, exporter, trial, original, artifacts)
+            results |= _test(pruned, splits) | {"tflite": splits.measure(outputs)}
+            _write_originals(job, exporter, trial, artifacts)
             compilation = artifacts.compile(job.target, job.out)
             measured = _measure(job, artifacts)
             checks = check_budgets(job.budgets, making, _find_latency(job, making, measured))
@@ -196,7 +197,13 @@ def build(
             latency_ms, where = latency(measured)
             outcome = artifacts.finish(
                 Outcome(
-                    accuracy=accuracy,
+                    accuracy={
+                        name: found["accuracy"]
+                        for name, found in results.items()
+                        if "accuracy" in found
+                    },
+                    errors={name: found for name, found in results.items() if "mae" in found},
+                    task={"task": splits.kind.task, "reason": splits.kind.reason},
                     test_samples=splits.count_tests(),
                     macs=Change(pruned.before.require_macs(), pruned.after.require_macs()),
                     params=Change(pruned.before.params, pruned.after.params),
@@ -211,13 +218,15 @@ def build(
                         "max_abs_error": pruned.equivalence.max_abs_error,
                         "scale": pruned.equivalence.scale,
                     },
-                    agreement=verification["top1_agreement"],
+                    agreement=verification[
+                        "r2" if splits.kind.task == "regress" else "top1_agreement"
+                    ],
                     verification=verification,
                     quantization=describe_conversion(made),
                     edgetpu=compilation,
                     recovery=pruned.chosen.name,
-                    candidates=_describe_candidates(pruned),
-                    training=describe_training(pruned.training),
+                    candidates=_describe_candidates(pruned, splits.dataset.labelled),
+                    training=describe_training(pruned.training, splits.dataset.labelled),
                     classes=splits.names,
                     widths=_list_widths(pruned),
                     settings=job.to_dict(),
@@ -285,26 +294,22 @@ def _load(job: Job) -> keras.Model:
     return load_model(job.model)
 
 
-@stage("reading the data")
-def _read(job: Job, original: keras.Model) -> DataSplits:
-    job.pruning.find_method()  # a wrong name is told before the work starts
-    return read_splits(original, job.data, job.classes, job.pruning.seed)
-
-
 @stage("testing the original")
-def _test_original(original: keras.Model, splits: DataSplits) -> tuple[dict[str, float], list[str]]:
+def _test_original(
+    original: keras.Model, splits: DataSplits
+) -> tuple[DataSplits, dict[str, Result], list[str]]:
     return test_original(original, splits)
 
 
 def _open_trial(job: Job, original: keras.Model, splits: DataSplits) -> tuple[Exporter, Trial]:
     """Convert the original, which shows early what the number format cannot express."""
-    quantization, scheme = job.export.quantization, job.export.scheme or "int8"
+    convertible = Convertible(original)
+    exporter = Exporter(convertible, splits, job.export, {"settings": job.to_public_dict()})
     with stage("checking the operators"):
-        check_operators(original, scheme, fallback=quantization.fallback)
+        check_operators(convertible, exporter.scheme, fallback=job.export.quantization.fallback)
     job.export.store(splits.test.inputs[:1], splits.preprocess)
-    exporter = Exporter(splits, job.export, {"settings": job.to_public_dict()})
     bench = Bench(job.target, job.measurement) if job.measurement.until_met else None
-    return exporter, Trial(exporter, job.deployment, exporter.export_original(original), bench)
+    return exporter, Trial(exporter, job.deployment, exporter.export_original(), bench)
 
 
 @stage("verifying the .tflite")
@@ -313,40 +318,26 @@ def _verify(
 ) -> tuple[Any, dict[str, Any]]:
     from edgeprune.evaluation.equivalence import predict
 
-    return verify_file(
-        artifacts.model,
-        made.model,
-        job.export.store(splits.test.inputs, splits.preprocess),
-        predict(made.model, splits.test.inputs),
-        threads=os.cpu_count() or 1,
-    )
+    expected = predict(made.model, splits.test.inputs)
+    return verify_file(artifacts.model, made.model, splits, expected, job.export)
 
 
 @stage("testing the pruned model")
-def _test(pruned: Pruned, splits: DataSplits) -> dict[str, float]:
+def _test(pruned: Pruned, splits: DataSplits) -> dict[str, Result]:
     from edgeprune.evaluation.equivalence import predict
 
     models = {"pruned": pruned.unrecovered, "recovered": pruned.recovered}
     if pruned.training is not None:
         models["trained"] = pruned.model
     return {
-        name: _measure_accuracy(predict(model, splits.test.inputs), splits)
-        for name, model in models.items()
+        name: splits.measure(predict(model, splits.test.inputs)) for name, model in models.items()
     }
 
 
-def _measure_accuracy(outputs: Any, splits: DataSplits) -> float:
-    from edgeprune.evaluation.equivalence import measure_accuracy
-
-    return measure_accuracy(outputs, splits.test.targets, splits.classes)
-
-
-def _write_originals(
-    job: Job, exporter: Exporter, trial: Trial, original: keras.Model, artifacts: Artifacts
-) -> None:
+def _write_originals(job: Job, exporter: Exporter, trial: Trial, artifacts: Artifacts) -> None:
     in_float = None
     if job.measurement.latency and trial.original.scheme != "float32":
-        in_float = exporter.export_original(original, "float32").content
+        in_float = exporter.export_original("float32").content
     artifacts.write_originals(trial.original.content, in_float)
 
 
@@ -398,12 +389,12 @@ def _find_caveats(pruned: Pruned) -> list[str]:
     return [caveat] if caveat else []
 
 
-def _describe_candidates(pruned: Pruned) -> tuple[Mapping[str, Any], ...]:
+def _describe_candidates(pruned: Pruned, labelled: bool) -> tuple[Mapping[str, Any], ...]:
     return tuple(
         {
             "criterion": candidate.criterion,
             "recovery": candidate.name,
-            "validation_accuracy": candidate.score.accuracy,
+            **candidate.score.describe(labelled),
         }
         for candidate in pruned.candidates
     )

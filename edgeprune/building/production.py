@@ -107,7 +107,7 @@ def open_workshop(
     Raises:
         EdgepruneError: as for `prune`.
     """
-    from edgeprune.pruning.one_shot import open_search
+    from edgeprune.pruning.one_shot import open_search, require_answers
 
     deployment, start_ms = trial.deployment, None
     if trial.bench is not None:
@@ -115,8 +115,10 @@ def open_workshop(
         deployment = scale_to_machine(deployment, original, start_ms)
     search = open_search(
         original, splits.calibration, budgets, splits.classes, splits.validation, pruning,
-        deployment,
+        deployment, splits.kind.task,
     )  # fmt: skip
+    if budgets.drop is not None:
+        require_answers(search.evaluator)
     return Workshop(
         original, splits, exporter, trial, budgets, pruning, out, search, start_ms, deployment
     )
@@ -160,7 +162,7 @@ def choose_quantity(budgets: Budgets, deployment: Deployment) -> Quantity:
 
 def _make_once(
     workshop: Workshop,
-    prune: Callable[[Budgets], Making],
+    prune: Callable[[Budgets], tuple[Round, tuple[Round, ...]]],
     budgets: Budgets,
     training: Training | None,
 ) -> Making:
@@ -169,41 +171,46 @@ def _make_once(
     Trained weights can give a file of a few bytes more: it then gets a little less room, and where
     there is none, the model stays as it was before its training.
     """
-    first = prune(budgets)
+    limits = workshop.trial.limits(workshop.budgets, workshop.start_ms)
+    rounds = prune(budgets)
+
+    def finish(pruned: Pruned, note: str = "") -> Making:
+        best, every = rounds
+        exported = _export(workshop.exporter, pruned, best)
+        return Making(best, every, limits, workshop.deployment, pruned, exported, note=note)
+
     for room in ROOMS:
         try:
-            making = prune(budgets.scale("size", room))
+            rounds = prune(budgets.scale("size", room))
         except BudgetError:
             break
-        pruned = train_pruned(
-            workshop.original, making.pruned, workshop.splits, training, workshop.out,
+        trained = train_pruned(
+            workshop.original, rounds[0].pruned, workshop.splits, training, workshop.out,
             workshop.pruning.seed,
         )  # fmt: skip
-        exported = _export(workshop.exporter, pruned, making.turn)
-        if len(exported.content) <= making.limits.get("size", math.inf):
-            return replace(making, pruned=pruned, exported=exported)
-    return replace(
-        first, exported=_export(workshop.exporter, first.pruned, first.turn), note=LARGER
-    )
+        making = finish(trained)
+        if len(making.exported.content) <= limits.get("size", math.inf):
+            return making
+    rounds = prune(budgets)
+    return finish(rounds[0].pruned, LARGER)
 
 
-def _prune(workshop: Workshop, budgets: Budgets) -> Making:
-    """Prune until the exported file meets the budgets."""
+def _prune(workshop: Workshop, budgets: Budgets) -> tuple[Round, tuple[Round, ...]]:
+    """Prune until the exported file meets the budgets; return the best round, and all."""
     from edgeprune.pruning.one_shot import run_search
 
-    trial, start_ms = workshop.trial, workshop.start_ms
-    best, rounds = meet_budgets(
+    return meet_budgets(
         lambda asked: run_search(workshop.search, asked, workshop.pruning),
-        trial, budgets, start_ms,
+        workshop.trial, budgets, workshop.start_ms,
     )  # fmt: skip
-    limits = trial.limits(workshop.budgets, start_ms)
-    return Making(best, rounds, limits, workshop.deployment, best.pruned, best.exported)
 
 
 def _export(exporter: Exporter, pruned: Pruned, turn: Round) -> Conversion:
     """Return the delivered file: the one that the loop made, unless weights or format changed."""
-    same = pruned.model is turn.pruned.model and exporter.scheme == turn.exported.scheme
-    return turn.exported if same else exporter.export_pruned(pruned)
+    made = turn.exported
+    if made is not None and pruned.model is turn.pruned.model and exporter.scheme == made.scheme:
+        return made
+    return exporter.export_pruned(pruned)
 
 
 def train_pruned(
@@ -237,11 +244,12 @@ def train_pruned(
     trained = fine_tune(
         pruned.recovered,
         original,
-        DatasetSource(splits.dataset, samples, splits.preprocess),
+        DatasetSource(splits.dataset, samples, splits.preprocess, splits.store.free),
         settings=training,
         classes=splits.classes,
         validation=splits.validation,
         checkpoint=place.parent / f".{place.name}-fine-tuning.npz",
+        task=splits.kind.task,
     )
     return replace(pruned, model=trained.model, training=trained)
 
@@ -268,8 +276,8 @@ def choose_training_samples(splits: DataSplits, seed: int) -> np.ndarray:
     parts = assign_samples(
         dataset,
         splits.outputs,
-        calibration_per_class=splits.taken.calibration,
-        validation_per_class=splits.taken.validation,
+        calibration_per_class=splits.wanted.calibration,
+        validation_per_class=splits.wanted.validation,
         seed=seed,
     )
     split = next(name for name in PREFERRED_SPLITS["calibration"] if name in dataset.splits)
@@ -278,13 +286,18 @@ def choose_training_samples(splits: DataSplits, seed: int) -> np.ndarray:
     return np.setdiff1d(candidates, np.concatenate([parts.validation, parts.test]))
 
 
-def describe_training(trained: FineTuned | None) -> dict[str, Any] | None:
-    """Return what a report says about a training, as JSON types."""
+def describe_training(trained: FineTuned | None, labelled: bool) -> dict[str, Any] | None:
+    """Return what a report says about a training, as JSON types.
+
+    Args:
+        trained: what came of it; `None` where there was none.
+        labelled: whether validation knows what is right.
+    """
     if trained is None:
         return None
     return {
-        "validation_before": trained.before.accuracy,
-        "validation_after": trained.after.accuracy,
+        "validation_before": trained.before.accuracy if labelled else trained.before.closeness,
+        "validation_after": trained.after.accuracy if labelled else trained.after.closeness,
         "gained": trained.gained,
         "epochs": trained.epochs,
         "steps": trained.steps,

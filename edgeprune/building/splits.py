@@ -20,12 +20,16 @@ from edgeprune.data import (
     warn_near_chance,
     warn_shared_samples,
 )
-from edgeprune.data.arrays import find_free_memory
 from edgeprune.data.data_settings import Data
+from edgeprune.data.sample_store import SampleStore
 from edgeprune.errors import ClassError, DataError, ModelError
+from edgeprune.evaluation.metrics import Result, measure, take_for_targets
+from edgeprune.support.progress import remark, stage
 
 if TYPE_CHECKING:
     import keras
+
+    from edgeprune.tracing.outputs import OutputKind
 
 MOST_OTHER_SAMPLES = 7000
 SCALING_SAMPLES = 200
@@ -37,18 +41,21 @@ class DataSplits:
 
     Attributes:
         dataset: where they come from.
+        kind: what the outputs of the original mean.
         preprocess: how stored samples became inputs.
         classes: kept outputs in the user's order; `None` keeps all.
-        names: of the kept outputs, in that order.
+        names: of the kept outputs, in that order; none where they are no classes.
         calibration: for statistics and quantization ranges.
         validation: for the choice among candidates.
-        test: of the kept classes, for the reported accuracies.
+        test: of the kept classes, for what is reported.
         other: test samples of the other classes, for the accuracy of the original on everything.
-        taken: how many samples each class gave and may be tested with, after the limit of memory.
+        wanted: how many samples each class gave and may be tested with.
+        store: holds them, in memory or on disk.
         notes: what the user should know of the choice.
     """
 
     dataset: Dataset
+    kind: OutputKind
     preprocess: Preprocess
     classes: tuple[int, ...] | None
     names: tuple[str, ...]
@@ -56,24 +63,35 @@ class DataSplits:
     validation: Samples
     test: Samples
     other: Samples | None
-    taken: Data
+    wanted: Data
+    store: SampleStore
     notes: tuple[str, ...] = ()
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Numbers of the kept outputs in the original, in their new order."""
+        """Numbers of the kept classes in the original, in their new order."""
         return self.classes or tuple(range(len(self.dataset.classes)))
+
+    @property
+    def original_names(self) -> tuple[str, ...]:
+        """Names of all outputs of the original; none where they are no classes."""
+        return self.dataset.classes if self.dataset.labelled else self.names
+
+    def measure(self, outputs: np.ndarray) -> Result:
+        """Return how good answers to the test samples are, of a model with the kept outputs."""
+        return measure(self.kind, outputs, self.test.targets, self.classes)
 
     def count_tests(self) -> dict[str, int]:
         """Return how many test samples there are of the kept classes, and of all."""
-        kept = len(self.test.targets)
-        return {"kept": kept, "all": kept + (0 if self.other is None else len(self.other.targets))}
+        kept = len(self.test.inputs)
+        return {"kept": kept, "all": kept + (0 if self.other is None else len(self.other.inputs))}
 
 
+@stage("reading the data")
 def read_splits(
     model: keras.Model, data: Data, classes: str | Sequence[str | int] | None, seed: int
 ) -> DataSplits:
-    """Find the classes, divide the samples, read them.
+    """Tell what the outputs mean, find the classes, divide the samples, read them.
 
     Args:
         model: whose inputs and outputs the data must fit.
@@ -83,173 +101,184 @@ def read_splits(
 
     Raises:
         ClassError: a class is unknown, or the data does not name the model's outputs.
-        DataError: the data cannot be read or does not fit, also not into memory.
-        ModelError: the model is not a classifier with one input and one output.
+        DataError: the data cannot be read or does not fit, also not into memory and on the disk.
+        ModelError: the model has several inputs or outputs, or such as the task does not have.
     """
-    num_outputs = _count_classes(model)
-    shape = tuple(model.inputs[0].shape[1:])
-    single = model.outputs[0].shape[1] == 1
-    dataset = load_dataset(data.source, input_shape=shape, classes=data.labels)
-    if len(dataset.classes) != num_outputs:
-        tells = "tells two classes apart" if single else f"has {num_outputs} outputs"
+    dataset, kind = _open_dataset(model, data)
+    remark(f"task: {kind.describe()}")
+    wanted, chosen = _choose_classes(dataset, kind, classes)
+    names: tuple[str, ...] = tuple(dataset.classes[index] for index in wanted)
+    if not dataset.labelled:
+        names = tuple(data.labels or ())
+    parts = assign_samples(
+        dataset,
+        wanted,
+        calibration_per_class=data.calibration,
+        validation_per_class=data.validation,
+        test_limit=data.test,
+        seed=seed,
+    )
+    each = [parts.calibration, parts.validation, parts.test, parts.other_test[:MOST_OTHER_SAMPLES]]
+    dataset.check(np.concatenate(each))
+    store, preprocess = SampleStore(data.memory), data.scaling
+    size = read_samples(dataset, each[0][:1], preprocess).inputs.nbytes
+    store.check([size * len(part) for part in each])
+    calibration, validation, test, other = (
+        read_samples(dataset, part, preprocess, store) if len(part) else None for part in each
+    )
+    assert calibration and validation and test  # of which every class has one
+    notes = (*dataset.notes, *([store.note] if store.note else []))
+    return DataSplits(
+        dataset, kind, preprocess, chosen, names, calibration, validation, test, other, data, store,
+        notes,
+    )  # fmt: skip
+
+
+def _open_dataset(model: keras.Model, data: Data) -> tuple[Dataset, OutputKind]:
+    """Return the data set and what the model's outputs mean, which its targets have a say in."""
+    from edgeprune.tracing.graph import build_graph
+    from edgeprune.tracing.outputs import output_kinds
+
+    if len(model.inputs) != 1 or len(model.outputs) != 1:
+        found = f"{_count(model.inputs, 'input')} and {_count(model.outputs, 'output')}"
+        raise ModelError(
+            f"Model '{model.name}' has {found}; expected one of each. From Python, "
+            "`edgeprune.prune` also takes models with several outputs."
+        )
+    graph = build_graph(model)
+    kind = output_kinds(graph, data.task, labelled=True)[0]
+    told = data.task != "auto" or kind.ending == "softmax"
+    dataset = load_dataset(
+        data.source,
+        input_shape=tuple(model.inputs[0].shape[1:]),
+        classes=None if kind.task == "regress" else data.labels,
+        labelled=kind.task == "binary" or (kind.task == "classify" and told),
+    )
+    if not dataset.labelled:
+        kind = output_kinds(graph, data.task)[0]
+    if kind.task == "regress":
+        dataset = dataset.without_classes()
+    _check_outputs(model, kind, dataset)
+    return dataset, kind
+
+
+def _check_outputs(model: keras.Model, kind: OutputKind, dataset: Dataset) -> None:
+    """Refuse outputs that the task does not have, and targets that are none of theirs."""
+    shape = tuple(model.outputs[0].shape)
+    if kind.task != "regress" and (len(shape) != 2 or not shape[1]):
+        raise ModelError(
+            f"Model '{model.name}' gives outputs of shape {shape}; expected a classifier that "
+            "gives (batch, classes) with at least two classes, or one sigmoid for two. With --task "
+            "regress they are compared as numbers."
+        )
+    if not dataset.labelled:
+        found = dataset.find_targets(np.arange(1)).shape[1:] if dataset.values else shape[1:]
+        if found not in (shape[1:], () if shape[1:] == (1,) else shape[1:]):
+            raise DataError(
+                f"The targets of '{dataset.name}' have shape {_rows(found)}; the model gives "
+                f"{_rows(shape[1:])}. Expected numbers of that shape, class indices (n,), or no "
+                "targets."
+            )
+        return
+    count = 2 if shape[1] == 1 else shape[1]
+    if len(dataset.classes) != count:
+        tells = "tells two classes apart" if shape[1] == 1 else f"has {count} outputs"
         raise ClassError(
             f"The model {tells}, the data names {len(dataset.classes)} classes "
             f"({', '.join(dataset.classes[:6])}{', ...' if len(dataset.classes) > 6 else ''}). "
             "Give the names of all outputs, in their order, with --labels labels.txt."
         )
+
+
+def _choose_classes(
+    dataset: Dataset, kind: OutputKind, classes: str | Sequence[str | int] | None
+) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
+    """Return the classes that samples are taken of, and those to keep if not all are."""
+    if not dataset.labelled:
+        if classes is not None:
+            raise ClassError(
+                f"There are no classes to keep: the task is {kind.describe()}. Leave out --classes."
+            )
+        return (0,), None
     chosen = None if classes is None else find_classes(classes, dataset.classes)
-    wanted = tuple(range(num_outputs)) if chosen is None else chosen
-    if single and wanted != (0, 1):
+    wanted = tuple(range(len(dataset.classes))) if chosen is None else chosen
+    if kind.width == 1 and wanted != (0, 1):
         raise ClassError(
             "The model has one output, the chance of the second of its two classes: both stay, in "
             f"their order, {dataset.classes[0]} and {dataset.classes[1]}. Leave out --classes."
         )
-    chosen = None if single else chosen
-    preprocess = data.scaling
-    taken, others, notes = _limit_memory(data, dataset, len(wanted), preprocess)
-    notes = (*dataset.notes, *notes)
-    parts = assign_samples(
-        dataset,
-        wanted,
-        calibration_per_class=taken.calibration,
-        validation_per_class=taken.validation,
-        test_limit=taken.test,
-        seed=seed,
-    )
-    other = parts.other_test[:others]
-    dataset.check(np.concatenate([parts.calibration, parts.validation, parts.test, other]))
-    return DataSplits(
-        dataset,
-        preprocess,
-        chosen,
-        names=tuple(dataset.classes[index] for index in wanted),
-        calibration=read_samples(dataset, parts.calibration, preprocess),
-        validation=read_samples(dataset, parts.validation, preprocess),
-        test=read_samples(dataset, parts.test, preprocess),
-        other=read_samples(dataset, other, preprocess) if len(other) else None,
-        taken=taken,
-        notes=notes,
-    )
+    return wanted, None if kind.width == 1 else chosen
 
 
-def _limit_memory(
-    data: Data, dataset: Dataset, num_classes: int, preprocess: Preprocess
-) -> tuple[Data, int, tuple[str, ...]]:
-    """Return how many samples fit into memory, how many of other classes, and what to say.
-
-    Raises:
-        DataError: not even one per class and purpose does.
-    """
-    first = next(indices for indices in dataset.splits.values() if len(indices))[:1]
-    sample = read_samples(dataset, first, preprocess).inputs.nbytes
-    limit = data.memory or find_free_memory() / 4
-    room = int(limit // max(sample, 1))
-    available = len(dataset.targets)
-    wanted = min((data.calibration + data.validation) * num_classes + data.test, available)
-    others = min(MOST_OTHER_SAMPLES, available)
-    if wanted + others <= room:
-        return data, others, ()
-    if wanted <= room:
-        return data, room - wanted, ()
-    share = room / wanted
-    numbers = {
-        name: int(getattr(data, name) * share) for name in ("calibration", "validation", "test")
-    }
-    if min(numbers.values()) < 1 or numbers["test"] < num_classes:
-        raise DataError(
-            f"Samples of {sample:,} bytes each, {num_classes} classes: one per class and purpose "
-            f"does not fit into {limit / 2**20:,.0f} MB. Keep fewer classes with --classes, or "
-            "allow more with --memory."
-        )
-    return (
-        replace(
-            data,
-            calibration=numbers["calibration"],
-            validation=numbers["validation"],
-            test=numbers["test"],
-        ),
-        0,
-        (
-            f"Of the samples asked for, {room:,} fit into {limit / 2**30:.1f} GB: "
-            f"{numbers['calibration']} per class for calibration, {numbers['validation']} for "
-            f"validation and {numbers['test']} for the test were taken. --memory allows more.",
-        ),
-    )
-
-
-def _count_classes(model: keras.Model) -> int:
-    if len(model.inputs) != 1 or len(model.outputs) != 1:
-        found = f"{_count(model.inputs, 'input')} and {_count(model.outputs, 'output')}"
-        raise ModelError(
-            f"Model '{model.name}' has {found}; expected a classifier with one of each. From "
-            "Python, `edgeprune.prune` also takes models with several outputs."
-        )
-    shape = model.outputs[0].shape
-    if len(shape) == 2 and shape[1] == 1:
-        from edgeprune.tracing.graph import build_graph
-        from edgeprune.tracing.outputs import output_kinds
-
-        if output_kinds(build_graph(model))[0].task == "binary":
-            return 2
-    if len(shape) != 2 or not shape[1] or shape[1] < 2:
-        raise ModelError(
-            f"Model '{model.name}' gives outputs of shape {tuple(shape)}; expected a classifier "
-            "that gives (batch, classes) with at least two classes, or one sigmoid for two. From "
-            "Python, `edgeprune.prune` also takes other models."
-        )
-    return int(shape[1])
+def _rows(shape: tuple[int | None, ...]) -> str:
+    return f"(n,{''.join(f' {size},' for size in shape).removesuffix(',')})"
 
 
 def _count(things: Sequence[Any], noun: str) -> str:
     return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
-def test_original(model: keras.Model, splits: DataSplits) -> tuple[dict[str, float], list[str]]:
+def test_original(
+    model: keras.Model, splits: DataSplits
+) -> tuple[DataSplits, dict[str, Result], list[str]]:
     """Measure the original on all classes and on the kept ones, and look for mistakes in the data.
 
     Returns:
-        `original` and `original_subset` accuracy, and warnings for the user.
+        The splits, with the original's own answers where there were no targets; how good
+        `original` and `original_subset` are; and warnings for the user.
     """
-    from edgeprune.evaluation.equivalence import choose_classes, measure_accuracy, predict
+    from edgeprune.evaluation.equivalence import predict
 
-    outputs = predict(model, splits.test.inputs)
+    kind, outputs, notes = splits.kind, predict(model, splits.test.inputs), list(splits.notes)
+    if not splits.test.targets.size:
+        given = take_for_targets(kind, outputs)
+        splits = replace(splits, test=Samples(splits.test.inputs, given))
+        notes.append("The data has no targets: answers are held against those of the original.")
     targets = splits.test.targets
-    accuracy = {"original_subset": measure_accuracy(outputs, targets, splits.classes, cut=False)}
+    found = {"original_subset": measure(kind, outputs, targets, splits.classes, cut=False)}
     if splits.other is not None:
         outputs = np.concatenate([outputs, predict(model, splits.other.inputs)])
         targets = np.concatenate([targets, splits.other.targets])
-    accuracy["original"] = measure_accuracy(outputs, targets)
-    counts = np.bincount(targets)
-    found = [
-        warn_near_chance(
-            accuracy["original"],
-            len(splits.dataset.classes),
-            len(targets),
-            largest_share=float(counts.max() / len(targets)),
-        ),
-        warn_better_scaling(
-            lambda inputs: choose_classes(predict(model, inputs)),
-            splits.dataset,
-            _some_indices(splits),
-            splits.preprocess,
-        ),
-        warn_shared_samples(
-            {
-                "calibration": splits.calibration,
-                "validation": splits.validation,
-                "test": splits.test,
-            }
-        ),
-    ]
-    return accuracy, [*splits.notes, *(text for text in found if text)]
+    found["original"] = measure(kind, outputs, targets)
+    if splits.dataset.labelled:
+        accuracy, counts = found["original"]["accuracy"], np.bincount(targets)
+        notes += _warn_of_scaling(model, splits, accuracy, counts)
+    elif found["original"].get("r2", 1) <= 0:
+        notes.append(
+            f"The original explains nothing of the targets, R2 is {found['original']['r2']:.2f}: "
+            "their mean would do as well. Most likely its inputs are scaled in another way than in "
+            "its training; see --preprocess."
+        )
+    named = ("calibration", "validation", "test")
+    shared = warn_shared_samples({name: getattr(splits, name) for name in named})
+    return splits, found, [*notes, *([shared] if shared else [])]
 
 
-def _some_indices(splits: DataSplits) -> np.ndarray:
-    """Return a few samples of the kept classes for trying other scalings on."""
+def _warn_of_scaling(
+    model: keras.Model, splits: DataSplits, accuracy: float, counts: np.ndarray
+) -> list[str]:
+    """Say so where the inputs are not what the model was trained with; looks at a few samples."""
+    from edgeprune.evaluation.equivalence import predict
+
     parts = assign_samples(
         splits.dataset,
         splits.outputs,
         calibration_per_class=1,
         validation_per_class=SCALING_SAMPLES,
     )
-    return parts.validation[:SCALING_SAMPLES]
+    total = int(counts.sum())
+    found = [
+        warn_near_chance(
+            accuracy,
+            len(splits.dataset.classes),
+            total,
+            largest_share=float(counts.max() / total),
+        ),
+        warn_better_scaling(
+            lambda inputs: splits.kind.answer(predict(model, inputs)),
+            splits.dataset,
+            parts.validation[:SCALING_SAMPLES],
+            splits.preprocess,
+        ),
+    ]
+    return [text for text in found if text]

@@ -14,6 +14,7 @@ from edgeprune.building.closed_loop import cost_of_file
 from edgeprune.building.splits import DataSplits
 from edgeprune.cost.budgets import COUNTED, OWN_UNITS, Budgets, Quantity
 from edgeprune.errors import BudgetError, EquivalenceError
+from edgeprune.evaluation.metrics import measure, measure_agreement
 from edgeprune.latency import Deployment, read_operators
 from edgeprune.tflite.export_settings import Export
 from edgeprune.tflite.runtime import TFLiteModel
@@ -27,22 +28,22 @@ if TYPE_CHECKING:
 def verify_file(
     path: Path,
     model: keras.Model,
-    inputs: np.ndarray,
+    splits: DataSplits,
     expected: np.ndarray,
-    *,
-    threads: int,
+    export: Export,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Run a `.tflite` on real samples and compare it with the Keras model.
 
     Args:
         path: of the file.
         model: that it was made of, with one input and one output.
-        inputs: `(n, ...)` samples as the file takes them.
-        expected: what the Keras model answers, `(n, classes)`.
-        threads: of the runtime.
+        splits: with the test samples.
+        expected: what the Keras model answers to them, `(n, ...)`.
+        export: how the file takes its samples.
 
     Returns:
-        What the file answers, and for the report: `samples`, `top1_agreement`, `max_abs_error` and
+        What the file answers, and for the report: `samples`, `top1_agreement` (share of equal
+        answers; `r2` where they are numbers), `max_abs_error` and
         `mean_abs_error` of its outputs, their `scale` (largest absolute output of Keras), the
         `output_step` (of the integers; 0 for floats), `inputs` and `outputs` by signature name, and
         the `runtime`.
@@ -50,9 +51,7 @@ def verify_file(
     Raises:
         EquivalenceError: the names are not those of the Keras model, or it answers with NaN.
     """
-    from edgeprune.evaluation.equivalence import choose_classes
-
-    runner = TFLiteModel(path, threads=threads)
+    runner = TFLiteModel(path, threads=os.cpu_count() or 1)
     given, answered = runner.inputs[0], runner.outputs[0]
     names = {"inputs": [given.name], "outputs": [answered.name]}
     wanted = _signature(model)
@@ -61,16 +60,16 @@ def verify_file(
             f"The .tflite calls its input and output {names}, the Keras model {wanted}. Nothing "
             "was written. Please report the model."
         )
-    outputs = runner.predict(inputs)
+    outputs = _answer(runner, splits.test.inputs, export, splits)
     if not np.isfinite(outputs).all():
         raise EquivalenceError(
             "The .tflite answers with NaN or infinity where the Keras model does not. Nothing was "
             "written. Choose another number format with --quantize."
         )
-    error = np.abs(outputs - expected)
+    error, agreement = np.abs(outputs - expected), measure_agreement(splits.kind, expected, outputs)
     return outputs, {
-        "samples": len(inputs),
-        "top1_agreement": float((choose_classes(outputs) == choose_classes(expected)).mean()),
+        "samples": len(outputs),
+        "r2" if splits.kind.task == "regress" else "top1_agreement": agreement,
         "max_abs_error": float(error.max()),
         "mean_abs_error": float(error.mean()),
         "scale": float(np.abs(expected).max()),
@@ -89,12 +88,18 @@ def measure_on_validation(content: bytes, splits: DataSplits, export: Export) ->
         splits: with the validation samples.
         export: how the file takes its samples.
     """
-    from edgeprune.evaluation.equivalence import measure_accuracy
-
-    inputs, targets = splits.validation.inputs, splits.validation.targets
     runner = TFLiteModel(content, threads=os.cpu_count() or 1)
-    outputs = runner.predict(export.store(inputs, splits.preprocess))
-    return measure_accuracy(outputs, targets, splits.classes)
+    outputs = _answer(runner, splits.validation.inputs, export, splits)
+    return measure(splits.kind, outputs, splits.validation.targets, splits.classes)["accuracy"]
+
+
+def _answer(
+    runner: TFLiteModel, inputs: np.ndarray, export: Export, splits: DataSplits
+) -> np.ndarray:
+    """Return what a file answers; samples become what it takes one by one."""
+    return np.asarray(
+        runner.predict(inputs, lambda sample: export.store(sample, splits.preprocess))
+    )
 
 
 @dataclass(frozen=True)

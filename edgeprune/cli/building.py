@@ -123,7 +123,6 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     from edgeprune.cost.budgets import Budgets
     from edgeprune.data.datasets import check_source
     from edgeprune.support.files import check_output, remove_dates, replace_on_success
-    from edgeprune.support.progress import stage
 
     plan = Path(out).with_suffix(".plan.json")
     for path, suffix in ((out, ".keras"), (plan, ".json")):
@@ -133,8 +132,7 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
     check_source(data.source)
     original = open_model(file)
     pruning.find_method()
-    with stage("reading the data"):
-        splits = read_splits(original, data, options["classes"], pruning.seed)
+    splits = read_splits(original, data, options["classes"], pruning.seed)
     from edgeprune.pruning.one_shot import prune as run
 
     pruned = run(
@@ -145,24 +143,26 @@ def _prune_file(out: str, options: dict[str, Any]) -> dict[str, Any]:
         validation=splits.validation,
         pruning=pruning,
         training=None,
+        task=splits.kind.task,
     )
     pruned = train_pruned(original, pruned, splits, training, out, pruning.seed)
     with replace_on_success(out) as temporary:
         pruned.model.save(temporary)
         remove_dates(temporary)
         pruned.plan.save(temporary.with_suffix(".plan.json"))
-    for warning in warn_untrained(training, splits, pruning.seed):
+    for warning in (*splits.notes, *warn_untrained(training, splits, pruning.seed)):
         warn(warning)
-    trained = describe_training(pruned.training)
+    trained = describe_training(pruned.training, splits.dataset.labelled)
     return {
         "model": out,
         "plan": str(plan),
-        "classes": list(splits.names),
+        "task": splits.kind.describe(),
+        **({"classes": list(splits.names)} if splits.names else {}),
         "macs": {"before": pruned.before.macs, "after": pruned.after.macs},
         "params": {"before": pruned.before.params, "after": pruned.after.params},
         "method": pruning.method,
         "recovery": pruned.chosen.name,
-        "validation_accuracy": pruned.chosen.score.accuracy,
+        **pruned.chosen.score.describe(splits.dataset.labelled),
         **({} if trained is None else {"training": trained}),
         "equivalence": {
             "max_abs_error": pruned.equivalence.max_abs_error,
@@ -232,6 +232,8 @@ def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
     pruning = Pruning(criterion=options["criterion"], step=options["step"], seed=options["seed"])
     original = open_model(read_model(options))
     splits = read_splits(original, data, options["classes"], pruning.seed)
+    for note in splits.notes:
+        warn(note)
     from edgeprune.pruning.curves import measure_curves
 
     found = measure_curves(
@@ -241,6 +243,7 @@ def _measure_sensitivity(options: dict[str, Any]) -> dict[str, Any]:
         validation=splits.validation,
         pruning=pruning,
         cache=out,
+        task=splits.kind.task,
     )
     if plot is not None:
         found.plot(plot)

@@ -165,7 +165,6 @@ def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], st
     """Convert a model file, write the `.tflite`; return what is printed, and a warning."""
     from edgeprune.data import load_dataset, parse_preprocess, read_samples
     from edgeprune.data.assignment import balance
-    from edgeprune.data.dataset import UNLABELLED
     from edgeprune.data.datasets import check_source
     from edgeprune.errors import ConversionError
     from edgeprune.support.files import check_output, replace_on_success
@@ -196,7 +195,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], st
             samples = read_samples(dataset, balance(dataset, split, options["samples"]), scaling)
             calibration = samples.inputs
             shapes = [tuple(tensor.shape) for tensor in original.outputs]
-            known = dataset.classes != UNLABELLED and shapes == [(None, len(dataset.classes))]
+            known = dataset.labelled and shapes == [(None, len(dataset.classes))]
             targets = samples.targets if known else None
     with stage(f"converting to {scheme}"):
         made = convert_in_detail(

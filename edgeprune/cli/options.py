@@ -13,6 +13,7 @@ import click
 from edgeprune.errors import DataError, EdgepruneError, ModelError
 from edgeprune.support.files import check_regular
 from edgeprune.support.user_code import import_object
+from edgeprune.tracing.tasks import TASKS
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import Measurement
@@ -176,13 +177,19 @@ def data_options(*, test: bool = False) -> Callable[[Command], Command]:
             "--calibration", type=COUNT, default=100, help="Calibration samples per class."
         ),
         data_option("--validation", type=COUNT, default=200, help="Validation samples per class."),
+        data_option(
+            "--task",
+            type=click.Choice(TASKS),
+            default="auto",
+            help="What the outputs mean. auto: told by how MODEL ends and what the targets are.",
+        ),
         *(tested if test else []),
         data_option(
             "--memory",
             metavar="SIZE",
             callback=_read_size,
             show_default="a quarter of what is free",
-            help="Most memory for samples, such as 4GB.",
+            help="Most memory for samples, such as 4GB; all others are held on disk.",
         ),
     )
 
@@ -376,6 +383,7 @@ def read_data(options: dict[str, Any]) -> Data:
         options.pop("validation"),
         options.pop("test", 1),
         options.pop("memory"),
+        options.pop("task"),
     )
 
 

@@ -114,9 +114,9 @@ class TerminalProgress:
         try:
             yield lambda: self._bars.advance(task)
             elapsed = time.perf_counter() - start
-            if self._depth == 1 and elapsed > SHOWN_AFTER_SECONDS:
+            if self._depth == 1 and (self._remark or elapsed > SHOWN_AFTER_SECONDS):
                 line = f"  {name:<34}{elapsed:6.1f} s  {self._remark}".rstrip()
-                self.console.print(line, style="dim")
+                self.console.print(line, style="dim", soft_wrap=True)
         finally:
             self._running.pop()
             self._remark = ""

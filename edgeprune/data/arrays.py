@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +14,13 @@ import numpy as np
 from edgeprune.data.class_targets import read_targets
 from edgeprune.data.classes import check_names
 from edgeprune.data.dataset import UNLABELLED, Dataset
+from edgeprune.data.sample_store import find_free_memory
 from edgeprune.errors import ClassError, DataError
 from edgeprune.support.files import check_regular
 
 Shape = tuple[int | None, ...]
 Part = tuple[Any, Any]
 READ_BYTES = 2**22
-FALLBACK_MEMORY = 8 * 2**30
 
 NPZ_KEYS = "'x' and 'y', or 'x_train', 'y_train', 'x_test', 'y_test' (and 'x_val', 'y_val')"
 SPLIT_SUFFIXES = {
@@ -58,15 +57,34 @@ def load_arrays(
                 f"'{where}' has samples of shape {x.shape} but targets of shape "
                 f"{np.shape(y)}: the first numbers must be equal."
             )
+    outputs = [np.asarray(y) for _, y in parts.values()]
+    chunks = list(inputs.values())
+    return make_dataset(
+        name, (chunks, outputs), _number_splits(inputs), input_shape, classes, own_names, labelled
+    )
+
+
+def make_dataset(
+    name: str,
+    chunks: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+    splits: Mapping[str, np.ndarray],
+    input_shape: Shape,
+    classes: tuple[str, ...] | None,
+    own_names: tuple[str, ...] | None,
+    labelled: bool,
+) -> Dataset:
+    """Make a data set of samples and targets that lie in arrays one after the other."""
+    inputs, outputs = chunks
     try:
-        outputs = [np.asarray(y) for _, y in parts.values()]
         targets, names = read_targets(outputs, classes, name, own_names)
     except (DataError, ClassError):
         if labelled:
             raise
-        targets, names = np.zeros(sum(map(len, inputs.values())), np.int64), UNLABELLED
-    read = make_consumer(list(inputs.values()), input_shape, name)
-    return Dataset(name, names, targets, _number_splits(inputs), read)
+        targets, names = np.zeros(sum(map(len, inputs)), np.int64), UNLABELLED
+    shapes = {y.shape[1:] if y.dtype.kind in "biuf" and y.ndim else None for y in outputs}
+    values = _join(outputs) if len(shapes) == 1 and shapes != {None} else None
+    read = make_consumer(inputs, input_shape, name)
+    return Dataset(name, names, targets, splits, read, values=values)
 
 
 def _number_splits(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -96,15 +114,19 @@ def make_consumer(
             f"The samples of '{name}' have different shapes, {shapes[0]} and {shapes[1]}. "
             "Bring them to one shape."
         )
-    starts = np.cumsum([0, *(len(chunk) for chunk in shaped)])
-    dtype = np.result_type(*(chunk.dtype for chunk in shaped))
+    return _join(shaped)
+
+
+def _join(chunks: Sequence[np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+    dtype = np.result_type(*(chunk.dtype for chunk in chunks))
 
     def read(indices: np.ndarray) -> np.ndarray:
-        batch = np.empty((len(indices), *shapes[0]), dtype)
+        batch = np.empty((len(indices), *chunks[0].shape[1:]), dtype)
         chunk_of = np.searchsorted(starts, indices, side="right") - 1
         for number in np.unique(chunk_of):
             here = chunk_of == number
-            batch[here] = shaped[number][indices[here] - starts[number]]
+            batch[here] = chunks[number][indices[here] - starts[number]]
         return batch
 
     return read
@@ -194,14 +216,6 @@ def _pair_keys(
             "and optionally 'classes' (the names)."
         )
     return pairs
-
-
-def find_free_memory() -> float:
-    """Return the bytes that this machine says are free, or a cautious guess."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError, AttributeError):
-        return float(FALLBACK_MEMORY)
 
 
 def _open_array(path: Path, archive: Any, key: str) -> np.ndarray:

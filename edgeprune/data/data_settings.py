@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeprune.data.preprocessing import Preprocess, parse_preprocess
 from edgeprune.errors import DataError
+from edgeprune.tracing.tasks import Task, check_task
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,14 @@ class Data:
         calibration: samples per class for statistics and quantization ranges.
         validation: samples per class that choose among candidates.
         test: samples of the kept classes for the reported accuracies, all together.
-        memory: most bytes of samples that are held at once; by default a quarter of what is free.
+        memory: most bytes of samples that are held in memory, by default a quarter of what is free;
+            all others are held on disk until the build ends.
+        task: what the model's outputs mean, and so the targets: `classify`, `multilabel`, `binary`
+            or `regress`. `auto` tells it by how the model ends and what the targets are.
 
     Raises:
         DataError: a number is not positive.
+        EdgepruneError: there is no such task.
 
     Example:
         >>> Data("photos/", preprocess="unit").scaling.name
@@ -42,6 +47,7 @@ class Data:
     validation: int = 200
     test: int = 3000
     memory: float | None = None
+    task: Task = "auto"
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -49,6 +55,7 @@ class Data:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise DataError(f"Data needs {name} above 0. Got {value}.")
+        check_task(self.task)
 
     @classmethod
     def parse(cls, given: Any) -> Data:
@@ -66,6 +73,7 @@ class Data:
         return {
             "data": str(self.source) if stored else type(self.source).__name__,
             "preprocess": self.scaling.name,
+            "task": self.task,
             "samples": {
                 "calibration_per_class": self.calibration,
                 "validation_per_class": self.validation,

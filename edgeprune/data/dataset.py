@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgeprune.data.preprocessing import Preprocess
+from edgeprune.data.sample_store import SampleStore
 from edgeprune.errors import DataError
 
 SPLITS = ("train", "validation", "test")
@@ -34,6 +35,8 @@ class Dataset:
         check: raises `DataError` when one of the samples at these indices clearly cannot be read;
             much cheaper than reading them.
         notes: what the user should know of it.
+        values: index array (m,) to the targets as stored, for outputs that are no classes; `None`
+            where they are no numbers.
 
     Raises:
         DataError: targets or splits do not fit together.
@@ -52,6 +55,22 @@ class Dataset:
     read: Callable[[np.ndarray], np.ndarray]
     check: Callable[[np.ndarray], None] = _accept_all
     notes: tuple[str, ...] = ()
+    values: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def labelled(self) -> bool:
+        """Whether each sample has a class."""
+        return self.classes != UNLABELLED
+
+    def without_classes(self) -> Dataset:
+        """Return the same samples, whose targets are numbers where there are any."""
+        return replace(self, classes=UNLABELLED, targets=np.zeros_like(self.targets))
+
+    def find_targets(self, indices: np.ndarray) -> np.ndarray:
+        """Return class indices int64 (m,), or else numbers float32 (m, ...); (0,) without any."""
+        if self.labelled:
+            return self.targets[indices].astype(np.int64)
+        return np.zeros(0) if self.values is None else self.values(indices).astype(np.float32)
 
     def __post_init__(self) -> None:
         """Refuse what would silently mix up samples later."""
@@ -92,7 +111,8 @@ class Samples:
 
     Attributes:
         inputs: float32 array (n, ...), preprocessed.
-        targets: int64 array (n,), indices into the classes of the data set they came from.
+        targets: int64 array (n,), indices into the classes of the data set they came from; where
+            it has none, float32 array (n, ...), what the outputs should be, or (0,).
     """
 
     inputs: np.ndarray
@@ -100,16 +120,20 @@ class Samples:
 
 
 def read_samples(
-    dataset: Dataset, indices: np.ndarray | Sequence[int], preprocess: Preprocess
+    dataset: Dataset,
+    indices: np.ndarray | Sequence[int],
+    preprocess: Preprocess,
+    store: SampleStore | None = None,
 ) -> Samples:
     """Read and preprocess the chosen samples, a batch at a time; all headers are looked at first.
 
-    Only the float32 result is held in memory, plus one raw batch.
+    Only the float32 result is held, in memory or where the store has room, plus one raw batch.
 
     Args:
         dataset: where the samples are.
         indices: which ones, shape (n,), in the order of the result.
         preprocess: the scaling that the model was trained with, see `parse_preprocess`.
+        store: where they are held; by default in memory.
 
     Raises:
         DataError: a sample cannot be read, or is not a finite number after preprocessing.
@@ -125,7 +149,14 @@ def read_samples(
     if not len(chosen):
         raise DataError(f"No samples of '{dataset.name}' were chosen.")
     dataset.check(chosen)
-    inputs: np.ndarray | None = None
+    held = store or SampleStore(np.inf)
+    inputs = held.gather(len(chosen), _read_batches(dataset, chosen, preprocess))
+    return Samples(inputs, dataset.find_targets(chosen))
+
+
+def _read_batches(
+    dataset: Dataset, chosen: np.ndarray, preprocess: Preprocess
+) -> Iterator[np.ndarray]:
     for start in range(0, len(chosen), READ_BATCH):
         part = chosen[start : start + READ_BATCH]
         batch = preprocess(dataset.read(part))
@@ -135,8 +166,4 @@ def read_samples(
                 f"Sample {part[int(np.argmin(finite))]} of '{dataset.name}' holds values that are "
                 f"not finite after --preprocess {preprocess.name}. Remove it, or mend the scaling."
             )
-        if inputs is None:
-            inputs = np.empty((len(chosen), *batch.shape[1:]), np.float32)
-        inputs[start : start + len(part)] = batch
-    assert inputs is not None  # there is at least one batch
-    return Samples(inputs, dataset.targets[chosen].astype(np.int64))
+        yield batch

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeprune.data.arrays import Part, load_arrays, load_npz
 from edgeprune.data.builtin import CLASS_NAMES, load_builtin
 from edgeprune.data.classes import check_names
@@ -76,9 +78,9 @@ def load_dataset(
             `classes` of an `.npz` file, targets that are names) are looked up in them and may be
             fewer. By default the data's own names: folders sorted as Keras does, or 0, 1, 2, ...
 
-        labelled: whether every sample must have a class. If not, an `.npz` file may hold `x` alone
-            or targets that are no classes, and a folder may hold images alone: all of them are then
-            of one class, called `UNLABELLED`.
+        labelled: whether every sample must have a class. If not, there may be samples alone or
+            targets that are no classes, also in a folder of images: all of them are then of one
+            class, called `UNLABELLED`.
 
     Raises:
         DataError: the source cannot be read, is empty, or does not fit `input_shape`.
@@ -96,8 +98,9 @@ def load_dataset(
     if isinstance(source, str | os.PathLike):
         return _load_by_text(source, shape, names, labelled)
     if is_stream(source):
-        return load_stream(source, shape, names)
-    return load_arrays(_split_arrays(source), shape, names, "arrays")
+        return load_stream(source, shape, names, labelled)
+    parts = _split_arrays(source, labelled)
+    return load_arrays(parts, shape, names, "arrays", labelled=labelled)
 
 
 def _load_by_text(
@@ -129,7 +132,9 @@ def _load_by_text(
     raise DataError(f"There is no data at '{source}'.{hint} Expected {SOURCES}.")
 
 
-def _split_arrays(source: Any) -> dict[str, Part]:
+def _split_arrays(source: Any, labelled: bool) -> dict[str, Part]:
+    if isinstance(source, np.ndarray) and not labelled:
+        return {"all": (source, None)}
     if isinstance(source, tuple | list) and len(source) == 2:
         if hasattr(source[0], "shape"):
             return {"all": (source[0], source[1])}

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeprune.data.arrays import Shape, fits, make_consumer
-from edgeprune.data.class_targets import read_targets
+from edgeprune.data.arrays import Shape, fits, make_dataset
 from edgeprune.data.classes import check_names
 from edgeprune.data.dataset import Dataset
 from edgeprune.errors import DataError
@@ -25,7 +24,9 @@ def is_stream(source: Any) -> bool:
     return tensorflow is not None and isinstance(source, tensorflow.data.Dataset)
 
 
-def load_stream(stream: Any, input_shape: Shape, classes: tuple[str, ...] | None) -> Dataset:
+def load_stream(
+    stream: Any, input_shape: Shape, classes: tuple[str, ...] | None, labelled: bool = True
+) -> Dataset:
     """Read a pipeline of (x, y) once, batched or not, into memory."""
     spec = stream.element_spec
     if not isinstance(spec, tuple) or len(spec) not in (2, 3) or not hasattr(spec[0], "shape"):
@@ -58,9 +59,10 @@ def load_stream(stream: Any, input_shape: Shape, classes: tuple[str, ...] | None
         raise DataError(f"Reading the tf.data.Dataset failed: {reason}") from error
     if not inputs:
         raise DataError("The tf.data.Dataset has no samples.")
-    read = make_consumer(inputs, input_shape, "tf.data")
-    indices, class_names = read_targets(targets, classes, "tf.data", own_names)
-    return Dataset("tf.data", class_names, indices, {"all": np.arange(len(indices))}, read)
+    splits = {"all": np.arange(sum(map(len, inputs)))}
+    return make_dataset(
+        "tf.data", (inputs, targets), splits, input_shape, classes, own_names, labelled
+    )
 
 
 def _is_batched(shape: Any, input_shape: Shape) -> bool:

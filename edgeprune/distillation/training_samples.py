@@ -47,20 +47,28 @@ class ArraySource:
 class DatasetSource:
     """Samples of a data set, read when they are asked for; up to a gigabyte is kept as stored."""
 
-    def __init__(self, dataset: Dataset, indices: np.ndarray, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        indices: np.ndarray,
+        preprocess: Preprocess,
+        room: float = KEPT_BYTES,
+    ) -> None:
         """Choose the samples.
 
         Args:
             dataset: whose samples these are.
             indices: which ones.
             preprocess: how stored samples become inputs.
+            room: most bytes to keep, up to a gigabyte.
         """
         self._dataset = dataset
         self._indices = np.asarray(indices, np.int64)
         self._preprocess = preprocess
-        self.targets = dataset.targets[self._indices].astype(np.int64)
+        labels = dataset.targets[self._indices] if dataset.labelled else np.zeros(0)
+        self.targets = labels.astype(np.int64)
         self._kept: dict[int, np.ndarray] = {}
-        self._room = KEPT_BYTES
+        self._room = min(room, KEPT_BYTES)
 
     def __len__(self) -> int:
         """Return the number of samples."""

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from edgeprune.data import Samples
-from edgeprune.evaluation.equivalence import measure_accuracy
+from edgeprune.evaluation.metrics import measure
 from edgeprune.tracing.graph import build_graph, run
 from edgeprune.tracing.inference import full_float32
 from edgeprune.tracing.outputs import OutputKind, Task, output_kinds
@@ -29,6 +29,12 @@ class Score:
 
     accuracy: float
     closeness: float
+
+    def describe(self, labelled: bool) -> dict[str, float]:
+        """Return the figure that a report shows, by its name."""
+        if labelled:
+            return {"validation_accuracy": self.accuracy}
+        return {"validation_closeness": self.closeness}
 
 
 class Evaluator:
@@ -113,10 +119,8 @@ class Evaluator:
         closeness = float(np.mean([_compare(*each) for each in pairs]))
         if not self.answers:
             return Score(0.0, closeness)
-        targets = self.samples.targets
-        if self.kinds[0].task == "binary":
-            return Score(float((self.kinds[0].answer(found[0]) == targets).mean()), closeness)
-        return Score(measure_accuracy(found[0], targets, self.classes), closeness)
+        result = measure(self.kinds[0], found[0], self.samples.targets, self.classes)
+        return Score(result["accuracy"], closeness)
 
 
 def _compare(kind: OutputKind, wanted: np.ndarray, found: np.ndarray) -> float:

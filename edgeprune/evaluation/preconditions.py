@@ -9,6 +9,7 @@ import numpy as np
 
 from edgeprune.data import Samples
 from edgeprune.data.class_targets import is_one_hot
+from edgeprune.data.dataset import READ_BATCH
 from edgeprune.errors import ClassError, DataError, ModelError
 from edgeprune.evaluation.evaluator import select
 from edgeprune.tracing.graph import build_graph
@@ -119,7 +120,8 @@ def make_samples(
             f"The {name} has shape {inputs.shape}; model '{model.name}' takes samples of shape "
             f"({shape}), so at least one of them in an array of shape (n, {shape})."
         )
-    if not np.isfinite(inputs).all():
+    parts = range(0, len(inputs), READ_BATCH)
+    if not all(np.isfinite(inputs[start : start + READ_BATCH]).all() for start in parts):
         raise DataError(f"The {name} holds numbers that are not finite (NaN or infinity).")
     indices = _read_targets(model, np.asarray(pair[1]), len(inputs), classes, task, name)
     samples = Samples(inputs, indices)
@@ -128,7 +130,7 @@ def make_samples(
     kept = np.nonzero(np.isin(indices, classes))[0]
     if not kept.size:
         raise DataError(f"The {name} has no sample of the classes to keep, {list(classes)}.")
-    return select(samples, kept)
+    return samples if len(kept) == len(inputs) else select(samples, kept)
 
 
 def _read_targets(

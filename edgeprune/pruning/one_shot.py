@@ -152,11 +152,7 @@ def prune(
         pruned = train(run_search(search, budgets, pruning), training)
         return replace(pruned, seconds={**opening, **pruned.seconds})
     evaluator = search.evaluator
-    if not evaluator.answers:
-        raise DataError(
-            "A budget for the drop needs samples with class indices: without them nobody can tell "
-            "what is answered rightly. Give labels, or another budget such as macs=50%."
-        )
+    require_answers(evaluator)
     in_closed_form = functools.cache(lambda asked: run_search(search, asked, pruning))
 
     def make(asked: Budgets, share: float) -> tuple[Pruned, float]:
@@ -165,6 +161,19 @@ def prune(
 
     pruned, _ = meet_drop(make, budgets, "macs")
     return replace(pruned, seconds={**opening, **pruned.seconds})
+
+
+def require_answers(evaluator: Evaluator) -> None:
+    """Refuse to look for a drop where it cannot be told.
+
+    Raises:
+        DataError: there are no classes.
+    """
+    if not evaluator.answers:
+        raise DataError(
+            "A budget for the drop needs samples with class indices: without them nobody can tell "
+            "what is answered rightly. Give labels, or another budget such as macs=50%."
+        )
 
 
 @full_float32()
@@ -201,13 +210,7 @@ def divide_samples(
 ) -> tuple[Samples, Samples]:
     """Return samples to work with, and those that choose: a quarter where none are given.
 
-    Args:
-        model: that they must fit.
-        data: as for `prune`; likewise the others.
-        validation: see `data`.
-        classes: see `data`.
-        seed: of the choice.
-        task: as for `prune`.
+    All parameters are those of `prune`; the seed is that of the choice.
 
     Raises:
         DataError: the samples do not fit the model.
@@ -232,15 +235,7 @@ def open_search(
 ) -> Search:
     """Check what is given, trace the model, and collect what all methods need.
 
-    Args:
-        model: as for `prune`; likewise the others.
-        data: see `model`.
-        budgets: all of them must be met.
-        classes: see `model`.
-        validation: see `model`.
-        pruning: see `model`.
-        deployment: see `model`.
-        task: see `model`.
+    All parameters are those of `prune`.
 
     Raises:
         EdgepruneError: as for `prune`.

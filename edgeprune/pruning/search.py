@@ -13,7 +13,6 @@ from edgeprune.cost.cost_model import CostModel
 from edgeprune.evaluation.equivalence import (
     Equivalence,
     check_equivalence,
-    choose_classes,
     predict,
 )
 from edgeprune.evaluation.evaluator import Evaluator, Score
@@ -171,7 +170,8 @@ class Search:
         if not (is_image(images) and self.evaluator.answers):
             return is_image(images)
         before, after = (
-            choose_classes(predict(self.model, x)) for x in (images, images[:, :, ::-1])
+            self.evaluator.kinds[0].answer(predict(self.model, x))
+            for x in (images, images[:, :, ::-1])
         )
         return float((before == after).mean()) >= LEAST_AGREEMENT
 

@@ -36,8 +36,11 @@ class Outcome:
         accuracy: on test samples, 0 to 1, measured: `original` on all classes; on the kept classes
             `original_subset` (the unpruned model with the others masked, the honest baseline),
             `pruned` (as surgery left it), `recovered` (in closed form), `trained` where that was
-            asked for, and `tflite`.
-        test_samples: how many samples each accuracy was measured on.
+            asked for, and `tflite`. Empty where outputs are numbers.
+        errors: of the same models where outputs are numbers, on test samples, measured: `mae` and
+            `r2` by name.
+        task: the `task` that the outputs were taken for, and the `reason`.
+        test_samples: how many samples each of them was measured on.
         macs: multiply-accumulates per inference, counted.
         params: numbers stored in the weights, counted.
         size_bytes: of the `.tflite` files, counted.
@@ -49,9 +52,11 @@ class Outcome:
             `target`, `error` (relative); none where the target has no predictor.
         rounds: of the closed loop, if there were several: `budget` and what each file cost.
         equivalence: `max_abs_error` and `scale` of the pruned against the masked model, on logits.
-        agreement: of the `.tflite` with the Keras model: share of equal answers, on test samples.
+        agreement: of the `.tflite` with the Keras model on test samples: share of equal answers,
+            R2 where they are numbers.
         recovery: the recovery that validation chose.
-        candidates: every recovery that was tried, with its validation accuracy.
+        candidates: every recovery that was tried, with its accuracy on validation samples, or how
+            close its outputs stay to the original's.
         classes: names of the outputs, in order.
         widths: group name -> `[before, after]`.
         settings: what was asked for.
@@ -62,8 +67,8 @@ class Outcome:
         command: that made this.
         quantization: what each layer of an integer model lost, see `describe_conversion`.
         verification: outputs of the `.tflite` against the Keras model on test samples:
-            `max_abs_error`, `mean_abs_error`, `scale`, `output_step`, `top1_agreement`, names and
-            types of `inputs` and `outputs`, `runtime`.
+            `max_abs_error`, `mean_abs_error`, `scale`, `output_step`, `top1_agreement` or `r2`,
+            names and types of `inputs` and `outputs`, `runtime`.
         edgetpu: `compilation` (command, log, operators, memory) and what was `expected` before it;
             `None` for targets without Edge TPU.
         training: `epochs`, `steps`, `seconds`, `samples_per_second`, validation accuracies and
@@ -100,6 +105,8 @@ class Outcome:
     rounds: tuple[Mapping[str, Any], ...] = ()
     training: Mapping[str, Any] | None = None
     trials: tuple[Mapping[str, Any], ...] = ()
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    task: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -46,12 +46,15 @@ def describe_outcome(outcome: Outcome) -> Group:
     """
     scheme = outcome.settings["quantize"]
     fewer_classes = outcome.test_samples["kept"] < outcome.test_samples["all"]
+    measures = ("MAE", "R2") if outcome.errors else ("accuracy",)
     accuracy = Table(
-        title="Accuracy on test samples (measured)", title_justify="left", box=SIMPLE_HEAD
+        title=f"{'Error' if outcome.errors else 'Accuracy'} on test samples (measured)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
     )
     accuracy.add_column("model")
-    accuracy.add_column("accuracy", justify="right")
-    accuracy.add_column("samples", justify="right")
+    for name in (*measures, "samples"):
+        accuracy.add_column(name, justify="right")
     for key, label in ACCURACY_ROWS if fewer_classes else ACCURACY_ROWS_OF_ALL_CLASSES:
         suffix = f" ({scheme})" if key == "tflite" else ""
         if key == "recovered":
@@ -62,7 +65,7 @@ def describe_outcome(outcome: Outcome) -> Group:
             suffix = f" ({_describe_training(outcome.training)})"
         accuracy.add_row(
             label + suffix,
-            f"{100 * outcome.accuracy[key]:.1f} %",
+            *_figures(outcome, key),
             f"{outcome.test_samples['all' if key == 'original' else 'kept']:,}",
         )
     cost = Table(
@@ -83,6 +86,8 @@ def describe_outcome(outcome: Outcome) -> Group:
     gone = [name for name, (_, width) in outcome.widths.items() if not width]
     if gone:
         notes.append(Text(f"Whole branches are gone: {printable(', '.join(gone))}."))
+    if outcome.task:
+        notes.append(Text(f"Task: {outcome.task['task']}, since {outcome.task['reason']}."))
     if outcome.trials:
         notes.append(Text(_describe_trials(outcome.trials)))
     if outcome.rounds:
@@ -95,12 +100,25 @@ def describe_outcome(outcome: Outcome) -> Group:
     proof = Text(
         "Proof: the original with the removed channels silenced gives the logits of the pruned "
         f"model; they differ by at most {error:.2g}, the largest is {scale:.3g}. The .tflite "
-        f"answers as the {state} Keras model does on {100 * outcome.agreement:.1f} % of the samples"
-        f"{_describe_error(outcome)}."
+        + (
+            f"follows the {state} Keras model with an R2 of {outcome.agreement:.4f}"
+            if outcome.errors
+            else f"answers as the {state} Keras model does on {100 * outcome.agreement:.1f} % of "
+            "the samples"
+        )
+        + f"{_describe_error(outcome)}."
     )
     if outcome.edgetpu is not None:
         notes.append(describe_compilation(outcome.edgetpu))
     return Group(accuracy, cost, *notes, proof)
+
+
+def _figures(outcome: Outcome, model: str) -> tuple[str, ...]:
+    """Return what was measured of a model."""
+    if outcome.errors:
+        found = outcome.errors[model]
+        return f"{found['mae']:.4g}", f"{found['r2']:.4f}"
+    return (f"{100 * outcome.accuracy[model]:.1f} %",)
 
 
 def _describe_training(training: Mapping[str, Any]) -> str:

@@ -75,6 +75,8 @@ class CalibrationSamples:
         if self.classes is None or not self.targets.size:
             return
         kept = np.isin(self.targets, self.classes)
+        if kept.all():
+            return
         object.__setattr__(self, "inputs", self.inputs[kept])
         object.__setattr__(self, "targets", self.targets[kept])
 

@@ -116,6 +116,16 @@ class PruningContext:
             One view per consumer that has statistics, all finite; none if the group is read in no
             known way.
         """
+        if group.name not in self._views:
+            self._views.clear()  # of one group at a time: they are large
+            self._views[group.name] = self._find_views(group)
+        return self._views[group.name]
+
+    @cached_property
+    def _views(self) -> dict[str, list[View]]:
+        return {}
+
+    def _find_views(self, group: Group) -> list[View]:
         number = self.groups.index[group.name]
         found = []
         for consumer, moments, weight in self._consumers:

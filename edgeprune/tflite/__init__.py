@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         convert,
         convert_in_detail,
     )
+    from edgeprune.tflite.convertible import Convertible
     from edgeprune.tflite.description import describe_conversion
     from edgeprune.tflite.fallback import Fallback
     from edgeprune.tflite.layer_errors import LayerError
@@ -28,6 +29,7 @@ _MODULES = {
     "RANGES": "ranges",
     "SCHEMES": "conversion_checks",
     "Conversion": "converter",
+    "Convertible": "convertible",
     "Fallback": "fallback",
     "LayerError": "layer_errors",
     "Quantization": "quantization",
@@ -44,6 +46,7 @@ __all__ = [
     "RANGES",
     "SCHEMES",
     "Conversion",
+    "Convertible",
     "Fallback",
     "LayerError",
     "Quantization",

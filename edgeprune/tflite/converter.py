@@ -19,18 +19,18 @@ from edgeprune.tflite.conversion_checks import (
     CALIBRATED,
     INT8,
     Samples,
-    accept_model,
     check_choices,
     check_input,
     check_labels,
     check_targets,
     read_calibration,
 )
+from edgeprune.tflite.convertible import Convertible, FloatForm
 from edgeprune.tflite.fallback import Fallback
 from edgeprune.tflite.layer_errors import LayerError
-from edgeprune.tflite.post_training import FloatModel, measure_error
+from edgeprune.tflite.post_training import measure_error
 from edgeprune.tflite.quantization import DEFAULT, Quantization
-from edgeprune.tflite.tensorflow_lite import explaining, signature_name, to_tflite
+from edgeprune.tflite.tensorflow_lite import explaining
 
 if TYPE_CHECKING:
     import keras
@@ -161,7 +161,7 @@ def convert(
 
 
 def convert_in_detail(
-    model: keras.Model,
+    model: keras.Model | Convertible,
     *,
     scheme: str = "int8",
     calibration: Samples | None = None,
@@ -176,7 +176,8 @@ def convert_in_detail(
     """Convert as `convert` does, and say what every layer lost.
 
     Args:
-        model: Functional or Sequential; it is not changed.
+        model: Functional or Sequential; it is not changed. As a `Convertible`, of which several
+            files are made, it becomes one in floats only once.
         scheme: one of `edgeprune.tflite.SCHEMES`.
         calibration: samples for ranges and training, as for `convert`.
         targets: true classes of the calibration samples `(n,)`: losses are then accuracy.
@@ -193,45 +194,40 @@ def convert_in_detail(
     Raises:
         ConversionError: as `convert`, and: the limit of the fallback cannot be met.
     """
-    from edgeprune.surgery.precision import in_float32
     from edgeprune.tflite.raw_input import take_bytes
-    from edgeprune.tflite.rewrites import rewrite_model
 
     check_choices(scheme, io)
     quantization.check(scheme)
     given = None if preprocess is None else parse_preprocess(preprocess)
-    model = accept_model(model)
+    start = Convertible.of(model)
+    model, names = start.model, start.names
     inside = check_input(input, given, model, scheme)
     samples = read_calibration(calibration, model, scheme) if scheme in CALIBRATED else None
     check_targets(targets, samples)
     if labels is not None:
         check_labels(labels, model)
-    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
     types = (input or io, io)
     quantized, trained = None, None
     with explaining(model, scheme):
-        source = in_float32(model)
         if scheme == "int8-qat" and samples is not None:
-            check_operators(source, scheme, fallback=quantization.fallback)
+            check_operators(start, scheme, fallback=quantization.fallback)
             from edgeprune.tflite.qat.quantized_training import train_for_int8
 
-            settings = quantization.training
-            trained = train_for_int8(source, samples, targets, settings)
-            source = trained.model
-        final = rewrite_model(source, unroll=scheme in CALIBRATED)
-        raw = None if inside is None else take_bytes(final, inside, scheme, samples)
+            trained = train_for_int8(start.source, samples, targets, quantization.training)
+            start = Convertible(trained.model)
+        source, final = start.source, start.form(scheme)
+        raw = None if inside is None else take_bytes(final.model, inside, scheme, samples)
         stored = samples
         if raw is not None:
-            final, stored = raw.model, raw.samples
+            final = final if raw.model is final.model else FloatForm(raw.model, names)
+            stored = raw.samples
         if stored is None:
-            content = to_tflite(final, names, scheme)
+            content = final.convert(scheme)
         elif scheme in INT8:
-            quantized = _float_model(final, names).quantize(
-                stored, quantization, io=types, targets=targets
-            )
+            quantized = final.quantizable.quantize(stored, quantization, io=types, targets=targets)
             content = quantized.content
         else:
-            content = _float_model(final, names).quantize_to_int16(stored)
+            content = final.quantizable.quantize_to_int16(stored)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
         content = finish(content, model.name, list(names.values()), attachments, raw)
         error = None if samples is None else measure_error(source, content, samples, inside)
@@ -258,17 +254,14 @@ def draft(model: keras.Model) -> bytes:
     Raises:
         ConversionError: TensorFlow Lite has no form at all for an operator.
     """
-    from edgeprune.surgery.precision import in_float32
-    from edgeprune.tflite.rewrites import rewrite_model
-
-    model = accept_model(model)
-    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
-    with explaining(model, "int8"):
-        source = rewrite_model(in_float32(model), unroll=True)
-        return _float_model(source, names).draft()
+    start = Convertible(model)
+    with explaining(start.model, "int8"):
+        return start.form("int8").quantizable.draft
 
 
-def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | None = None) -> None:
+def check_operators(
+    model: keras.Model | Convertible, scheme: str, *, fallback: Fallback | None = None
+) -> None:
     """Refuse what a scheme cannot express, by a trial conversion that takes seconds.
 
     Args:
@@ -279,20 +272,10 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
     Raises:
         ConversionError: names the operators.
     """
-    from edgeprune.surgery.precision import in_float32
-    from edgeprune.tflite.rewrites import rewrite_model
-
     if scheme not in CALIBRATED:
         return
-    model = accept_model(model)
-    names = {tensor.name: signature_name(tensor.name) for tensor in model.inputs}
-    with explaining(model, scheme):
-        source = rewrite_model(in_float32(model), unroll=True)
+    start = Convertible.of(model)
+    with explaining(start.model, scheme):
+        form = start.form(scheme)
         if fallback is None:
-            _float_model(source, names).check_operators(scheme)
-
-
-def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:
-    layers = [layer.name for layer in model._flatten_layers(include_self=False)]
-    content = to_tflite(model, names, "float32")
-    return FloatModel(content, model.name, list(names.values()), layers)
+            form.quantizable.check_operators(scheme)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from edgeprune.tflite.layer_errors import LayerError, compare_layers
 from edgeprune.tflite.operator_rewrites import PICKING, rewrite_operators, separate_readers
 from edgeprune.tflite.quantization import Quantization
 from edgeprune.tflite.quantizer import to_int8, to_int16
-from edgeprune.tflite.ranges import RANGES, SAME_SCALE, Activations, Range, choose_ranges, observe
+from edgeprune.tflite.ranges import RANGES, SAME_SCALE, Range, choose_ranges, observe
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tflite.tensorflow_lite import check_integer
 
@@ -62,10 +63,11 @@ class FloatModel:
         self.parsed = parse_model(content)
         rewrite_operators(self.parsed)
         separate_readers(self.parsed, PICKING)
-        if list_float_operators(parse_model(self.draft())):
-            separate_readers(self.parsed, SAME_SCALE)
         if self.parsed.signatureDefs:
             order_tensors(self.parsed, list(inputs))
+        if list_float_operators(parse_model(self.draft)):
+            separate_readers(self.parsed, SAME_SCALE)
+            del self.draft
         self.content = pack(self.parsed)
         subgraph = self.parsed.subgraphs[0]
         self.types = [type_name(subgraph.tensors[index]) for index in subgraph.inputs]
@@ -78,10 +80,11 @@ class FloatModel:
         Raises:
             FloatOperatorsError: lists them.
         """
-        check_integer(parse_model(self.draft() if scheme in INT8 else self._try_int16()))
+        check_integer(parse_model(self.draft if scheme in INT8 else self._try_int16()))
 
+    @cached_property
     def draft(self) -> bytes:
-        """Quantize to int8 with made-up ranges; what has no form in integers stays in float."""
+        """The model in int8 with made-up ranges; what has no form in integers stays in float."""
         return to_int8(self.parsed, dict.fromkeys(activations(self.parsed), (-1.0, 1.0)))
 
     def _try_int16(self) -> bytes:
@@ -148,14 +151,34 @@ class FloatModel:
             _one_by_one(arrays),
             total=len(arrays[0]),
         )
-        way, chosen = self._choose(seen, settings.ranges, exact, arrays)
-        quantized = to_int8(self.parsed, chosen)
+        ways = tuple(RANGES) if settings.ranges == "auto" else (settings.ranges,)
+        candidates = {way: choose_ranges(seen, way, self.parsed) for way in ways}
 
-        def compare(content: bytes, kept: Sequence[int]) -> tuple[LayerError, ...]:
+        @cache
+        def try_ranges(
+            ranges: tuple[tuple[int, Range], ...], kept: tuple[int, ...]
+        ) -> tuple[bytes, list[np.ndarray]]:
+            content = to_int8(self.parsed, dict(ranges), keep_float=kept)
+            return content, _predict(content, arrays)
+
+        def quantize(way: str, kept: tuple[int, ...]) -> tuple[bytes, list[np.ndarray]]:
+            """Return a model in integers but for some tensors, and its answers."""
+            return try_ranges(tuple(candidates[way].items()), kept)
+
+        def distance(way: str) -> float:
+            return sum(
+                float(np.square(one - other).mean() / max(np.square(one).mean(), 1e-12))
+                for one, other in zip(exact, quantize(way, ())[1], strict=True)
+            )
+
+        way = min(ways, key=distance) if len(ways) > 1 else ways[0]
+        chosen = candidates[way]
+
+        def compare(kept: tuple[int, ...]) -> tuple[LayerError, ...]:
             return compare_layers(
                 self.content,
                 self.parsed,
-                content,
+                quantize(way, kept)[0],
                 chosen,
                 _one_by_one([array[:COMPARED_SAMPLES] for array in arrays]),
                 layers=self.layers,
@@ -163,42 +186,19 @@ class FloatModel:
             )
 
         def loss_with(kept: Sequence[int]) -> float:
-            content = to_int8(self.parsed, chosen, keep_float=kept)
-            return measure_loss(exact, _predict(content, arrays), targets)
+            return measure_loss(exact, quantize(way, tuple(kept))[1], targets)
 
-        layers = compare(quantized, ())
         kept: tuple[int, ...] = ()
-        loss = loss_with(kept)
+        layers, loss = compare(kept), loss_with(kept)
         if fallback is None:
-            check_integer(parse_model(quantized))
+            check_integer(parse_model(quantize(way, kept)[0]))
         elif loss > fallback.limit:
             kept = choose_float_layers(layers, loss_with, fallback.limit)
-            quantized = to_int8(self.parsed, chosen, keep_float=kept)
-            layers, loss = compare(quantized, kept), loss_with(kept)
+            layers, loss = compare(kept), loss_with(kept)
+        content = quantize(way, kept)[0]
         if io != ("float32", "float32"):
-            quantized = to_int8(self.parsed, chosen, io=io, keep_float=kept)
-        return Quantized(quantized, way, layers, loss)
-
-    def _choose(
-        self,
-        seen: Activations,
-        ranges: str,
-        exact: Sequence[np.ndarray],
-        arrays: Sequence[np.ndarray],
-    ) -> tuple[str, dict[int, Range]]:
-        if ranges != "auto":
-            return ranges, choose_ranges(seen, ranges, self.parsed)
-
-        def distance(way: str) -> float:
-            found = _predict(to_int8(self.parsed, candidates[way]), arrays)
-            return sum(
-                float(np.square(one - other).mean() / max(np.square(one).mean(), 1e-12))
-                for one, other in zip(exact, found, strict=True)
-            )
-
-        candidates = {way: choose_ranges(seen, way, self.parsed) for way in RANGES}
-        best = min(candidates, key=distance)
-        return best, candidates[best]
+            content = to_int8(self.parsed, chosen, io=io, keep_float=kept)
+        return Quantized(content, way, layers, loss)
 
 
 def _one_by_one(arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:

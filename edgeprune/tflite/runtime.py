@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -156,12 +156,15 @@ class TFLiteModel:
                     "of one. Convert the model again with edgeprune."
                 )
 
-    def predict(self, inputs: Samples) -> Any:
+    def predict(
+        self, inputs: Samples, prepare: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> Any:
         """Run the samples one by one, in real numbers: integers are quantized and dequantized here.
 
         Args:
             inputs: `(n, ...)` in the scale of the Keras model, or as stored, 0 to 255, where
                 `takes_bytes`; with several inputs a sequence in their order, or a mapping by name.
+            prepare: makes that of a sample `(1, ...)`, where they are something else.
 
         Returns:
             The output `(n, ...)`; with several outputs a dict by name.
@@ -176,6 +179,7 @@ class TFLiteModel:
             for index in range(total):
                 for tensor, array in zip(self.inputs, samples, strict=True):
                     one = array[index : index + 1]
+                    one = one if prepare is None else prepare(one)
                     one = _to_bytes(one) if self.takes_bytes else tensor.quantize(one)
                     self._interpreter.set_tensor(tensor.index, one)
                 self._interpreter.invoke()

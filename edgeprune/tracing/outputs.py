@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import layers as L
 
-from edgeprune.errors import EdgepruneError, ModelError
+from edgeprune.errors import ModelError
 from edgeprune.tracing.graph import Call, Graph, TensorRef
+from edgeprune.tracing.tasks import TASKS, check_task
+from edgeprune.tracing.tasks import Task as Task
 
 linear = keras.activations.linear
-Task = Literal["auto", "classify", "multilabel", "binary", "regress"]
-TASKS: tuple[Task, ...] = get_args(Task)
 Kind = Literal["classes", "independent", "values"]
 Ending = Literal["softmax", "sigmoid", "linear"]
 
@@ -35,11 +35,13 @@ class OutputKind:
             (one output, yes or no) or `regress` (numbers, or logits of which nobody knows whose).
         ending: what makes the output: `softmax`, `sigmoid`, or `linear` for anything else.
         width: how many channels it has; 0 where that is open.
+        reason: why it is that task, in words that follow "since".
     """
 
     task: Task
     ending: Ending
     width: int
+    reason: str = field(default="", compare=False)
 
     @property
     def kind(self) -> Kind:
@@ -57,8 +59,16 @@ class OutputKind:
     def answer(self, output: np.ndarray) -> np.ndarray:
         """Return the class of each sample, `(n,)`, from an output `(n, width)`."""
         if self.task == "binary":
-            return (output[:, 0] > (0.5 if self.ending == "sigmoid" else 0.0)).astype(np.int64)
+            return self.decide(output[:, 0]).astype(np.int64)
         return np.asarray(output.argmax(-1))
+
+    def describe(self) -> str:
+        """Return the task and why it is that."""
+        return f"{self.task}, since {self.reason}"
+
+    def decide(self, output: np.ndarray) -> np.ndarray:
+        """Return what is said yes to, for each number of an output."""
+        return output > (0.5 if self.ending == "sigmoid" else 0.0)
 
 
 def output_kinds(
@@ -86,8 +96,7 @@ def output_kinds(
         >>> [output_kinds(graph, labelled=known)[0].task for known in (True, False)]
         ['classify', 'regress']
     """
-    if task not in TASKS:
-        raise EdgepruneError(f"Unknown task '{task}'. Choose from: {', '.join(TASKS)}.")
+    check_task(task)
     return tuple(_tell(graph, ref, task, labelled) for ref in graph.outputs)
 
 
@@ -95,22 +104,24 @@ def _tell(graph: Graph, ref: TensorRef, task: Task, labelled: bool) -> OutputKin
     call = last_call(graph, ref)
     ending: Ending = "linear" if call is None else ending_of(call.operation)
     width = int(ref.shape[-1] or 0) if len(ref.shape) > 1 else 0
+    reason = "that is what was asked for"
     if task == "auto":
+        reason = f"it ends in a {ending}"
         if ending == "softmax":
             task = "classify"
         elif ending == "sigmoid":
             task = "binary" if width == 1 else "multilabel"
         elif labelled and len(ref.shape) == 2 and width > 1:
-            task = "classify"
+            task, reason = "classify", "it has several linear outputs, and each sample one class"
         else:
-            task = "regress"
+            task, reason = "regress", "its outputs are linear, and not one for each class"
     elif (task == "binary") != (width == 1) and task != "regress":
         expected = "one output" if task == "binary" else "at least two"
         raise ModelError(
             f"The task '{task}' needs {expected}; the model gives outputs of shape {ref.shape}. "
             f"Choose another task: {', '.join(TASKS)}."
         )
-    return OutputKind(task, ending, width)
+    return OutputKind(task, ending, width, reason)
 
 
 def last_call(graph: Graph, ref: TensorRef) -> Call | None:
