@@ -75,11 +75,13 @@ class Conversion:
         if self.error is None or self.error <= MOST_ERROR:
             return None
         spoilt = [layer for layer in self.layers if (layer.error or 0) > MOST_ERROR]
+        others = "--quantize int8, dynamic or float16"
+        if self.scheme != "int16x8":
+            others = "--fallback 1%, or --quantize int16x8, dynamic or float16"
         where = f"; the first layer that is spoilt is '{spoilt[0].layer}'" if spoilt else ""
         return (
             f"The {self.scheme} model does not follow the float model: on calibration samples its "
-            f"outputs are off by {self.error:.0%} of how much they vary{where}. Try --fallback 1%, "
-            "or --quantize int16x8, dynamic or float16."
+            f"outputs are off by {self.error:.0%} of how much they vary{where}. Try {others}."
         )
 
     @property
@@ -231,7 +233,7 @@ def convert_in_detail(
             )
             content = quantized.content
         else:
-            content = _float_model(final, names).quantize_to_int16(stored)
+            content = _float_model(final, names, scheme).quantize_to_int16(stored)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
         content = finish(content, model.name, list(names.values()), attachments, raw)
         error = None if samples is None else measure_error(source, content, samples, inside)
@@ -289,10 +291,10 @@ def check_operators(model: keras.Model, scheme: str, *, fallback: Fallback | Non
     with explaining(model, scheme):
         source = rewrite_model(in_float32(model), unroll=True)
         if fallback is None:
-            _float_model(source, names).check_operators(scheme)
+            _float_model(source, names, scheme).check_operators(scheme)
 
 
-def _float_model(model: keras.Model, names: Mapping[str, str]) -> FloatModel:
+def _float_model(model: keras.Model, names: Mapping[str, str], scheme: str = "int8") -> FloatModel:
     layers = [layer.name for layer in model._flatten_layers(include_self=False)]
     content = to_tflite(model, names, "float32")
-    return FloatModel(content, model.name, list(names.values()), layers)
+    return FloatModel(content, model.name, list(names.values()), layers, scheme)
