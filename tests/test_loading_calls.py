@@ -34,6 +34,12 @@ OPENED: dict[str, Callable[[Any], Any]] = {
     "size": lambda x: x / as_float(tf.size(x[0])) * as_float(tf.rank(x)),
     "gather": lambda x: tf.gather(x, [2, 0, 1], axis=-1),
     "gather_rows": lambda x: tf.gather(x, [2, 0, 1], axis=2),
+    "gather_nd": lambda x: tf.gather_nd(
+        x, tf.math.top_k(x[:, :3, :3, 0], 2)[1], batch_dims=1
+    ),
+    "gather_nd_of_samples": lambda x: tf.gather_nd(x, [[[0, 1], [2, 7]], [[1, 3], [1, 0]]]),
+    "boolean_mask": lambda x: tf.boolean_mask(x, np.eye(4, dtype=bool)[1], axis=3),
+    "boolean_mask_of_places": lambda x: tf.boolean_mask(x, np.eye(8, dtype=bool), axis=1),
     "slice": lambda x: tf.slice(x, [0, 1, 0, 1], [-1, 3, -1, 2]),
     "strided_slice": lambda x: tf.strided_slice(x, [0, 1, 0, 0], [100, 8, 8, 4], [1, 2, 1, 1]),
     "getitem": lambda x: x[:, tf.newaxis, ..., 1:, 0],
@@ -127,6 +133,10 @@ def test_a_call_computes_the_same_in_keras_3(name: str) -> None:
             lambda x: tf.reduce_sum(tf.zeros([tf.shape(x)[0], 2**24, 2]), [1, 2]),
             "it fills .* more than 16,777,21",
         ),
+        (lambda x: tf.boolean_mask(x, x[..., 0] > 0), "masks samples, or by what the network comp"),
+        (lambda x: tf.gather_nd(x, tf.argmax(x, -1)[..., None], batch_dims=2), "it gathers from s"),
+        # Such a file names the equation alone, and not the tensors.
+        (lambda x: tf.einsum("bhwc,bhwd->bcd", x, x), "calls TensorFlow's 'einsum', for which"),
         (lambda x: tf.cumsum(x, exclusive=True), "exclusive=True has no counterpart"),
         (lambda x: tf.linalg.band_part(x, 0, -1), "calls TensorFlow's 'linalg.band_part', for wh"),
         (lambda x: tf.one_hot(tf.argmax(x, -1), 4, on_value=2.0), "only ones and zeros"),

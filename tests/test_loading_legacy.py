@@ -4,6 +4,8 @@ import atexit
 import functools
 import json
 import logging
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -463,6 +465,14 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, legacy: LegacyProc
         opened(tmp_path / "net.json", legacy, tmp_path / "other.h5")
     with pytest.raises(ModelError, match="The architecture has 1 layers with weights, the file ha"):
         opened(tmp_path / "net.json", legacy, tmp_path / "two.h5")
+
+
+def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeprune.loading.references.ANSWER_SECONDS", 0.2)
+    with LegacyProcess() as process:
+        os.kill(process._process.pid, signal.SIGSTOP)
+        found = process.saved_model(Path("anything"))
+    assert found == {"problem": "the process that runs tf_keras took 0.2 s"}
 
 
 def test_the_process_is_gone_after_loading(tmp_path: Path) -> None:

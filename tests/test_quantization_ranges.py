@@ -10,7 +10,7 @@ from keras import layers
 
 from edgeprune.data.preprocessing import parse_preprocess
 from edgeprune.errors import ConversionError
-from edgeprune.tflite import RANGES, Quantization, convert, convert_in_detail
+from edgeprune.tflite import RANGES, Conversion, Quantization, convert, convert_in_detail
 from edgeprune.tflite.ranges import span_least_squares, span_limits, span_percentile
 from edgeprune.tflite.runtime import TFLiteModel
 
@@ -125,6 +125,13 @@ def test_integers_that_do_not_follow_the_float_model_are_told() -> None:
     assert good.warning is None and 0 < good.error < 0.2
     wide = convert_in_detail(spanning(), scheme="int16x8", calibration=images)
     assert wide.warning is None and wide.error < 0.3
+
+
+def test_a_warning_names_what_is_left_to_try() -> None:
+    lost = Conversion(b"", "int16x8", small_models.classifier(), error=1.0)
+    assert lost.warning is not None and lost.warning.endswith(
+        "Try --quantize int8, dynamic or float16."
+    )
 
 
 def test_the_error_is_that_of_the_file_also_where_it_takes_bytes() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import small_models
 from keras import layers, ops
+from keras.initializers import Constant
 
 from edgeprune.errors import ConversionError
 from edgeprune.tflite import Quantization, check_operators, convert, convert_in_detail
@@ -130,6 +131,12 @@ def test_the_index_of_the_largest_value_is_found_in_every_number_format() -> Non
             assert (found == wanted[index]).mean() >= agreement, (scheme, name)
 
 
+SCHEMES_AND_ERRORS = (
+    ("float32", 1e-5), ("float16", 1e-2), ("dynamic", 1e-2), ("int8", 0.1), ("int16x8", 0.3)
+)  # fmt: skip
+"""The root of the smallest values is coarse in 16 bits."""
+
+
 def operators(content: bytes) -> list:
     return parse_model(content).subgraphs[0].operators
 
@@ -175,6 +182,33 @@ def test_operators_without_integers_have_equal_forms_that_do() -> None:
     rewritten = FloatModel(source, "model", signature_names(model)["inputs"], []).content
     for name, one, other in zip(OPERATORS, wanted, answers(rewritten, images), strict=True):
         assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max(), name
+
+
+def test_vectors_of_zeros_are_normalized_in_every_number_format() -> None:
+    image = keras.Input((4, 6))
+    y = layers.Dense(5, activation="relu", bias_initializer=Constant(-1.0))(image)
+    unit = [layers.UnitNormalization(axis=axis)(y) for axis in (-1, 1, [1, 2])]
+    unit += [ops.normalize(y + y, axis=-1)]
+    model = keras.Model(image, [layers.Flatten()(x) for x in unit])
+    sequences = np.random.default_rng(0).normal(size=(20, 4, 6)).astype("float32")
+    sequences[3] = sequences[5, 2] = 0
+    for scheme, most in SCHEMES_AND_ERRORS:
+        content = convert(model, scheme=scheme, calibration=sequences)
+        losses = map(error, expected(model, sequences), answers(content, sequences))
+        assert max(losses) < most, scheme
+
+
+def test_what_is_summed_holds_the_sum_and_zeros_have_a_scale_in_16_bits() -> None:
+    x = keras.Input((4, 6))
+    dead = layers.Dense(5, activation="relu", bias_initializer=Constant(-99.0))(x)
+    outputs = [
+        layers.Flatten()(ops.sum(ops.square(x), axis=-1, keepdims=True)),
+        layers.Flatten()(layers.Dense(3, bias_initializer=Constant(2.0))(dead)),
+    ]
+    sequences = np.random.default_rng(0).normal(size=(20, 4, 6)).astype("float32")
+    model = keras.Model(x, outputs)
+    found = answers(convert(model, scheme="int16x8", calibration=sequences), sequences)
+    assert max(map(error, expected(model, sequences), found)) < 0.01
 
 
 def test_a_minimum_leaves_the_values_of_others_as_they_are() -> None:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import small_models
@@ -100,6 +101,17 @@ def test_several_inputs_and_outputs_go_by_name() -> None:
         np.testing.assert_allclose(found["output_1"], ape, rtol=1e-5, atol=1e-5)
     with pytest.raises(DataError, match="as many samples for each of its inputs: 'right'"):
         model.predict([right, left[:3]])
+
+
+def test_outputs_that_are_one_tensor_are_both_given(keras_model) -> None:
+    (tensor,) = keras_model.outputs
+    twice = keras.Model(keras_model.inputs, [tensor, tensor])
+    images = small_models.samples(20)
+    wanted = keras_model.predict(images, verbose=0)
+    for scheme in ("float32", "int8"):
+        found = TFLiteModel(convert(twice, scheme=scheme, calibration=images)).predict(images)
+        for name in ("output_0", "output_1"):
+            np.testing.assert_allclose(found[name], wanted, atol=0.05)
 
 
 def test_progress_counts_samples(floats) -> None:

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from typing import Any
 import numpy as np
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+ANSWER_SECONDS = 600.0
+"""In which tf_keras opens a file and runs it, slow boards included; a damaged one may never end."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,17 @@ class LegacyProcess:
 
     def _receive(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            return {"problem": "the process that runs tf_keras ended"}
-        return dict(json.loads(line))
+        end = time.monotonic() + ANSWER_SECONDS
+        timer = threading.Timer(ANSWER_SECONDS, self._process.kill)
+        timer.start()
+        try:
+            line = self._process.stdout.readline()
+        finally:
+            timer.cancel()
+        if line:
+            return dict(json.loads(line))
+        how = f"took {ANSWER_SECONDS:g} s" if time.monotonic() >= end else "ended"
+        return {"problem": f"the process that runs tf_keras {how}"}
 
 
 def read_reference(folder: Path, reply: Mapping[str, Any]) -> Reference:

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from edgeprune.loading.graph_operations import (
@@ -182,6 +183,32 @@ def _gather(params: Any, indices: Any, axis: Any = None, batch_dims: int = 0) ->
     return ops.take(params, indices, axis=axis or 0)
 
 
+def _gather_nd(params: Any, indices: Any, batch_dims: int = 0, bad_indices_policy: str = "") -> Any:
+    """Take what the last axis of the indices points at, within each sample or across all."""
+    indices = ops.cast(constant(indices), "int32")
+    depth, rest = indices.shape[-1], params.shape[batch_dims + indices.shape[-1] :]
+    sizes = params.shape[batch_dims : batch_dims + depth]
+    if batch_dims > 1 or None in (*sizes[1:], *rest) or (batch_dims and None in sizes):
+        raise ValueError("it gathers from sizes that are open, or over several axes of samples")
+    strides = [math.prod(sizes[axis + 1 :]) for axis in range(depth)]
+    places = ops.sum(ops.multiply(indices, np.asarray(strides, "int32")), axis=-1)
+    if not batch_dims:
+        return ops.take(ops.reshape(params, (-1, *rest)), places, axis=0)
+    flat = ops.reshape(params, (-1, math.prod(sizes), math.prod(rest)))
+    taken = ops.take_along_axis(flat, ops.reshape(places, (-1, math.prod(places.shape[1:]), 1)), 1)
+    return ops.reshape(taken, (-1, *places.shape[1:], *rest))
+
+
+def _boolean_mask(tensor: Any, mask: Any, axis: Any = None) -> Any:
+    if keras.utils.is_keras_tensor(mask) or not axis:
+        raise ValueError("it masks samples, or by what the network computes: no size is known then")
+    chosen = np.asarray(mask, bool)
+    axis %= len(tensor.shape)
+    around = tensor.shape[axis + chosen.ndim :]
+    flat = ops.reshape(tensor, (-1, *tensor.shape[1:axis], chosen.size, *around))
+    return ops.take(flat, np.flatnonzero(chosen), axis=axis)
+
+
 def _where(condition: Any, x: Any, y: Any) -> Any:
     return ops.where(condition, x, y)
 
@@ -285,6 +312,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "avg_pool": _pool("average"),
     "avg_pool2d": _pool("average"),
     "bias_add": bias_add,
+    "boolean_mask": _boolean_mask,
     "broadcast_to": broadcast_to,
     "cast": _cast,
     "clip_by_value": lambda t, clip_value_min, clip_value_max: ops.clip(
@@ -308,6 +336,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "flip_up_down": lambda image: ops.flip(image, -3),
     "floor_div": _DIVISIONS["floordiv"],
     "gather": _gather,
+    "gather_nd": _gather_nd,
     "gelu": lambda features, approximate=False: ops.gelu(features, approximate=approximate),
     "getitem": _getitem,
     "identity": lambda x: x,

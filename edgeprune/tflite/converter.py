@@ -75,11 +75,13 @@ class Conversion:
         if self.error is None or self.error <= MOST_ERROR:
             return None
         spoilt = [layer for layer in self.layers if (layer.error or 0) > MOST_ERROR]
+        others = "--quantize int8, dynamic or float16"
+        if self.scheme != "int16x8":
+            others = "--fallback 1%, or --quantize int16x8, dynamic or float16"
         where = f"; the first layer that is spoilt is '{spoilt[0].layer}'" if spoilt else ""
         return (
             f"The {self.scheme} model does not follow the float model: on calibration samples its "
-            f"outputs are off by {self.error:.0%} of how much they vary{where}. Try --fallback 1%, "
-            "or --quantize int16x8, dynamic or float16."
+            f"outputs are off by {self.error:.0%} of how much they vary{where}. Try {others}."
         )
 
     @property
@@ -224,10 +226,10 @@ def convert_in_detail(
         if stored is None:
             content = final.convert(scheme)
         elif scheme in INT8:
-            quantized = final.quantizable.quantize(stored, quantization, io=types, targets=targets)
+            quantized = final.quantizable(scheme).quantize(stored, quantization, io=types, targets=targets)
             content = quantized.content
         else:
-            content = final.quantizable.quantize_to_int16(stored)
+            content = final.quantizable(scheme).quantize_to_int16(stored)
         attachments = describe_model(model, labels, given, inside is not None, provenance)
         content = finish(content, model.name, list(names.values()), attachments, raw)
         error = None if samples is None else measure_error(source, content, samples, inside)
@@ -278,4 +280,4 @@ def check_operators(
     with explaining(start.model, scheme):
         form = start.form(scheme)
         if fallback is None:
-            form.quantizable.check_operators(scheme)
+            form.quantizable(scheme).check_operators(scheme)

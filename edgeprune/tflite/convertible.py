@@ -24,17 +24,22 @@ class FloatForm:
 
     def __init__(self, model: keras.Model, names: Mapping[str, str]) -> None:
         self.model, self.names = model, names
+        self._quantizable: dict[bool, FloatModel] = {}
 
     @cached_property
     def content(self) -> bytes:
         """The `.tflite` in float32."""
         return to_tflite(self.model, self.names, "float32")
 
-    @cached_property
-    def quantizable(self) -> FloatModel:
-        """The same, about to be quantized."""
-        layers = [layer.name for layer in self.model._flatten_layers(include_self=False)]
-        return FloatModel(self.content, self.model.name, list(self.names.values()), layers)
+    def quantizable(self, scheme: str) -> FloatModel:
+        """Return the same, about to be quantized to a number format."""
+        key = scheme == "int16x8"
+        if key not in self._quantizable:
+            layers = [layer.name for layer in self.model._flatten_layers(include_self=False)]
+            names = list(self.names.values())
+            made = FloatModel(self.content, self.model.name, names, layers, scheme)
+            self._quantizable[key] = made
+        return self._quantizable[key]
 
     def convert(self, scheme: str) -> bytes:
         """Return the `.tflite` in a number format that needs no samples."""

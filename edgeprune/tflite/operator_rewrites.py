@@ -17,18 +17,20 @@ from edgeprune.tflite.flatbuffer import find_schema, operator_kind, type_name
 from edgeprune.tflite.ranges import SAME_SCALE
 
 
-def rewrite_operators(parsed: Any) -> None:
+def rewrite_operators(parsed: Any, scheme: str = "int8") -> None:
     """Write operators without a form in integers as others that have one, in a float model.
 
     Args:
         parsed: `ModelT` of a float `.tflite`, changed in place.
+        scheme: the integers are for.
     """
+    changes = OPERATORS | WITH_16_BITS if scheme == "int16x8" else OPERATORS
     for subgraph in parsed.subgraphs:
         readers = Counter(int(i) for operator in subgraph.operators for i in operator.inputs)
         readers.update(map(int, subgraph.outputs))
         editor = _Editor(parsed, subgraph, readers)
         for operator in list(subgraph.operators):
-            change = OPERATORS.get(operator_kind(parsed, operator))
+            change = changes.get(operator_kind(parsed, operator))
             if change is not None and editor.computes_in_float(operator):
                 change(editor, operator)
             else:
@@ -198,6 +200,25 @@ def _not_equal(editor: _Editor, operator: Any) -> None:
     size = editor.like(y, "size")
     editor.add("ABS", [difference], size)
     editor.add("GREATER", [size, editor.constant(np.array(0, np.float32))], y)
+
+
+def _normalize(editor: _Editor, operator: Any) -> None:
+    """Write x / |x| over the last axis by squares; vectors of zeros stay zeros."""
+    x, y = int(operator.inputs[0]), int(operator.outputs[0])
+    square = editor.like(y, "square")
+    total, floored, root = (editor.like(y, what) for what in ("total", "floored", "root"))
+    shape = [*editor.shape(y)[:-1], 1]
+    for index in (total, floored, root):
+        editor.subgraph.tensors[index].shape = np.asarray(shape, np.int32)
+    editor.add("MUL", [x, x], square)
+    editor.add("SUM", [square, editor.constant(np.array([len(shape) - 1], np.int32))], total)
+    options = editor.operators[-1]
+    options.builtinOptionsType = find_schema().BuiltinOptions.ReducerOptions
+    options.builtinOptions = find_schema().ReducerOptionsT()
+    options.builtinOptions.keepDims = True
+    editor.add("MAXIMUM", [total, editor.constant(np.array(1e-24, np.float32))], floored)
+    editor.add("RSQRT", [floored], root)
+    editor.add("MUL", [x, root], y)
 
 
 def _square_difference(editor: _Editor, operator: Any) -> None:
@@ -370,3 +391,5 @@ OPERATORS: dict[str, Callable[[_Editor, Any], None]] = {
     "SQUARED_DIFFERENCE": _square_difference,
 }
 """By kind of the operator, what writes it in another form."""
+WITH_16_BITS: dict[str, Callable[[_Editor, Any], None]] = {"L2_NORMALIZATION": _normalize}
+"""Likewise, of operators that have a form in 8 bits only."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeprune.support.progress import stage
 from edgeprune.tflite.conversion_checks import INT8
 from edgeprune.tflite.fallback import choose_float_layers, measure_loss
 from edgeprune.tflite.flatbuffer import parse_model, type_name
@@ -18,7 +17,15 @@ from edgeprune.tflite.layer_errors import LayerError, compare_layers
 from edgeprune.tflite.operator_rewrites import PICKING, rewrite_operators, separate_readers
 from edgeprune.tflite.quantization import Quantization
 from edgeprune.tflite.quantizer import to_int8, to_int16
-from edgeprune.tflite.ranges import RANGES, SAME_SCALE, Range, choose_ranges, observe
+from edgeprune.tflite.ranges import (
+    RANGES,
+    SAME_SCALE,
+    Activations,
+    Range,
+    choose_ranges,
+    observe,
+    widen_sums,
+)
 from edgeprune.tflite.runtime import TFLiteModel
 from edgeprune.tflite.tensorflow_lite import check_integer
 
@@ -55,13 +62,19 @@ class FloatModel:
         name: of the Keras model, for messages.
         inputs: signature names in the order of the Keras model.
         layers: names of the Keras model's layers.
+        scheme: what it will be quantized to.
     """
 
     def __init__(
-        self, content: bytes, name: str, inputs: Sequence[str], layers: Collection[str]
+        self,
+        content: bytes,
+        name: str,
+        inputs: Sequence[str],
+        layers: Collection[str],
+        scheme: str = "int8",
     ) -> None:
         self.parsed = parse_model(content)
-        rewrite_operators(self.parsed)
+        rewrite_operators(self.parsed, scheme)
         separate_readers(self.parsed, PICKING)
         if self.parsed.signatureDefs:
             order_tensors(self.parsed, list(inputs))
@@ -80,24 +93,17 @@ class FloatModel:
         Raises:
             FloatOperatorsError: lists them.
         """
-        check_integer(parse_model(self.draft if scheme in INT8 else self._try_int16()))
+        made_up = dict.fromkeys(activations(self.parsed), (-1.0, 1.0))
+        draft = self.draft if scheme in INT8 else to_int16(self.parsed, made_up)
+        check_integer(parse_model(draft))
 
     @cached_property
     def draft(self) -> bytes:
         """The model in int8 with made-up ranges; what has no form in integers stays in float."""
         return to_int8(self.parsed, dict.fromkeys(activations(self.parsed), (-1.0, 1.0)))
 
-    def _try_int16(self) -> bytes:
-        generator, subgraph = np.random.default_rng(0), self.parsed.subgraphs[0]
-        shapes = [tuple(subgraph.tensors[index].shape) for index in subgraph.inputs]
-        sample = [  # integers are 0, which every table has
-            generator.uniform(0, dtype == "float32", shape).astype(dtype)
-            for shape, dtype in zip(shapes, self.types, strict=True)
-        ]
-        return to_int16(self.content, [sample])
-
     def quantize_to_int16(self, samples: Mapping[str, np.ndarray]) -> bytes:
-        """Quantize to 16-bit activations and 8-bit weights, with ranges that TensorFlow finds.
+        """Quantize to 16-bit activations and 8-bit weights; the ranges hold all that was seen.
 
         Args:
             samples: by input name in the order of the Keras model, each `(n, ...)`.
@@ -105,17 +111,13 @@ class FloatModel:
         Raises:
             FloatOperatorsError: operators have no such form.
         """
-        arrays = self._read(samples)
-        with stage("calibration", len(arrays[0])) as advance:
-
-            def following() -> Iterator[list[np.ndarray]]:
-                for sample in _one_by_one(arrays):
-                    yield sample
-                    advance()
-
-            content = to_int16(self.content, following())
+        limits = self._observe(self._read(samples)).limits
+        content = to_int16(self.parsed, widen_sums(limits, self.parsed))
         check_integer(parse_model(content))
         return content
+
+    def _observe(self, arrays: Sequence[np.ndarray]) -> Activations:
+        return observe(self.content, self.parsed, _one_by_one(arrays), total=len(arrays[0]))
 
     def _read(self, samples: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         return [a.astype(kind) for a, kind in zip(samples.values(), self.types, strict=True)]
@@ -145,12 +147,7 @@ class FloatModel:
             self.check_operators("int8")
         arrays = self._read(samples)
         exact = _predict(self.content, arrays)
-        seen = observe(
-            self.content,
-            self.parsed,
-            _one_by_one(arrays),
-            total=len(arrays[0]),
-        )
+        seen = self._observe(arrays)
         ways = tuple(RANGES) if settings.ranges == "auto" else (settings.ranges,)
         candidates = {way: choose_ranges(seen, way, self.parsed) for way in ways}
 

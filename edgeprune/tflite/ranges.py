@@ -22,6 +22,8 @@ from edgeprune.tflite.runtime import find_runtime
 Range = tuple[float, float]
 KEPT_VALUES = 2048
 """Of a tensor and sample, drawn at random: enough for percentiles, and bounded in memory."""
+ENDLESS = 1e9
+"""From where on a value is a quotient by zero, and no range needs to hold it."""
 BINS = 2048
 LEVELS = 255
 SHRINKAGES = np.geomspace(1.0, 0.2, 24)
@@ -104,6 +106,7 @@ def observe(
             watcher.run(sample)
             for index in indices:
                 values = watcher.look(index).reshape(-1)
+                values = np.where(np.abs(values) < ENDLESS, values, 0)
                 low, high = limits.get(index, (0.0, 0.0))
                 limits[index] = min(low, float(values.min())), max(high, float(values.max()))
                 if values.size > KEPT_VALUES:
@@ -205,4 +208,20 @@ def choose_ranges(seen: Activations, way: str, parsed: Any) -> dict[int, Range]:
             lows, highs = zip(*(ranges[index] for index in (output, *inputs)), strict=True)
             ranges[output] = min(lows), max(highs)
             shared.add(output)
+    return ranges
+
+
+def widen_sums(limits: Mapping[int, Range], parsed: Any) -> dict[int, Range]:
+    """Return ranges of summands that hold their sums too: 16 bits give both one scale.
+
+    Args:
+        limits: range of each tensor.
+        parsed: `ModelT` of the float model.
+    """
+    ranges = dict(limits)
+    for operator in reversed(parsed.subgraphs[0].operators):
+        summand, total = int(operator.inputs[0]), int(operator.outputs[0])
+        if operator_kind(parsed, operator) == "SUM" and {summand, total} <= ranges.keys():
+            lows, highs = zip(ranges[summand], ranges[total], strict=True)
+            ranges[summand] = min(lows), max(highs)
     return ranges

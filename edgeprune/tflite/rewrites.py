@@ -1,8 +1,9 @@
 """Equal forms: what TensorFlow Lite cannot express as Keras writes it, written so that it can.
 
 Loops of recurrent layers become one step after another, because the ranges inside a loop cannot be
-observed, and the index of the largest value is found without the bit operations with which Keras
-orders -0 before 0. `operator_rewrites.py` does likewise with single operators.
+observed, the index of the largest value is found without the bit operations with which Keras orders
+-0 before 0, and vectors of zeros are normalized without a root of 0. `operator_rewrites.py` does
+likewise with single operators.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from keras import ops
 
 from edgeprune.errors import ConversionError
 from edgeprune.tracing.graph import Call, build_graph
-from edgeprune.tracing.keras_internals import array_operations
+from edgeprune.tracing.keras_internals import array_operations, network_operations
 from edgeprune.tracing.replica import copy_weights, rebuild, replicate
 
 MOST_STEPS = 256
@@ -50,6 +53,32 @@ class PlainIndex(keras.Operation):
         return keras.KerasTensor(kept if self.keepdims else left, "int32")
 
 
+class PlainNormalization(keras.Operation):
+    """What `keras.ops.normalize` computes by squares, without a root of 0.
+
+    The runtime's root of 0 is no number, and that of Keras is infinite.
+    """
+
+    def __init__(self, axis: Any, epsilon: float, name: str) -> None:
+        super().__init__(name=name)
+        self.axis, self.epsilon = axis, epsilon
+
+    def call(self, x: Any) -> Any:
+        """Take and return `(batch, ...)`; TensorFlow Lite knows this form on the last axis."""
+        rank = len(x.shape)
+        axes = {axis % rank for axis in np.atleast_1d(self.axis).tolist()}
+        order = [axis for axis in range(rank) if axis not in axes] + sorted(axes)
+        moved = ops.transpose(x, order)
+        flat = ops.reshape(moved, (*moved.shape[: rank - len(axes)], -1))
+        squares = ops.sum(ops.square(flat), axis=-1, keepdims=True)
+        flat = flat * ops.rsqrt(ops.maximum(squares, self.epsilon**2))
+        return ops.transpose(ops.reshape(flat, moved.shape), np.argsort(order).tolist())
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        """Keep shape and type."""
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
 def rewrite_model(model: keras.Model, *, unroll: bool) -> keras.Model:
     """Return an equal model that TensorFlow Lite can express; the same where it can already.
 
@@ -69,6 +98,8 @@ def rewrite_model(model: keras.Model, *, unroll: bool) -> keras.Model:
     for call in build_graph(model).calls:
         if isinstance(call.operation, array_operations.Argmax | array_operations.Argmin):
             changed[call.path] = _replace_index
+        elif _normalizes(call.operation):
+            changed[call.path] = _replace_normalization
         elif unroll and isinstance(call.operation, _RECURRENT) and _has_loop(call.operation):
             _check_steps(call)
             changed[call.path] = _unroll
@@ -113,6 +144,17 @@ def _unroll(path: str, layer: keras.Operation) -> keras.Operation:
                 change(entry)
 
     return rebuild(path, layer, change)
+
+
+def _normalizes(operation: keras.Operation) -> bool:
+    plain = isinstance(operation, network_operations.Normalize) and operation.order == 2
+    return plain or isinstance(operation, keras.layers.UnitNormalization)
+
+
+def _replace_normalization(path: str, found: Any) -> keras.Operation:
+    epsilon = getattr(found, "epsilon", 1e-12)  # as the layer has it
+    epsilon = keras.config.epsilon() if epsilon is None else epsilon
+    return PlainNormalization(found.axis, epsilon, found.name)
 
 
 def _replace_index(path: str, found: Any) -> keras.Operation:

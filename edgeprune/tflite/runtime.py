@@ -211,15 +211,16 @@ class TFLiteModel:
                 raise DataError(f"The samples have shape {array.shape}; the model takes {wanted}.")
         return arrays
 
-    def _signature(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Return the signature's names of inputs and outputs by tensor index."""
-        if len(self._interpreter.get_signature_list()) != 1:
-            return {}, {}
-        runner = self._interpreter.get_signature_runner()
-        return tuple(  # type: ignore[return-value]
-            {int(details["index"]): name for name, details in entries.items()}
-            for entries in (runner.get_input_details(), runner.get_output_details())
-        )
+    def _signature(self) -> tuple[dict[int, list[str]], ...]:
+        """Return the signature's names of inputs and outputs by tensor index; equal ones share."""
+        found: tuple[dict[int, list[str]], ...] = {}, {}
+        if len(self._interpreter.get_signature_list()) == 1:
+            runner = self._interpreter.get_signature_runner()
+            both = runner.get_input_details(), runner.get_output_details()
+            for names, entries in zip(found, both, strict=True):
+                for name, details in entries.items():
+                    names.setdefault(int(details["index"]), []).append(name)
+        return found
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -254,10 +255,10 @@ def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:
     return read_tflite(path, ModelError), f"'{os.fspath(path)}'"
 
 
-def _describe(details: Sequence[Any], names: Mapping[int, str]) -> tuple[Tensor, ...]:
+def _describe(details: Sequence[Any], names: Mapping[int, list[str]]) -> tuple[Tensor, ...]:
     return tuple(
         Tensor(
-            name=names.get(int(entry["index"]), entry["name"]),
+            name=names[entry["index"]].pop(0) if names.get(entry["index"]) else entry["name"],
             shape=tuple(int(size) for size in entry["shape"]),
             dtype=np.dtype(entry["dtype"]),
             scale=float(entry["quantization"][0]),
