@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import accuracy
 import cold
+import edgetpu
 import environment
 import interpreter
 import recording
@@ -25,6 +26,7 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
     """Measure all models; when `stopped` becomes true, return what there is."""
     paths = options.models
     files = [interpreter.check_file(path) for path in paths]
+    accelerators = [choose_accelerator(path, options) for path in paths]
     batch = accuracy.read_batch(options.batch) if options.batch else None
     watch = throttling.Watch()
     if options.refuse_throttled:
@@ -36,8 +38,15 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
     alone = []
     for index, path in enumerate(paths):
         part("cold", f"loading {os.path.basename(path)}", index / len(paths))
-        alone.append(None if stopped() else cold.measure_in_own_process(path, options.threads))
-    models = [interpreter.Model(path, options.threads) for path in paths]
+        alone.append(
+            None
+            if stopped()
+            else cold.measure_in_own_process(path, options.threads, accelerators[index])
+        )
+    models = [
+        interpreter.Model(path, options.threads, accelerators[index])
+        for index, path in enumerate(paths)
+    ]
     checks = [None] * len(models)
     if batch:
         for model in models:
@@ -94,6 +103,7 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
         "models": [
             {
                 **files[index],
+                "delegate": models[index].delegate,
                 "cold": alone[index],
                 "warmup": warmups[index],
                 "latency": timing.summarize(series[index]),
@@ -114,7 +124,7 @@ def count(options: argparse.Namespace, stopped: Stopped) -> dict:
     for index, path in enumerate(options.models):
         report(f"counting {os.path.basename(path)}", index / len(options.models))
         file = interpreter.check_file(path)
-        model = interpreter.Model(path, options.threads)
+        model = interpreter.Model(path, options.threads, choose_accelerator(path, options))
         model.fill_inputs()
         model.run()  # the first one packs weights and allocates
         markers.mark(model.run, options.repeats)
@@ -128,6 +138,13 @@ def count(options: argparse.Namespace, stopped: Stopped) -> dict:
         "software": environment.read_software(),
         "models": models,
     }
+
+
+def choose_accelerator(path: str, options: argparse.Namespace) -> tuple[str, str] | None:
+    """Return library and device of the Edge TPU for a model that is compiled for it."""
+    if not edgetpu.is_compiled(path):
+        return None
+    return options.delegate or edgetpu.LIBRARY, options.device
 
 
 def refuse(reasons: list[str]) -> None:

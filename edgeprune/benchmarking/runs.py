@@ -16,7 +16,7 @@ from edgeprune.benchmarking.recorders import Readings, recording
 from edgeprune.boards.target_files import find_target
 from edgeprune.boards.targets import Target
 from edgeprune.energy.windowed_energy import Energy, PowerSeries, estimate_energy
-from edgeprune.errors import BenchmarkError
+from edgeprune.errors import BenchmarkError, ModelError
 from edgeprune.tflite.runtime import check_file
 
 StrPath = str | os.PathLike[str]
@@ -25,6 +25,8 @@ DEFAULT_RUNS = 1000
 DEFAULT_SECONDS = 5.0
 DEFAULT_WARMUP = 2.0
 DEFAULT_THREADS = 4
+EDGETPU = "libedgetpu.so.1"
+"""Library of the Edge TPU where no target names another."""
 
 
 def bench(
@@ -47,7 +49,8 @@ def bench(
 
     Args:
         models: paths, or paths by the names they get in the result (else their file names).
-        target: that the models were built for, or its name: gives the default of `threads`.
+        target: that the models were built for, or its name: gives the default of `threads`, and
+            the library and device that run models compiled for the Edge TPU.
         threads: of the runtime; by default the target's, here at most what this machine has.
         runs: most timed inferences per model.
         seconds: most seconds of timed inferences per model; at least ten inferences.
@@ -62,7 +65,7 @@ def bench(
 
     Raises:
         BenchmarkError: bad arguments, or the measurement failed.
-        ModelError: not a `.tflite` file, or compiled for the Edge TPU.
+        ModelError: not a `.tflite` file, or compiled for the Edge TPU, which the target is not.
         EdgepruneError: unknown target.
         BenchInterrupted: the user stopped it; carries what there was.
 
@@ -84,8 +87,9 @@ def bench(
         refuse_throttled=refuse_throttled,
     )
     settings.check()
-    for path in named.values():
-        check_file(path)
+    delegate = _choose_delegate(named, target)
+    if delegate is not None:
+        settings = replace(settings, delegate=delegate, device=target.device if target else None)
     paths = [Path(path) for path in named.values()]
     with _recording_beside(settings) as readings:
         answer = (transport or LocalTransport()).measure(paths, settings)
@@ -144,6 +148,20 @@ def _choose_threads(target: Target | None, transport: Transport | None) -> int:
         return wanted
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return min(wanted, usable or os.cpu_count() or 1)
+
+
+def _choose_delegate(named: Mapping[str, StrPath], target: Target | None) -> str | None:
+    """Return the library that compiled models need; `None` where there are none."""
+    compiled = [name for name, path in named.items() if check_file(path, compiled=True)]
+    if not compiled:
+        return None
+    if target is not None and target.delegate is None:
+        raise ModelError(
+            f"'{compiled[0]}' is compiled for the Edge TPU, and target '{target.name}' has none. "
+            "Give --target coral-usb or the like, or the .tflite it was compiled from (the name "
+            "without '_edgetpu')."
+        )
+    return EDGETPU if target is None else target.delegate
 
 
 def _choose_meter(energy: str | Meter, target: Target | None) -> Meter:

@@ -97,8 +97,8 @@ def _plot(result: BenchResult, path: Path) -> None:
     )
     axes.set_xlim(left=0)
     axes.set_xlabel("ms per inference: box 25 to 75 %, line 50 %, whiskers 1 and 99 %")
-    first = measured[0]
-    axes.set_title(f"{first.where}, {first.runtime}, threads {first.threads}", fontsize="small")
+    places = {f"{entry.where}, {entry.runtime}, threads {entry.threads}" for entry in measured}
+    axes.set_title("\n".join(sorted(places)), fontsize="small")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -31,9 +31,13 @@ def describe_measurements(
         tables.append(_describe_energy(measured))
     if compare and len(measured) > 1:
         tables.append(_compare(measured))
-    first = measured[0]
-    how = f"{first.where}, {first.runtime}, {count_threads(first.threads)}, interleaved."
-    tables.append(Text(printable(how[0].upper() + how[1:])))
+    places: dict[str, list[str]] = {}
+    for entry in measured:
+        how = f"{entry.where}, {entry.runtime}, {count_threads(entry.threads)}, interleaved."
+        places.setdefault(how[0].upper() + how[1:], []).append(entry.model)
+    for how, names in places.items():
+        which = f"{', '.join(names)}: " if len(places) > 1 else ""
+        tables.append(Text(printable(which + how), overflow="fold"))
     if files:
         tables.append(Text(printable(f"Written: {', '.join(files)}"), overflow="fold"))
     return Group(*tables)
