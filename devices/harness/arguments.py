@@ -35,6 +35,11 @@ def read_arguments(arguments: list[str], description: str) -> argparse.Namespace
         "--batch", metavar="FILE", help=".npz with inputs and labels: accuracy of every model"
     )
     parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also time parts of every model, operator by operator",
+    )
+    parser.add_argument(
         "--meter", metavar="METER", help="power while it runs: " + meters.describe()
     )
     parser.add_argument(

@@ -14,6 +14,7 @@ import cold
 import edgetpu
 import environment
 import interpreter
+import prefixes
 import recording
 import throttling
 import timing
@@ -75,6 +76,17 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
         energy = windows.measure(
             runs, options, stopped, lambda done: part("energy", "energy", done), watch
         )
+    profiles = [None] * len(models)
+    if options.profile:
+        for index, path in enumerate(paths):
+
+            def after_each_part(done: float, index: int = index) -> None:
+                name = os.path.basename(paths[index])
+                part("profile", f"timing parts of {name}", (index + done) / len(paths))
+
+            profiles[index] = prefixes.measure(
+                path, options, accelerators[index], stopped, after_each_part
+            )
     if batch:
         for index, model in enumerate(models):
             part("accuracy", f"testing {os.path.basename(model.path)}", index / len(models))
@@ -108,6 +120,7 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
                 "warmup": warmups[index],
                 "latency": timing.summarize(series[index]),
                 "accuracy": checks[index],
+                "profile": profiles[index],
             }
             for index in range(len(models))
         ],
@@ -158,6 +171,8 @@ def plan_progress(options: argparse.Namespace) -> Callable[[str, str, float], No
     weights = {"cold": 2.0, "warmup": 2.0, "timing": 6.0}
     if options.energy:
         weights["energy"] = 4.0 * options.repeats
+    if options.profile:
+        weights["profile"] = 10.0
     if options.batch:
         weights["accuracy"] = 2.0
     starts, total = {}, 0.0

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from edgeprune.benchmarking.profiles import Profile
 from edgeprune.boards.targets import Target, is_genuine
 from edgeprune.energy.windowed_energy import Energy
 
@@ -41,6 +42,7 @@ class MeasuredModel:
         energy: of one inference; None without a meter.
         throttled: why the machine was slower than it can be; empty if it was not seen to be.
         delegate: library that ran the model in place of the CPU, and what it says it is.
+        profile: of its operators; None unless asked for.
     """
 
     model: str
@@ -69,6 +71,7 @@ class MeasuredModel:
     energy: Energy | None = None
     throttled: tuple[str, ...] = ()
     delegate: str | None = None
+    profile: Profile | None = field(default=None, repr=False)
 
     @property
     def where(self) -> str:

@@ -12,6 +12,7 @@ from edgeprune.benchmarking.documents import Answer, Transport
 from edgeprune.benchmarking.local import LocalTransport
 from edgeprune.benchmarking.measurement_settings import NO_METER, Meter, Settings
 from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, read_document
+from edgeprune.benchmarking.profiles import read_profile
 from edgeprune.benchmarking.recorders import Readings, recording
 from edgeprune.boards.target_files import find_target
 from edgeprune.boards.targets import Target
@@ -86,6 +87,52 @@ def bench(
         batch=None if batch is None else Path(batch),
         refuse_throttled=refuse_throttled,
     )
+    return _run(named, settings, target, transport)
+
+
+def profile(
+    models: StrPath | Sequence[StrPath] | Mapping[str, StrPath],
+    *,
+    target: str | Target | None = None,
+    threads: int | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    transport: Transport | None = None,
+) -> BenchResult:
+    """Measure `.tflite` models as `bench` does, and the time of each of their operators.
+
+    Args:
+        models: as for `bench`.
+        target: likewise.
+        threads: likewise.
+        seconds: most seconds of timed inferences per model, and about as many of its parts, which
+            have to be opened one by one besides.
+        transport: as for `bench`.
+
+    Returns:
+        Measurements with a `profile`.
+
+    Raises:
+        BenchmarkError: as `bench`; likewise the others.
+
+    Example:
+        >>> result = profile("model.tflite", target="rpi4")                      # doctest: +SKIP
+        >>> next(iter(result.measurements[0].profile.by_layer()))                # doctest: +SKIP
+        'block_1_expand'
+    """
+    named = _name(models)
+    if isinstance(target, str):
+        target = find_target(target)
+    threads = _choose_threads(target, transport) if threads is None else threads
+    settings = Settings(threads, seconds=seconds, profile=True)
+    return _run(named, settings, target, transport)
+
+
+def _run(
+    named: Mapping[str, StrPath],
+    settings: Settings,
+    target: Target | None,
+    transport: Transport | None,
+) -> BenchResult:
     settings.check()
     delegate = _choose_delegate(named, target)
     if delegate is not None:
@@ -95,10 +142,35 @@ def bench(
         answer = (transport or LocalTransport()).measure(paths, settings)
         energies, problems = _estimate(answer, list(named), settings, readings)
     result = read_document(answer.document, list(named), target, energies)
+    if settings.profile:
+        result, disagreements = _attach_profiles(result, answer, named)
+        problems += disagreements
     result = replace(result, warnings=(*result.warnings, *problems))
     if answer.interrupted:
         raise BenchInterrupted(result) if result.measurements else KeyboardInterrupt
     return result
+
+
+def _attach_profiles(
+    result: BenchResult, answer: Answer, named: Mapping[str, StrPath]
+) -> tuple[BenchResult, list[str]]:
+    """Return the measurements with the times of their operators, and what does not add up."""
+    rounds = dict(
+        zip(named, (entry["profile"] for entry in answer.document["models"]), strict=True)
+    )
+    entries, problems = [], []
+    for entry in result.measurements:
+        found = rounds[entry.model]
+        if found is not None:
+            made = read_profile(found, named[entry.model])
+            entry = replace(entry, profile=made)
+            if not made.agrees:
+                problems.append(
+                    f"profile of {entry.model}: the operators add up to {made.sum_ms:.3f} ms, the "
+                    f"whole takes {made.whole_ms:.3f} ms"
+                )
+        entries.append(entry)
+    return replace(result, measurements=tuple(entries)), problems
 
 
 @contextlib.contextmanager
