@@ -76,6 +76,8 @@ _PREDICTION: dict[str, tuple[Check, str]] = {
     "power_error": _AMOUNT,
     "coefficients": _NUMBERS,
     "rates": _NUMBERS,
+    "shares": _NUMBERS,
+    "runtime": _TEXT,
     "kernels": _TABLE,
 }
 _KERNELS: dict[str, tuple[Check, str]] = {

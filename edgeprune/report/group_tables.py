@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.cost.cost_model import CostModel
-from edgeprune.latency import Prediction
 from edgeprune.support.printable import printable
 from edgeprune.tracing.groups import Group, Groups
 
@@ -27,10 +26,7 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
     predicted latency, and what removing a group would save of it.
     """
     predictor = costs.deployment.predictor
-    latency = None
-    if predictor is not None:
-        spent = costs.spend("latency", {})
-        latency = Prediction(spent, "ms", predictor.target, predictor.error)
+    latency = None if predictor is None else costs.estimates.predict()
     saved = {} if latency is None else costs.marginal("latency", {})
     shares = {quantity: costs.marginal(quantity, {}) for quantity in ("macs", "params")}
     totals: dict[str, int | None] = {"macs": costs.full.macs, "params": costs.full.params}
