@@ -38,7 +38,7 @@ def small(data: Path) -> Data:
 def board(tmp_path) -> str:
     """A board on which products take nearly all of the time, so that a small model shows it."""
     predictor = Predictor(
-        "slow", "int8", np.array([20, 20, 1, 1, 1, 1, 0.0001]), error=0.2, power_w=2.0,
+        "slow", "int8", np.array([20, 20, 1, 1, 1, 1, 1, 0.0001]), error=0.2, power_w=2.0,
         power_error=0.05, source="made up",
     )  # fmt: skip
     path = tmp_path / "slow.toml"
@@ -77,7 +77,12 @@ def test_the_table_says_for_which_board_and_how_well_it_was_predicted(data, tmp_
         "--calibration", 20, "--validation", 20, "--out", tmp_path / "out",
     )  # fmt: skip
     assert answer.code == 0, answer.err
-    assert "predicted for" in answer.out and "+-30 %" in answer.out
+    (shown,) = json.loads((tmp_path / "out" / "report.json").read_text())["predictions"]
+    assert shown["how"].startswith("predicted for rpi5 with TFLite 2.7 (ruy), +-")
+    assert shown["error"] >= 0.3, (
+        "scaled from another board, and smaller than what that was fitted to"
+    )
+    assert shown["how"].partition("+-")[2] in answer.out
     settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
     assert settings["budget"] == "macs=60%,latency=100%,memory=100%"
 

@@ -162,10 +162,3 @@ def test_samples_that_were_never_bytes_are_refused(tmp_path) -> None:
         "Leave the input as float32."
     )
     assert not (tmp_path / "out").exists()
-
-
-def test_a_compiled_file_is_no_model_for_a_cpu(shared_data) -> None:
-    compiled = shared_data / "coral" / "mobilenet_v1_0.25_128_quant_edgetpu.tflite"
-    answer = run_command("bench", compiled)
-    assert answer.code == 2
-    assert "is compiled for the Edge TPU and runs only there. Use the .tflite it was" in answer.err

@@ -28,7 +28,7 @@ from edgeprune.tflite.runtime import TFLiteModel
 TRUE = Predictor(
     "machine",
     "int8",
-    np.array([0.005, 0.04, 0.5, 0.06, 0.07, 0.05, 0.001]),
+    np.array([0.005, 0.04, 0.5, 0.06, 0.06, 0.07, 0.05, 0.001]),
     Kernels(4, 16, 4, 2**21, unrolls=False, competing=True, call_weight=4.0),
     rates={"HARD_SWISH": 1.5, "MEAN": 0.2},
 )

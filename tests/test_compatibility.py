@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import small_models
+from ai_edge_litert.schema_py_generated import BuiltinOperator
 from keras import layers
 from specialists import run_command
 
@@ -154,6 +155,36 @@ def test_parameters_beyond_the_chips_memory_are_pointed_out() -> None:
     found = check_model(wide, CORAL)
     assert found.fits and not found.edgetpu.on_chip
     assert any("9,252,000 bytes of parameters are more than" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("operator", "version", "problem", "change"),
+    [
+        ("CONV_2D", 6, "version 6; the compiler knows at most 5", "groups=1, or a DepthwiseConv2D"),
+        ("FULLY_CONNECTED", 12, "version 12; the compiler knows at most 9", "int8 in place of dyn"),
+        ("SOFTMAX", 4, "version 4; the compiler knows at most 3", "convert with an older"),
+    ],
+)
+def test_an_operator_newer_than_the_compiler_of_the_chip_is_an_obstacle(
+    tmp_path, operator, version, problem, change
+) -> None:
+    content = convert(small_models.classifier(), calibration=small_models.samples(5))
+    parsed = parse_model(content)
+    kind = getattr(BuiltinOperator, operator)
+    (code,) = (code for code in parsed.operatorCodes if code.builtinCode == kind)
+    code.version = version
+    builder = flatbuffers.Builder(0)
+    builder.Finish(parsed.Pack(builder), b"TFL3")
+    (path := tmp_path / "model.tflite").write_bytes(builder.Output())
+    found = {entry.operator: entry for entry in check_file(path, CORAL).obstacles}
+    assert found[operator].problem == f"{problem} and refuses the file"
+    assert found[operator].change.startswith(change)
+
+
+def test_a_convolution_in_groups_is_one_that_the_compiler_refuses() -> None:
+    image = keras.Input((8, 8, 8))
+    found = check_model(keras.Model(image, layers.Conv2D(8, 3, groups=2)(image)), CORAL)
+    assert [entry.problem[:9] for entry in found.obstacles] == ["version 6"]
 
 
 def test_real_files_are_judged_as_google_compiled_them(shared_data) -> None:

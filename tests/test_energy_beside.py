@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import edgetpu_stand_in
 import numpy as np
 import pytest
 import small_models
@@ -31,11 +33,16 @@ def model(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def document(model) -> dict:
+def run_harness(model: Path, **environment: str) -> dict:
     command = [sys.executable, "-I", str(HARNESS), str(model), "--runs", "20", "--warmup", "0.1"]
     command += ["--energy", "--window", "0.05", "--repeats", "1"]
-    return json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL))
+    given = {"stderr": subprocess.DEVNULL, "env": os.environ | environment}
+    return json.loads(subprocess.check_output(command, **given))
+
+
+@pytest.fixture(scope="module")
+def document(model) -> dict:
+    return run_harness(model)
 
 
 class Board:
@@ -85,6 +92,22 @@ def test_readings_of_this_machine_meet_the_windows_of_the_board(document, model,
     assert str(energy).endswith("6.50 W, metered by log")
     row = result.to_dict()["measurements"][0]["energy"]
     assert row["total_mj"] == energy.total_mj
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc is installed")
+def test_the_energy_of_a_compiled_model_says_what_ran_it(model, tmp_path) -> None:
+    made, answers = edgetpu_stand_in.compile_whole(model.read_bytes()), tmp_path / "answers"
+    inputs = [edgetpu_stand_in.made_up_inputs(model.read_bytes())]
+    edgetpu_stand_in.write_answers(answers, made, model.read_bytes(), inputs)
+    (compiled := tmp_path / "model_edgetpu.tflite").write_bytes(made)
+    folder = str(edgetpu_stand_in.build(tmp_path).parent)
+    document = run_harness(compiled, LD_LIBRARY_PATH=folder, STAND_IN_ANSWERS=str(answers))
+    start = time.monotonic() - 1000
+    write_log(tmp_path / "power.csv", start)
+    board, log = Board(document, start), f"log:{tmp_path}/power.csv"
+    (row,) = bench(compiled, transport=board, energy=log, threads=1).measurements
+    assert row.energy.total_mj == pytest.approx(1e3 * BUSY_WATTS * SECONDS / INFERENCES)
+    assert edgetpu_stand_in.WORDS in str(row)
 
 
 def test_clocks_that_agree_too_badly_give_no_energy_but_the_reason(

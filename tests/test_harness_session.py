@@ -221,3 +221,63 @@ def test_setting_a_raspberry_pi_up_twice_changes_nothing_the_second_time(tmp_pat
     second, after_twice = set_up()
     assert after_twice == after_once
     assert second.splitlines() == [f"ready: Python {sys.version.split()[0]}"]
+
+
+def test_setting_a_coral_up_twice_changes_nothing_the_second_time(tmp_path) -> None:
+    root, python = tmp_path / "root", tmp_path / "runtime/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ncase "$2" in "import ai_edge_litert") exit 1 ;; esac\n')
+    python.chmod(0o755)
+    script = ["sh", str(ROOT / "devices" / "provision" / "coral.sh")]
+    environment = {
+        **os.environ, "EDGEPRUNE_ROOT": str(root), "EDGEPRUNE_RUNTIME": str(python.parents[1])
+    }  # fmt: skip
+
+    def set_up() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(script, env=environment, capture_output=True, text=True)
+
+    without = set_up()
+    assert without.returncode == 1
+    assert "download the package libedgetpu1-std" in without.stderr
+    library = root / "usr/lib/aarch64-linux-gnu/libedgetpu.so.1"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    first, second = set_up(), set_up()
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert first.stdout.startswith("rule: the group plugdev may open the Edge TPU")
+    assert second.stdout == ""
+    rule = (root / "etc/udev/rules.d/71-edgetpu.rules").read_text()
+    assert {line.split('"')[1] for line in rule.splitlines()} == {"usb", "apex"}
+    assert 'ATTRS{idVendor}=="18d1"' in rule and 'ATTRS{idVendor}=="1a6e"' in rule
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "answer"),
+    [
+        ("3.14", "ai-edge-litert", None),
+        ("3.13", "ai-edge-litert", None),
+        ("3.9", "tflite-runtime", None),
+        ("3.8", "ai-edge-litert", "no Python 3.9 to 3.14 for ai-edge-litert: sudo apt install"),
+        ("3.13", "tflite-runtime", "there is Python 3.13, for which it has no wheels: take Rasp"),
+    ],
+)
+def test_a_python_without_wheels_is_told_what_to_do(tmp_path, version, wanted, answer) -> None:
+    """With a Python that only says its version."""
+    (bin := tmp_path / "bin").mkdir()
+    (bin / "python3").write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo Python {version} && exit\n'
+        f'[ "$1" = -m ] && mkdir -p "$3/bin" && ln -s "$0" "$3/bin/python" && exit\n'
+        f'case "$2" in *sys.version_info*) exec "{sys.executable}" -c "import sys\n'
+        f'sys.version_info = ({version.replace(".", ", ")})\n$2" ;; "import ai_edge_litert") '
+        "exit 1 ;; esac\n"
+    )
+    (bin / "python3").chmod(0o755)
+    for name in ("sh", "mkdir", "ln", "rm", "getconf"):
+        (bin / name).symlink_to(shutil.which(name))
+    done = subprocess.run(
+        ["sh", str(ROOT / "devices" / "provision" / "runtime.sh"), wanted],
+        env={"PATH": str(bin), "EDGEPRUNE_RUNTIME": str(tmp_path / "runtime")},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == (0 if answer is None else 1), done.stderr
+    assert answer is None or answer in done.stderr

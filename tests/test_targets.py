@@ -45,6 +45,7 @@ def settings(tmp_path, monkeypatch) -> Path:
 def test_the_promised_targets_exist() -> None:
     assert [target.name for target in list_targets()] == [
         "coral-dev-board",
+        "coral-m2",
         "coral-usb",
         "jetson-nano",
         "rpi-zero2w",
@@ -77,8 +78,8 @@ def test_an_unknown_target_gets_a_suggestion() -> None:
     with pytest.raises(EdgepruneError) as caught:
         find_target("RPI-4")
     assert str(caught.value) == (
-        "Unknown target 'RPI-4'. Did you mean 'rpi4'? There are coral-dev-board, coral-usb, "
-        "jetson-nano, rpi-zero2w, rpi3b-plus, rpi4, rpi5, x86-64."
+        "Unknown target 'RPI-4'. Did you mean 'rpi4'? There are coral-dev-board, coral-m2, "
+        "coral-usb, jetson-nano, rpi-zero2w, rpi3b-plus, rpi4, rpi5, x86-64."
     )
     with pytest.raises(EdgepruneError, match=r"^Unknown target 'toaster'\. There are coral-dev"):
         find_target("toaster")
@@ -140,8 +141,10 @@ def test_a_file_may_state_only_what_differs_from_a_shipped_target(settings) -> N
                                             "highest] or a text"),
         (("value = 1.2", "valu = 1.2"), "figure 'clock' must be a table of value, unit and source"),
         (("threads = 2", 'based_on = "toaster"\nthreads = 2'),
-         "'based_on' is 'toaster', expected one of coral-dev-board, coral-usb, jetson-nano, "
-         "rpi-zero2w, rpi3b-plus, rpi4, rpi5, x86-64"),
+         "'based_on' is 'toaster', expected one of coral-dev-board, coral-m2, coral-usb, "
+         "jetson-nano, rpi-zero2w, rpi3b-plus, rpi4, rpi5, x86-64"),
+        (("threads = 2", 'device = "tpu:1"\nthreads = 2'),
+         "'device' is 'tpu:1', expected usb, pci, usb:0 or the like"),
         (("[prediction]\npointwise = 0.5", ""), None),
     ],
 )  # fmt: skip

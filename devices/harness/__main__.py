@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one decides
         import cold
 
-        return answer(lambda: cold.measure(options.models[0], options.threads))
+        accelerator = (options.delegate, options.device) if options.delegate else None
+        return answer(lambda: cold.measure(options.models[0], options.threads, accelerator))
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 
+import edgetpu
 import meters
 
 SMALLEST_WINDOW = 10.0
@@ -22,7 +24,20 @@ def read_arguments(arguments: list[str], description: str) -> argparse.Namespace
         "--warmup", type=float, default=2.0, help="most seconds until steady (default 2)"
     )
     parser.add_argument(
+        "--delegate",
+        metavar="FILE",
+        help=f"library that runs models compiled for the Edge TPU (default {edgetpu.LIBRARY})",
+    )
+    parser.add_argument(
+        "--device", metavar="NAME", default="", help="of the Edge TPU: usb:0, pci (default: any)"
+    )
+    parser.add_argument(
         "--batch", metavar="FILE", help=".npz with inputs and labels: accuracy of every model"
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="also time parts of every model, operator by operator",
     )
     parser.add_argument(
         "--meter", metavar="METER", help="power while it runs: " + meters.describe()
@@ -56,6 +71,8 @@ def read_arguments(arguments: list[str], description: str) -> argparse.Namespace
     if not (options.models or options.record or options.clock):
         parser.error("give at least one model")
     numbers = (options.threads, options.runs, options.repeats, options.seconds, options.window)
+    if not re.fullmatch(r"(usb|pci)?(:\d+)?", options.device):
+        parser.error("the device is usb, pci, usb:0 or the like")
     if min(numbers) <= 0 or options.warmup < 0 or (options.period or 1) <= 0:
         parser.error("threads, runs, repeats, seconds, window and period must be positive")
     return options

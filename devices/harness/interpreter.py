@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from importlib import import_module, metadata
+from types import ModuleType
 
+import edgetpu
 import numpy as np
 
 RUNTIMES = (
@@ -14,25 +16,23 @@ RUNTIMES = (
 )
 
 
-def find_runtime() -> tuple[type, tuple[str, str]]:
-    """Return the Interpreter class and the (name, version) of its distribution."""
-    for module, distribution in RUNTIMES:
+def find_runtime() -> tuple[ModuleType, tuple[str, str]]:
+    """Return the module of the Interpreter and the (name, version) of its distribution."""
+    for name, distribution in RUNTIMES:
         try:
-            interpreter = import_module(module).Interpreter
+            module = import_module(name)
         except ModuleNotFoundError:
             continue
-        return interpreter, (distribution, metadata.version(distribution))
+        return module, (distribution, metadata.version(distribution))
     raise ImportError("no TensorFlow Lite runtime is installed: pip install ai-edge-litert")
 
 
 def check_file(path: str) -> dict:
-    """Return name, size and hash of a model file; refuse what no CPU runtime opens."""
+    """Return name, size and hash of a model file; refuse what no runtime opens."""
     with open(path, "rb") as file:
         content = file.read()
     if content[4:8] != b"TFL3":
         raise ValueError(f"{path} is not a TensorFlow Lite model")
-    if b"edgetpu-custom-op" in content:
-        raise ValueError(f"{path} is compiled for the Edge TPU and does not run on a CPU")
     return {
         "file": os.path.basename(path),
         "size_bytes": len(content),
@@ -41,18 +41,51 @@ def check_file(path: str) -> dict:
 
 
 class Model:
-    """An interpreter with its inputs filled once: only `run` is left to be timed."""
+    """An interpreter with its inputs filled once: only `run` is left to be timed.
 
-    def __init__(self, path: str, threads: int) -> None:
-        """Open the file and allocate its tensors."""
-        interpreter, _ = find_runtime()
-        self.path = path
+    Attributes:
+        delegate: what runs it in place of the CPU; None for the CPU.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        threads: int,
+        accelerator: tuple[str, str] | None = None,
+        content: bytes | None = None,
+    ) -> None:
+        """Open the file and allocate its tensors.
+
+        Args:
+            path: of the file.
+            threads: of the runtime.
+            accelerator: library and device of the Edge TPU, for a model that is compiled for it.
+            content: of the model, where that is not in the file.
+        """
+        module, _ = find_runtime()
+        self.path, self.delegate, delegates = path, None, []
+        if accelerator:
+            delegate, self.delegate = edgetpu.open_delegate(module.load_delegate, *accelerator)
+            delegates.append(delegate)
         try:
-            self._interpreter = interpreter(model_path=path, num_threads=threads)
+            self._interpreter = module.Interpreter(
+                model_path=None if content else path,
+                model_content=content,
+                num_threads=threads,
+                experimental_delegates=delegates or None,
+            )
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"cannot open {path}: {str(error).strip()}") from error
-        self.run = self._interpreter.invoke
+            reason = str(error).strip()
+            reason = edgetpu.explain_refusal(reason) if accelerator else reason
+            raise ValueError(f"cannot open {path}: {reason}") from error
+        self.run = self._run_there if accelerator else self._interpreter.invoke
+
+    def _run_there(self) -> None:
+        try:
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            raise RuntimeError(edgetpu.explain_loss(str(error))) from None
 
     @property
     def inputs(self) -> list[dict]:

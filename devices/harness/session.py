@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import accuracy
 import cold
+import edgetpu
 import environment
 import interpreter
+import prefixes
 import recording
 import throttling
 import timing
@@ -25,6 +27,7 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
     """Measure all models; when `stopped` becomes true, return what there is."""
     paths = options.models
     files = [interpreter.check_file(path) for path in paths]
+    accelerators = [choose_accelerator(path, options) for path in paths]
     batch = accuracy.read_batch(options.batch) if options.batch else None
     watch = throttling.Watch()
     if options.refuse_throttled:
@@ -36,8 +39,15 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
     alone = []
     for index, path in enumerate(paths):
         part("cold", f"loading {os.path.basename(path)}", index / len(paths))
-        alone.append(None if stopped() else cold.measure_in_own_process(path, options.threads))
-    models = [interpreter.Model(path, options.threads) for path in paths]
+        alone.append(
+            None
+            if stopped()
+            else cold.measure_in_own_process(path, options.threads, accelerators[index])
+        )
+    models = [
+        interpreter.Model(path, options.threads, accelerators[index])
+        for index, path in enumerate(paths)
+    ]
     checks = [None] * len(models)
     if batch:
         for model in models:
@@ -66,6 +76,17 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
         energy = windows.measure(
             runs, options, stopped, lambda done: part("energy", "energy", done), watch
         )
+    profiles = [None] * len(models)
+    if options.profile:
+        for index, path in enumerate(paths):
+
+            def after_each_part(done: float, index: int = index) -> None:
+                name = os.path.basename(paths[index])
+                part("profile", f"timing parts of {name}", (index + done) / len(paths))
+
+            profiles[index] = prefixes.measure(
+                path, options, accelerators[index], stopped, after_each_part
+            )
     if batch:
         for index, model in enumerate(models):
             part("accuracy", f"testing {os.path.basename(model.path)}", index / len(models))
@@ -94,10 +115,12 @@ def measure(options: argparse.Namespace, stopped: Stopped) -> dict:
         "models": [
             {
                 **files[index],
+                "delegate": models[index].delegate,
                 "cold": alone[index],
                 "warmup": warmups[index],
                 "latency": timing.summarize(series[index]),
                 "accuracy": checks[index],
+                "profile": profiles[index],
             }
             for index in range(len(models))
         ],
@@ -114,7 +137,7 @@ def count(options: argparse.Namespace, stopped: Stopped) -> dict:
     for index, path in enumerate(options.models):
         report(f"counting {os.path.basename(path)}", index / len(options.models))
         file = interpreter.check_file(path)
-        model = interpreter.Model(path, options.threads)
+        model = interpreter.Model(path, options.threads, choose_accelerator(path, options))
         model.fill_inputs()
         model.run()  # the first one packs weights and allocates
         markers.mark(model.run, options.repeats)
@@ -130,6 +153,13 @@ def count(options: argparse.Namespace, stopped: Stopped) -> dict:
     }
 
 
+def choose_accelerator(path: str, options: argparse.Namespace) -> tuple[str, str] | None:
+    """Return library and device of the Edge TPU for a model that is compiled for it."""
+    if not edgetpu.is_compiled(path):
+        return None
+    return options.delegate or edgetpu.LIBRARY, options.device
+
+
 def refuse(reasons: list[str]) -> None:
     """Fail if there are reasons to."""
     if reasons:
@@ -141,6 +171,8 @@ def plan_progress(options: argparse.Namespace) -> Callable[[str, str, float], No
     weights = {"cold": 2.0, "warmup": 2.0, "timing": 6.0}
     if options.energy:
         weights["energy"] = 4.0 * options.repeats
+    if options.profile:
+        weights["profile"] = 10.0
     if options.batch:
         weights["accuracy"] = 2.0
     starts, total = {}, 0.0

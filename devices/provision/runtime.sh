@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: runtime.sh
+# Usage: runtime.sh [ai-edge-litert | tflite-runtime]
 #
 # Install a TensorFlow Lite runtime and NumPy for edgeprune's harness into ~/.edgeprune, a virtual
 # environment of its own: the system's Python is left alone. May be run again at any time.
@@ -7,14 +7,38 @@
 set -eu
 folder=${EDGEPRUNE_RUNTIME:-$HOME/.edgeprune}
 
-for python in python3.13 python3.12 python3.11 python3.10 python3 python3.9; do
-    if "$python" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 14))' 2>/dev/null; then
+# Which wheels exist: docs/boards.md. 32-bit Arm has the predecessor only.
+bits=${EDGEPRUNE_BITS:-$(getconf LONG_BIT)} # tests say which
+wanted=${1:-}
+[ -n "$wanted" ] || if [ "$bits" = 64 ]; then wanted=ai-edge-litert; else wanted=tflite-runtime; fi
+case $wanted in
+ai-edge-litert)
+    newest=14 module=ai_edge_litert
+    set -- ai-edge-litert numpy
+    ;;
+tflite-runtime)
+    newest=11 module=tflite_runtime
+    set -- tflite-runtime "numpy<2"
+    ;;
+*)
+    echo "Usage: runtime.sh [ai-edge-litert | tflite-runtime]" >&2
+    exit 2
+    ;;
+esac
+
+for python in python3.14 python3.13 python3.12 python3.11 python3.10 python3.9 python3; do
+    if "$python" -c "import sys; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, $newest))" 2>/dev/null; then
         break
     fi
     python=
 done
 if [ -z "$python" ]; then
-    echo "no Python 3.9 to 3.13: sudo apt install python3" >&2
+    advice="sudo apt install python3"
+    if [ "$newest" -lt 14 ] && python3 -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null; then
+        advice="there is $(python3 --version), for which it has no wheels: take Raspberry Pi OS Bookworm"
+        [ "$bits" = 64 ] || advice="$advice, or the 64-bit one"
+    fi
+    echo "no Python 3.9 to 3.$newest for $wanted: $advice" >&2
     exit 1
 fi
 if [ ! -x "$folder/bin/python" ]; then
@@ -25,14 +49,14 @@ if [ ! -x "$folder/bin/python" ]; then
     fi
 fi
 
-# Which wheels exist: devices/boards/README.md. 32-bit Arm has the predecessor only.
-case $("$folder/bin/python" -c 'import platform, sys; print(platform.machine(), sys.maxsize > 2**32)') in
-*True) set -- ai-edge-litert numpy ;;
-*) set -- tflite-runtime "numpy<2" ;;
-esac
-if ! "$folder/bin/python" -c 'import numpy
-try: import ai_edge_litert.interpreter
-except ImportError: import tflite_runtime.interpreter' 2>/dev/null; then
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$@"
+pip() {
+    "$folder/bin/python" -m pip --quiet --disable-pip-version-check "$@"
+}
+if ! "$folder/bin/python" -c "import numpy, $module.interpreter" 2>/dev/null; then
+    pip install --only-binary=:all: "$@"
+fi
+# The harness takes ai-edge-litert first, which is not what libedgetpu fits.
+if [ "$wanted" = tflite-runtime ] && "$folder/bin/python" -c 'import ai_edge_litert' 2>/dev/null; then
+    pip uninstall --yes ai-edge-litert
 fi
 "$folder/bin/python" -c 'import sys; print("ready: Python", sys.version.split()[0])'

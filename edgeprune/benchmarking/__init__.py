@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from edgeprune.benchmarking.measurement_settings import Measurement
 from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, MeasuredModel
-from edgeprune.benchmarking.runs import bench
+from edgeprune.benchmarking.profiles import Profile
+from edgeprune.benchmarking.runs import bench, profile
 from edgeprune.benchmarking.ssh import SshTransport
 from edgeprune.energy.windowed_energy import Energy
 
@@ -14,6 +15,8 @@ __all__ = [
     "Energy",
     "MeasuredModel",
     "Measurement",
+    "Profile",
     "SshTransport",
     "bench",
+    "profile",
 ]

@@ -134,6 +134,8 @@ def _find_contradiction(document: Mapping[str, Any], models: int) -> str | None:
         return f"it is about {len(document['models'])} models instead of {models}"
     for entry in document["models"]:
         latency, check = entry.get("latency"), entry["accuracy"]
+        if len({len(rounds) for rounds in entry.get("profile") or ()}) > 1:
+            return "its parts were timed in different numbers of rounds"
         if check and (check["correct"] or 0) > check["count"]:
             return f"it has {check['correct']} of {check['count']} samples right"
         if latency is None:

@@ -94,6 +94,9 @@ class Settings:
         repeats: busy windows per model, if there is a meter.
         window_seconds: least length of a window.
         period_seconds: between readings; None for the meter's own.
+        profile: time every operator too.
+        delegate: library of the Edge TPU, for models that are compiled for it; None for none.
+        device: which Edge TPU, such as `usb:0`; None for any.
         batch: `.npz` with `inputs` and `labels`, for accuracy on the board; or None.
         refuse_throttled: fail rather than flag figures of a machine that slowed itself down.
     """
@@ -106,6 +109,9 @@ class Settings:
     repeats: int = 5
     window_seconds: float = 10.0
     period_seconds: float | None = None
+    profile: bool = False
+    delegate: str | None = None
+    device: str | None = None
     batch: Path | None = None
     refuse_throttled: bool = False
 
@@ -140,6 +146,10 @@ class Settings:
                 words += ["--meter", self.meter.argument]
             if self.period_seconds:
                 words += ["--period", self.period_seconds]
+        if self.profile:
+            words += ["--profile"]
+        if self.delegate:
+            words += ["--delegate", self.delegate, "--device", self.device or ""]
         if batch is not None:
             words += ["--batch", batch]
         if self.refuse_throttled:

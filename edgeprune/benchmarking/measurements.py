@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from edgeprune.boards.targets import Target
+from edgeprune.benchmarking.profiles import Profile
+from edgeprune.boards.targets import Target, is_genuine
 from edgeprune.energy.windowed_energy import Energy
 
 MEBIBYTE = 2**20
@@ -40,6 +41,8 @@ class MeasuredModel:
         outputs_sha256: of all answers to that batch.
         energy: of one inference; None without a meter.
         throttled: why the machine was slower than it can be; empty if it was not seen to be.
+        delegate: library that ran the model in place of the CPU, and what it says it is.
+        profile: of its operators; None unless asked for.
     """
 
     model: str
@@ -67,17 +70,23 @@ class MeasuredModel:
     outputs_sha256: str | None = None
     energy: Energy | None = None
     throttled: tuple[str, ...] = ()
+    delegate: str | None = None
+    profile: Profile | None = field(default=None, repr=False)
 
     @property
     def where(self) -> str:
-        """Say on which machine, and that it is not the target if it is not."""
-        if self.target is None or self.on_target:
-            return f"measured on {self.machine}"
-        return f"measured on {self.machine}, not on {self.target}"
+        """Say on which machine and with which library, and that it is not the target if not."""
+        place = f"measured on {self.machine}" + self._library
+        return place if self.target is None or self.on_target else f"{place}, not on {self.target}"
+
+    @property
+    def _library(self) -> str:
+        return f" with {self.delegate}" if self.delegate else ""
 
     def __str__(self) -> str:
         return (
-            f"{self.model}: p50 {self.p50_ms:.3f} ms (min {self.min_ms:.3f}, p90 {self.p90_ms:.3f},"
+            f"{self.model}{self._library}: p50 {self.p50_ms:.3f} ms"
+            f" (min {self.min_ms:.3f}, p90 {self.p90_ms:.3f},"
             f" p99 {self.p99_ms:.3f}; {self.count} runs, threads {self.threads}),"
             f" load {self.load_ms:.1f} ms, first {self.first_ms:.2f} ms,"
             f" memory {self.memory_peak_bytes / MEBIBYTE:.1f} MiB"
@@ -163,20 +172,33 @@ def read_document(
         "kind": "measured",
         "machine": describe_machine(machine),
         "target": target.name if target else None,
-        "on_target": target is not None and target.is_machine(machine),
         "runtime": f"{software['runtime']} {software['runtime_version']}",
         "threads": document["settings"]["threads"],
         "throttled": tuple(environment["throttling"]["reasons"]),
     }
     found = [
-        _read_model(entry, name, shared | {"energy": energy})
+        _read_model(
+            entry,
+            name,
+            shared
+            | {
+                "on_target": target is not None and target.is_machine(machine, entry["delegate"]),
+                "energy": energy,
+            },
+        )
         for entry, name, energy in zip(
             document["models"], names, energies or [None] * len(names), strict=True
         )
         if entry["latency"] and entry["cold"]
     ]
+    delegates = {entry["delegate"] for entry in document["models"] if entry["delegate"]}
     warnings = [
         *_find_warnings(environment),
+        *(
+            f"{delegate} does not say that it is libedgetpu: its figures are no Edge TPU's"
+            for delegate in sorted(delegates)
+            if not is_genuine(delegate)
+        ),
         *(
             f"{entry.model} did not reach a steady state while warming up"
             for entry in found
@@ -230,4 +252,5 @@ def _read_model(entry: Mapping[str, Any], name: str, shared: Mapping[str, Any]) 
         samples_ms=tuple(latency["samples_ms"]),
         accuracy=None if correct is None else correct / check["count"],
         outputs_sha256=check["outputs_sha256"] if check else None,
+        delegate=entry["delegate"],
     )

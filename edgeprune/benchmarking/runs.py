@@ -12,11 +12,12 @@ from edgeprune.benchmarking.documents import Answer, Transport
 from edgeprune.benchmarking.local import LocalTransport
 from edgeprune.benchmarking.measurement_settings import NO_METER, Meter, Settings
 from edgeprune.benchmarking.measurements import BenchInterrupted, BenchResult, read_document
+from edgeprune.benchmarking.profiles import read_profile
 from edgeprune.benchmarking.recorders import Readings, recording
 from edgeprune.boards.target_files import find_target
 from edgeprune.boards.targets import Target
 from edgeprune.energy.windowed_energy import Energy, PowerSeries, estimate_energy
-from edgeprune.errors import BenchmarkError
+from edgeprune.errors import BenchmarkError, ModelError
 from edgeprune.tflite.runtime import check_file
 
 StrPath = str | os.PathLike[str]
@@ -25,6 +26,8 @@ DEFAULT_RUNS = 1000
 DEFAULT_SECONDS = 5.0
 DEFAULT_WARMUP = 2.0
 DEFAULT_THREADS = 4
+EDGETPU = "libedgetpu.so.1"
+"""Library of the Edge TPU where no target names another."""
 
 
 def bench(
@@ -47,7 +50,8 @@ def bench(
 
     Args:
         models: paths, or paths by the names they get in the result (else their file names).
-        target: that the models were built for, or its name: gives the default of `threads`.
+        target: that the models were built for, or its name: gives the default of `threads`, and
+            the library and device that run models compiled for the Edge TPU.
         threads: of the runtime; by default the target's, here at most what this machine has.
         runs: most timed inferences per model.
         seconds: most seconds of timed inferences per model; at least ten inferences.
@@ -62,7 +66,7 @@ def bench(
 
     Raises:
         BenchmarkError: bad arguments, or the measurement failed.
-        ModelError: not a `.tflite` file, or compiled for the Edge TPU.
+        ModelError: not a `.tflite` file, or compiled for the Edge TPU, which the target is not.
         EdgepruneError: unknown target.
         BenchInterrupted: the user stopped it; carries what there was.
 
@@ -83,18 +87,90 @@ def bench(
         batch=None if batch is None else Path(batch),
         refuse_throttled=refuse_throttled,
     )
+    return _run(named, settings, target, transport)
+
+
+def profile(
+    models: StrPath | Sequence[StrPath] | Mapping[str, StrPath],
+    *,
+    target: str | Target | None = None,
+    threads: int | None = None,
+    seconds: float = DEFAULT_SECONDS,
+    transport: Transport | None = None,
+) -> BenchResult:
+    """Measure `.tflite` models as `bench` does, and the time of each of their operators.
+
+    Args:
+        models: as for `bench`.
+        target: likewise.
+        threads: likewise.
+        seconds: most seconds of timed inferences per model, and about as many of its parts, which
+            have to be opened one by one besides.
+        transport: as for `bench`.
+
+    Returns:
+        Measurements with a `profile`.
+
+    Raises:
+        BenchmarkError: as `bench`; likewise the others.
+
+    Example:
+        >>> result = profile("model.tflite", target="rpi4")                      # doctest: +SKIP
+        >>> next(iter(result.measurements[0].profile.by_layer()))                # doctest: +SKIP
+        'block_1_expand'
+    """
+    named = _name(models)
+    if isinstance(target, str):
+        target = find_target(target)
+    threads = _choose_threads(target, transport) if threads is None else threads
+    settings = Settings(threads, seconds=seconds, profile=True)
+    return _run(named, settings, target, transport)
+
+
+def _run(
+    named: Mapping[str, StrPath],
+    settings: Settings,
+    target: Target | None,
+    transport: Transport | None,
+) -> BenchResult:
     settings.check()
-    for path in named.values():
-        check_file(path)
+    delegate = _choose_delegate(named, target)
+    if delegate is not None:
+        settings = replace(settings, delegate=delegate, device=target.device if target else None)
     paths = [Path(path) for path in named.values()]
     with _recording_beside(settings) as readings:
         answer = (transport or LocalTransport()).measure(paths, settings)
         energies, problems = _estimate(answer, list(named), settings, readings)
     result = read_document(answer.document, list(named), target, energies)
+    if settings.profile:
+        result, disagreements = _attach_profiles(result, answer, named)
+        problems += disagreements
     result = replace(result, warnings=(*result.warnings, *problems))
     if answer.interrupted:
         raise BenchInterrupted(result) if result.measurements else KeyboardInterrupt
     return result
+
+
+def _attach_profiles(
+    result: BenchResult, answer: Answer, named: Mapping[str, StrPath]
+) -> tuple[BenchResult, list[str]]:
+    """Return the measurements with the times of their operators, and what does not add up."""
+    rounds = dict(
+        zip(named, (entry["profile"] for entry in answer.document["models"]), strict=True)
+    )
+    entries, problems = [], []
+    for entry in result.measurements:
+        found = rounds[entry.model]
+        if found is not None:
+            made = read_profile(found, named[entry.model])
+            entry = replace(entry, profile=made)
+            if not made.agrees:
+                problems.append(
+                    f"profile of {entry.model}: the operators add up to {made.sum_ms:.3f} ms, the "
+                    f"whole takes {made.whole_ms:.3f} ms"
+                )
+        entries.append(entry)
+    return replace(result, measurements=tuple(entries)), problems
 
 
 @contextlib.contextmanager
@@ -144,6 +220,20 @@ def _choose_threads(target: Target | None, transport: Transport | None) -> int:
         return wanted
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     return min(wanted, usable or os.cpu_count() or 1)
+
+
+def _choose_delegate(named: Mapping[str, StrPath], target: Target | None) -> str | None:
+    """Return the library that compiled models need; `None` where there are none."""
+    compiled = [name for name, path in named.items() if check_file(path, compiled=True)]
+    if not compiled:
+        return None
+    if target is not None and target.delegate is None:
+        raise ModelError(
+            f"'{compiled[0]}' is compiled for the Edge TPU, and target '{target.name}' has none. "
+            "Give --target coral-usb or the like, or the .tflite it was compiled from (the name "
+            "without '_edgetpu')."
+        )
+    return EDGETPU if target is None else target.delegate
 
 
 def _choose_meter(energy: str | Meter, target: Target | None) -> Meter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,10 @@ def _is_text(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"(usb|pci)(:\d{1,3})?", value) is not None
 
 
 def _is_table(value: Any) -> bool:
@@ -47,6 +52,7 @@ _KEYS: dict[str, tuple[Check, str]] = {
     "runtime": _is_one_of(*RUNTIMES),
     "cores": _COUNT,
     "delegate": _TEXT,
+    "device": (_is_device, "usb, pci, usb:0 or the like"),
     "board": _TEXT,
     "host_board": _TEXT,
     "energy_meter": _is_one_of(*METERS),
@@ -70,6 +76,8 @@ _PREDICTION: dict[str, tuple[Check, str]] = {
     "power_error": _AMOUNT,
     "coefficients": _NUMBERS,
     "rates": _NUMBERS,
+    "shares": _NUMBERS,
+    "runtime": _TEXT,
     "kernels": _TABLE,
 }
 _KERNELS: dict[str, tuple[Check, str]] = {

@@ -11,6 +11,16 @@ PARAMETER_MEMORIES: Mapping[str, float] = {"edgetpu": 7.7 * 2**20}
 compiler leaves for parameters (coral.ai)."""
 
 
+def is_genuine(delegate: str) -> bool:
+    """Tell whether a library, as the harness describes it, says of itself that it is libedgetpu.
+
+    Example:
+        >>> is_genuine("libedgetpu.so.1 (runtime version 14)"), is_genuine("libmine.so (mine)")
+        (True, False)
+    """
+    return "(runtime version " in delegate
+
+
 @dataclass(frozen=True)
 class Figure:
     """One fact about a board.
@@ -43,6 +53,7 @@ class Target:
         scheme: default number format.
         runtime: the distribution that runs models there.
         delegate: library of an accelerator, or None.
+        device: which accelerator, such as `usb:0`; None for any.
         board: how the board calls itself in its device tree; None for any of the architecture.
         host_board: the target that an accelerator is plugged into, or None.
         energy_meter: the meter that the board carries, or `none`.
@@ -61,6 +72,7 @@ class Target:
     runtime: str
     cores: int | None = None
     delegate: str | None = None
+    device: str | None = None
     board: str | None = None
     host_board: str | None = None
     energy_meter: str = "none"
@@ -68,12 +80,17 @@ class Target:
     prediction: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
     file: str = field(default="", compare=False, repr=False)
 
-    def is_machine(self, machine: Mapping[str, Any]) -> bool:
+    def is_machine(self, machine: Mapping[str, Any], delegate: str | None = None) -> bool:
         """Tell whether a machine, as the harness describes it, is this target.
 
         The CPU of a board whose target is an accelerator is not the target.
+
+        Args:
+            machine: as the harness describes it.
+            delegate: library that ran the model there; `None` for the CPU.
         """
-        if self.delegate is not None or machine["architecture"] != self.architecture:
+        wanted, used = self.delegate is not None, delegate is not None and is_genuine(delegate)
+        if wanted != used or machine["architecture"] != self.architecture:
             return False
         return self.board is None or (machine["board"] or "").startswith(self.board)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,13 +17,14 @@ import numpy as np
 from edgeprune.benchmarking import BenchResult, Measurement, SshTransport, bench
 from edgeprune.boards import Target
 from edgeprune.building.splits import DataSplits
+from edgeprune.errors import BenchmarkError
 from edgeprune.report import Change, Outcome
 from edgeprune.report.tables import count_threads
 from edgeprune.support.files import remove_dates
 from edgeprune.support.progress import stage
 from edgeprune.support.resources import find_folder
 from edgeprune.tflite import Conversion, Convertible, Quantization, convert_in_detail
-from edgeprune.tflite.edgetpu import compile_model, examine, is_edgetpu
+from edgeprune.tflite.edgetpu import compile_model, examine, find_compiler, is_edgetpu
 from edgeprune.tflite.export_settings import Export
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ MODEL = "model.tflite"
 MEASUREMENT = "measurement.json"
 PROGRAM = "classify.py"
 LABELS = "labels.txt"
-OPTIONAL_FILES = {MEASUREMENT, LABELS, "model_edgetpu.tflite"}
+COMPILED = "model_edgetpu.tflite"
+OPTIONAL_FILES = {MEASUREMENT, LABELS, COMPILED}
 CALIBRATION_SAMPLES = 200
 ORIGIN_VERSION = 1
 
@@ -143,8 +146,37 @@ class Bench:
     target: Target
     measurement: Measurement
 
-    def measure(self, models: Mapping[str, Path], seconds: float) -> BenchResult:
-        """Measure named `.tflite` files, interleaved in one run."""
+    def measure(
+        self, models: Mapping[str, Path], seconds: float, on_cpu: Collection[str] = ()
+    ) -> BenchResult:
+        """Measure named `.tflite` files, interleaved in one run.
+
+        For an Edge TPU they are compiled first, where its compiler is. Where nobody asked for a
+        place and this machine has no Edge TPU, its CPU is measured.
+
+        Args:
+            models: paths by name.
+            seconds: of timed inferences per model.
+            on_cpu: names of those that run on the CPU in any case.
+
+        Raises:
+            BenchmarkError: the measurement failed, or the compiler does not take a model.
+        """
+        if not is_edgetpu(self.target.delegate) or find_compiler() is None:
+            return self._bench(models, seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = {
+                name: path if name in on_cpu else _compile(path, Path(folder, name))
+                for name, path in models.items()
+            }
+            try:
+                return self._bench(compiled, seconds)
+            except BenchmarkError:
+                if self.measurement.host is not None or self.measurement.until_met:
+                    raise
+        return self._bench(models, seconds)
+
+    def _bench(self, models: Mapping[str, Path], seconds: float) -> BenchResult:
         host = self.measurement.host
         return bench(
             models,
@@ -153,6 +185,14 @@ class Bench:
             seconds=seconds,
             transport=None if host is None else SshTransport(host, self.target.architecture),
         )
+
+
+def _compile(model: Path, folder: Path) -> Path:
+    folder.mkdir()
+    made = compile_model(model, folder)
+    if made.file is None:
+        raise BenchmarkError(f"The Edge TPU's compiler does not take '{model}': {made.failure}.")
+    return folder / made.file
 
 
 class Artifacts:
@@ -166,6 +206,7 @@ class Artifacts:
         """
         self.workspace = workspace
         self.model = workspace / MODEL
+        self.compiled = workspace / COMPILED
         scratch = workspace / ".scratch"
         scratch.mkdir()
         self.before = scratch / "before.tflite"
@@ -210,10 +251,12 @@ class Artifacts:
 
     def measure(self, place: Bench, seconds: float) -> BenchResult:
         """Measure latency before and after, interleaved in one run."""
-        models = {"after": self.model, "before": self.before}
+        models, on_cpu = {"after": self.model, "before": self.before}, {}
         if self.before_float.exists():
-            models["before_float32"] = self.before_float
-        result = place.measure(models, seconds)
+            on_cpu["before_float32"] = self.before_float
+        if self.compiled.exists():
+            on_cpu["after_on_cpu"] = self.model
+        result = place.measure(models | on_cpu, seconds, on_cpu)
         text = json.dumps(result.to_dict(), indent=1)
         (self.workspace / MEASUREMENT).write_text(text, encoding="utf-8")
         return result

@@ -169,8 +169,8 @@ def make_measurable(budgets: Budgets, deployment: Deployment, board: Target) -> 
     if deployment.predictor is not None:
         return deployment
     scheme = deployment.scheme if deployment.scheme in ITEM_BYTES else "float32"
-    peak = TYPICAL["int8" if ITEM_BYTES[scheme] == 1 else "float32"]
-    coefficients = expect_coefficients(peak, bandwidth_mb_s=5000, clock_ghz=2.0)
+    kind = "int8" if ITEM_BYTES[scheme] == 1 else "float32"
+    coefficients = expect_coefficients(TYPICAL[kind], 5000, clock_ghz=2.0, scheme=kind)
     # What cannot be pruned would refuse budgets on a guess; the loop finds it by measuring.
     coefficients[list(FEATURES).index("operators")] = 0
     assumed = Predictor(board.name, scheme, coefficients, Kernels(4, 8, 1), 1.0, kind="assumed")

@@ -39,6 +39,7 @@ from edgeprune.cost.budgets import COUNTED, Budgets
 from edgeprune.data.data_settings import Data
 from edgeprune.data.datasets import check_source
 from edgeprune.distillation import Training
+from edgeprune.errors import BudgetError
 from edgeprune.evaluation.metrics import Result
 from edgeprune.latency import Deployment, deploy
 from edgeprune.loading.model_file import ModelFile, name_model
@@ -48,6 +49,7 @@ from edgeprune.support.deprecation import BUILD, moved_keywords
 from edgeprune.support.files import check_output, move_together
 from edgeprune.support.progress import stage, timing
 from edgeprune.tflite import Conversion, Convertible, check_operators, describe_conversion
+from edgeprune.tflite.edgetpu import find_compiler, is_edgetpu
 from edgeprune.tflite.export_settings import Export
 from edgeprune.tflite.runtime import find_runtime
 
@@ -269,6 +271,12 @@ def _plan(
     scheme = export.scheme or "int8"
     deployment = deploy(board.name, board.prediction, scheme, export.io, export.input)
     if measurement.until_met:
+        if is_edgetpu(board.delegate) and find_compiler() is None:
+            raise BudgetError(
+                f"--measure on {board.name} needs edgetpu_compiler on the PATH (x86-64 Linux): "
+                "what is measured there has to be compiled. Budget without it, or measure on the "
+                "board's CPU: --target rpi4."
+            )
         deployment = make_measurable(budgets, deployment, board)
     return Job(
         model, data, classes, board, budgets, Path(out),

@@ -15,7 +15,7 @@ from edgeprune.building.splits import DataSplits
 from edgeprune.cost.budgets import COUNTED, OWN_UNITS, Budgets, Quantity
 from edgeprune.errors import BudgetError, EquivalenceError
 from edgeprune.evaluation.metrics import measure, measure_agreement
-from edgeprune.latency import Deployment, read_operators
+from edgeprune.latency import Deployment, parse_operators, read_operators
 from edgeprune.tflite.export_settings import Export
 from edgeprune.tflite.runtime import TFLiteModel
 
@@ -157,11 +157,11 @@ def check_budgets(
         elif quantity == "latency" and measured is not None:
             checks.append(BudgetCheck(quantity, limits[quantity], *measured))
         else:
-            found = cost_of_file(quantity, making.exported.content, making.deployment)
-            how = "counted in the file"
+            content, how = making.exported.content, "counted in the file"
+            found = cost_of_file(quantity, content, making.deployment)
             if quantity in ("latency", "energy"):
                 predictor = making.deployment.require(quantity)
-                how = f"predicted for {predictor.target}, +-{100 * predictor.error:.0f} %"
+                how = getattr(predictor, quantity)(parse_operators(content)).how
             checks.append(BudgetCheck(quantity, limits[quantity], found, how))
     if budgets.drop is not None and making.lost is not None:
         how = "measured with the .tflite on validation samples"
@@ -228,6 +228,7 @@ def predict_costs(
                     "after": new.value,
                     "target": new.target,
                     "error": new.error,
+                    "how": new.how,
                 }
             )
     return tuple(rows)

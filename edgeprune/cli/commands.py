@@ -23,6 +23,7 @@ from edgeprune.cli.options import (
     model_options,
     output_option,
     output_options,
+    place_option,
     preprocess_option,
     quantization_options,
     read_labels,
@@ -61,6 +62,12 @@ def edgeprune(context: click.Context) -> None:
     "  edgeprune inspect model.keras --picture model.svg",
 )
 @model_options
+@place_option(
+    "--target",
+    metavar="NAME",
+    show_default="no milliseconds",
+    help="Board for which milliseconds are predicted, per group: where pruning pays.",
+)
 @output_option(
     "--picture",
     metavar="FILE",
@@ -68,12 +75,16 @@ def edgeprune(context: click.Context) -> None:
     help="Draw the model, groups in colour: .svg, .png or .pdf (by Graphviz), or .dot.",
 )
 @output_options
-def inspect(picture: str | None, as_json: bool, quiet: bool, **options: Any) -> None:
+def inspect(
+    picture: str | None, target: str | None, as_json: bool, quiet: bool, **options: Any
+) -> None:
     """Show the groups of MODEL: channels that go or stay together, what they cost, and for those
     that must stay the reason.
     """  # noqa: D205
     with working(quiet):
+        from edgeprune.boards import find_target
         from edgeprune.cost.cost_model import CostModel
+        from edgeprune.latency import Deployment, deploy
         from edgeprune.report.drawing import check_drawing, draw_groups
         from edgeprune.report.group_tables import describe_groups, list_groups
         from edgeprune.support.progress import stage
@@ -81,11 +92,16 @@ def inspect(picture: str | None, as_json: bool, quiet: bool, **options: Any) -> 
 
         if picture is not None:
             check_drawing(picture)
+        deployment = Deployment()
+        if target is not None:
+            board = find_target(target)
+            deployment = deploy(board.name, board.prediction, board.scheme)
+            deployment.require("latency")
         groups = find_groups(open_model(read_model(options)))
         if picture is not None:
             with stage("picture"):
                 draw_groups(groups, picture)
-        costs = CostModel(groups)
+        costs = CostModel(groups, deployment)
     show(lambda: list_groups(groups, costs), lambda: describe_groups(groups, costs), as_json, quiet)
 
 

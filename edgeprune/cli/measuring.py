@@ -67,6 +67,7 @@ board_options = combine(
     epilog="\b\nExamples:\n"
     "  edgeprune bench before.tflite after/model.tflite --threads 4 --compare\n"
     "  edgeprune bench model.tflite --target rpi4 --host pi@raspberrypi.local --energy hwmon\n"
+    "  edgeprune bench float32.tflite int8.tflite --profile --out figures/\n"
     "  edgeprune bench model.tflite --target rpi5 --emulated",
 )
 @click.argument("models", nargs=-1, required=True)
@@ -107,6 +108,11 @@ board_options = combine(
     help=".npz with inputs and labels: accuracy on that machine.",
 )
 @measured_option("--refuse-throttled", is_flag=True, help="Fail if the board slowed itself down.")
+@measured_option(
+    "--profile",
+    is_flag=True,
+    help="Also milliseconds per operator, summed per layer: models side by side.",
+)
 @output_option("--compare", is_flag=True, help="Show everything relative to the first model.")
 @output_option(
     "--out",
@@ -150,21 +156,24 @@ def bench(
 
 
 def _measure(models: Sequence[str], options: dict[str, Any]) -> BenchResult:
-    from edgeprune.benchmarking import BenchInterrupted
+    from edgeprune.benchmarking import BenchInterrupted, profile
     from edgeprune.benchmarking import bench as run
     from edgeprune.boards import find_target
 
     target = find_target(options["target"]) if options["target"] else None
     transport = _choose_transport(options, target.architecture if target else None)
-    names = ("threads", "runs", "seconds", "warmup", "energy", "batch", "refuse_throttled")
-    settings = {name: options[name] for name in names}
     try:
-        return run(
-            name_models(models),
-            target=target,
-            transport=transport,
-            **settings,
-        )
+        if options["profile"]:
+            return profile(
+                name_models(models),
+                target=target,
+                threads=options["threads"],
+                seconds=options["seconds"],
+                transport=transport,
+            )
+        names = ("threads", "runs", "seconds", "warmup", "energy", "batch", "refuse_throttled")
+        settings = {name: options[name] for name in names}
+        return run(name_models(models), target=target, transport=transport, **settings)
     except BenchInterrupted as interruption:
         return interruption.result
 
@@ -231,6 +240,8 @@ def _check_combination(emulated: bool, options: dict[str, Any]) -> None:
         raise click.UsageError("--emulated needs --target: whose CPU is to be emulated?")
     if emulated and (options["host"] or options["energy"] != "none"):
         raise click.UsageError("--emulated has neither a host nor energy: nothing is timed there.")
+    if options["profile"] and (emulated or options["batch"] or options["energy"] != "none"):
+        raise click.UsageError("--profile times operators, nothing else: no energy, no batch.")
     if options["host"] is None:
         for name in ("ssh_config", "remote_python", "provision"):
             if options[name]:

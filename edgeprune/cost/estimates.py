@@ -11,6 +11,7 @@ import numpy as np
 from edgeprune.cost.workload import Widths, WorkloadModel
 from edgeprune.latency.deployments import QUANTIZED, Deployment
 from edgeprune.latency.operators import Workload
+from edgeprune.latency.predictor import Prediction
 from edgeprune.tracing.groups import Groups
 
 STORED_BYTES = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1, "int8-qat": 1, "int16x8": 1}
@@ -66,6 +67,14 @@ class Estimates:
             BudgetError: the board has no predictor, or no power is known.
         """
         return float(self._evaluate(quantity, self._work.chosen(widths)))
+
+    def predict(self) -> Prediction:
+        """Return the latency of the model as it is, with the error to expect.
+
+        Raises:
+            BudgetError: the board has no predictor.
+        """
+        return self._deployment.require("latency").predict(self._work.at({}))
 
     def marginal(self, quantity: str, widths: Widths) -> dict[str, float]:
         """Return what one channel of each group costs, the others held."""

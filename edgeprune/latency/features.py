@@ -14,6 +14,7 @@ FEATURES: dict[str, str] = {
     "depthwise_macs": "ms per million",
     "depthwise_taps": "ms per million",
     "convolution_bytes": "ms per million",
+    "unrolled_bytes": "ms per million",
     "other_bytes": "ms per million",
     "streamed_bytes": "ms per million",
     "operators": "ms each",
@@ -60,7 +61,8 @@ def count_features(
     """Return the quantities of a network, summed over its operators.
 
     Matrix products (pointwise and other convolutions, fully connected layers) count whole tiles;
-    convolutions with a window also move the unrolled windows, where the kernels unroll. A depthwise
+    convolutions with a window also write the unrolled windows and read them again, where kernels
+    unroll, which is counted apart: those pass through the memory more than once. A depthwise
     convolution pays for whole tiles of channels and, whatever its width, for every tap at every
     position.
     Everything pays for the bytes that it reads and writes, and for being called; operators with a
@@ -101,13 +103,14 @@ def count_features(
         streamed = matrix * np.maximum(1 - kernels.cache_bytes / np.maximum(all_bytes, 1), 0)
     else:
         streamed = matrix & ~single & (weight_bytes > kernels.cache_bytes)
-    moved = item * (work.read + unrolled + written)
+    moved = item * (work.read + written)
     return np.stack(
         [
             1e-6 * work.total(matrix * rows * columns * depth),
             1e-6 * work.total(depthwise * work.positions * columns * work.depth),
             1e-6 * work.total(depthwise * work.positions * work.taps + 0.0 * work.channels),
             1e-6 * work.total((matrix | depthwise) * moved),
+            1e-6 * work.total(item * unrolled),
             1e-6 * work.total(other * moved),
             1e-6 * work.total(streamed * weight_bytes),
             work.total(

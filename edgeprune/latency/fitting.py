@@ -58,6 +58,20 @@ def fit(
     return nnls(matrix, wanted)[0] * scale
 
 
+def largest_shares(features: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """Return the largest part of the predicted time that each feature has in a network.
+
+    Args:
+        features: `(networks, features)`.
+        coefficients: of the fit.
+
+    Returns:
+        `(features,)`.
+    """
+    parts = features * coefficients
+    return (parts / parts.sum(axis=1, keepdims=True)).max(axis=0)
+
+
 def left_out_errors(
     features: np.ndarray,
     latencies: np.ndarray,

@@ -25,21 +25,24 @@ class Prediction:
         unit: `ms` or `mJ`.
         target: that it is for.
         error: relative; nine of ten predictions were within it, of networks left out of the fit.
+        runtime: that the measurements behind it were taken with, where it is an old one.
 
     Example:
-        >>> print(Prediction(12.34, "ms", "rpi4", 0.08))
-        12.34 ms, predicted for rpi4, +-8 %
+        >>> print(Prediction(12.34, "ms", "rpi4", 0.08, "TFLite 2.7"))
+        12.34 ms, predicted for rpi4 with TFLite 2.7, +-8 %
     """
 
     value: float
     unit: str
     target: str
     error: float
+    runtime: str = ""
 
     @property
     def how(self) -> str:
         """Say what kind of figure it is."""
-        return f"predicted for {self.target}, +-{100 * self.error:.0f} %"
+        runtime = f" with {self.runtime}" if self.runtime else ""
+        return f"predicted for {self.target}{runtime}, +-{100 * self.error:.0f} %"
 
     def __str__(self) -> str:
         return f"{self.value:.4g} {self.unit}, {self.how}"
@@ -63,6 +66,9 @@ class Predictor:
         source: of the measurements.
         rates: of elementwise operators that differ from the rest, ms per million bytes by the name
             of the operator in TensorFlow Lite; by default none.
+        shares: the largest part of the time that each feature and rate had in a network of the fit;
+            empty where that is not known.
+        runtime: that the measurements were taken with, where it is an old one.
     """
 
     target: str
@@ -77,40 +83,62 @@ class Predictor:
     kind: str = "fitted"
     source: str = ""
     rates: Mapping[str, float] = field(default_factory=dict, hash=False)
+    shares: Mapping[str, float] = field(default_factory=dict, hash=False)
+    runtime: str = ""
 
     def milliseconds(self, work: Workload) -> np.ndarray:
         """Return latencies, with the leading axes of the workload."""
+        return self._parts(work).sum(-1)
+
+    def _parts(self, work: Workload) -> np.ndarray:
+        """Return the milliseconds of each feature, then of each rate, `(..., features)`."""
         features = count_features(work, self.kernels, self.scheme, tuple(self.rates))
-        return features @ np.array([*self.coefficients, *self.rates.values()])
+        return features * np.array([*self.coefficients, *self.rates.values()])
 
     def scaled(self, factor: float) -> Predictor:
         """Return the predictor of a machine that takes `factor` times as long for everything.
 
         Example:
-            >>> Predictor("board", "int8", np.ones(7), rates={"MUL": 2}).scaled(3).rates
+            >>> Predictor("board", "int8", np.ones(8), rates={"MUL": 2}).scaled(3).rates
             {'MUL': 6}
         """
         rates = {name: rate * factor for name, rate in self.rates.items()}
         return replace(self, coefficients=np.asarray(self.coefficients) * factor, rates=rates)
 
+    def predict(self, work: Workload) -> Prediction:
+        """Predict the latency of one inference of a network.
+
+        The error to expect grows with what is new: the part of the predicted time that is spent on
+        kinds of work beyond the part that they had in any network of the fit.
+        """
+        parts = self._parts(work)
+        value = float(parts.sum())
+        new = 0.0
+        if self.shares and value:
+            most = [self.shares.get(name, 0.0) for name in (*FEATURES, *self.rates)]
+            new = float(np.maximum(parts / value - most, 0).sum())
+        return Prediction(value, "ms", self.target, self.error + new, self.runtime)
+
     def latency(self, operators: Iterable[Operator]) -> Prediction:
-        """Predict the median latency of one inference.
+        """Predict the latency of one inference, see `predict`.
 
         Example:
-            >>> predictor = Predictor("board", "int8", np.array([1, 0, 0, 0, 0, 0, 0.5]))
+            >>> predictor = Predictor("board", "int8", np.array([1, 0, 0, 0, 0, 0, 0, 0.5]))
             >>> predictor.latency([Operator("pointwise", 1000, 10, 100)]).value
             1.5
         """
-        value = float(self.milliseconds(Workload.of(operators)))
-        return Prediction(value, "ms", self.target, self.error)
+        return self.predict(Workload.of(operators))
 
     def energy(self, operators: Iterable[Operator]) -> Prediction | None:
         """Predict the energy of one inference: power times latency; `None` without a power."""
         if self.power_w is None:
             return None
         latency = self.latency(operators)
-        return Prediction(
-            latency.value * self.power_w, "mJ", self.target, latency.error + self.power_error
+        return replace(
+            latency,
+            value=latency.value * self.power_w,
+            unit="mJ",
+            error=latency.error + self.power_error,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,6 +156,10 @@ class Predictor:
         }
         if self.rates:
             table["rates"] = {name: float(f"{rate:.4g}") for name, rate in self.rates.items()}
+        if self.shares:
+            table["shares"] = {name: round(share, 4) for name, share in self.shares.items()}
+        if self.runtime:
+            table["runtime"] = self.runtime
         if self.power_w is not None:
             table |= {"power_w": round(self.power_w, 3), "power_error": round(self.power_error, 4)}
         if self.channel_step is not None:
@@ -148,7 +180,7 @@ def read_predictor(target: str, tables: Mapping[str, Any], scheme: str) -> Predi
             is not one.
 
     Example:
-        >>> table = Predictor("board", "int8", np.ones(7), error=0.1).to_dict()
+        >>> table = Predictor("board", "int8", np.ones(8), error=0.1).to_dict()
         >>> read_predictor("board", {"int8": table}, "int8").error
         0.1
     """
@@ -162,12 +194,16 @@ def read_predictor(target: str, tables: Mapping[str, Any], scheme: str) -> Predi
         )
     table = tables[wanted]
     try:
+        # Files of before count what is unrolled among the bytes of convolutions.
+        found = {"unrolled_bytes": table["coefficients"].get("convolution_bytes")}
+        found |= table["coefficients"]
         return Predictor(
             target,
             wanted,
-            np.array([float(table["coefficients"][name]) for name in FEATURES]),
+            np.array([float(found[name]) for name in FEATURES]),
             Kernels(**table["kernels"]),
-            rates={str(name): float(rate) for name, rate in table.get("rates", {}).items()},
+            rates=_read_numbers(table, "rates"),
+            shares=_read_numbers(table, "shares"),
             **{key: table[key] for key in _PLAIN if key in table},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -177,7 +213,13 @@ def read_predictor(target: str, tables: Mapping[str, Any], scheme: str) -> Predi
         ) from error
 
 
-_PLAIN = ("error", "power_w", "power_error", "threads", "channel_step", "kind", "source")
+def _read_numbers(table: Mapping[str, Any], name: str) -> dict[str, float]:
+    return {str(key): float(value) for key, value in table.get(name, {}).items()}
+
+
+_PLAIN = (
+    "error", "power_w", "power_error", "threads", "channel_step", "kind", "source", "runtime",
+)  # fmt: skip
 
 
 MARK = "# Written by "
@@ -202,7 +244,7 @@ def write_tables(tables: Mapping[str, Mapping[str, Any]], program: str) -> str:
         for name, values in inner.items():
             lines.append(f"[prediction.{scheme}.{name}]")
             for key, value in values.items():
-                unit = FEATURES.get(key) or (RATE_UNIT if name == "rates" else "")
+                unit = {"coefficients": FEATURES.get(key), "rates": RATE_UNIT}.get(name)
                 unit = f"  # {unit}" if unit else ""
                 lines.append(f"{key} = {_write(value)}{unit}")
         lines.append("")

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from edgeprune.benchmarking import BenchResult
+from edgeprune.benchmarking.profiles import compare_profiles
 from edgeprune.emulation.counting import CountResult
 from edgeprune.support.files import move_together
 
 StrPath = str | os.PathLike[str]
+SHOWN_LAYERS = 30
 
 
 def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
     """Write `measurement.json`, `measurement.csv` and, with matplotlib, `measurement.png`.
+
+    Of times of operators also `profile.png`, and `NAME.node_data.json` for Model Explorer.
 
     Returns:
         The files.
@@ -30,6 +34,7 @@ def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
         _write_json(result.to_dict(), workspace / "measurement.json")
         _write_csv(rows, workspace / "measurement.csv")
         _plot(result, workspace / "measurement.png")
+        _write_profiles(result, workspace)
         names = sorted(path.name for path in workspace.iterdir())
     return [Path(folder) / name for name in names]
 
@@ -54,7 +59,7 @@ def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return one level; series are left to the JSON, pairs become two columns."""
     row: dict[str, Any] = {}
     for name, value in entry.items():
-        if name == "samples_ms":
+        if name in ("samples_ms", "profile"):
             continue
         if isinstance(value, Mapping):
             row |= _flatten(value, f"{prefix}{name}_")
@@ -97,10 +102,35 @@ def _plot(result: BenchResult, path: Path) -> None:
     )
     axes.set_xlim(left=0)
     axes.set_xlabel("ms per inference: box 25 to 75 %, line 50 %, whiskers 1 and 99 %")
-    first = measured[0]
-    axes.set_title(f"{first.where}, {first.runtime}, threads {first.threads}", fontsize="small")
+    places = {f"{entry.where}, {entry.runtime}, threads {entry.threads}" for entry in measured}
+    axes.set_title("\n".join(sorted(places)), fontsize="small")
     axes.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=120)
+
+
+def _write_profiles(result: BenchResult, folder: Path) -> None:
+    profiles = {entry.model: entry.profile for entry in result.measurements if entry.profile}
+    for name, profile in profiles.items():
+        _write_json(profile.to_node_data(), folder / f"{name.replace('/', '-')}.node_data.json")
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
+    if not profiles:
+        return
+    rows = compare_profiles(profiles)[:SHOWN_LAYERS][::-1]
+    figure = Figure(figsize=(8, 1.4 + 0.3 * len(rows)), layout="constrained")
+    axes, height = figure.subplots(), 0.8 / len(profiles)
+    for number, name in enumerate(profiles):
+        places = [index - number * height for index in range(len(rows))]
+        axes.barh(places, [times[number] or 0 for _, times in rows], height, label=_shorten(name))
+    axes.set_yticks(range(len(rows)), [_shorten(layer) for layer, _ in rows])
+    axes.set_xlabel("ms per inference")
+    axes.set_title(
+        "\n".join(sorted({entry.where for entry in result.measurements})), fontsize="small"
+    )
+    axes.legend()
+    figure.savefig(folder / "profile.png", dpi=120)
 
 
 def _shorten(name: str, longest: int = 40) -> str:

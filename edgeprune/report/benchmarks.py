@@ -10,9 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.benchmarking import BenchResult, Energy, MeasuredModel
+from edgeprune.benchmarking.profiles import METHOD, compare_profiles
 from edgeprune.emulation.counting import CountResult
 from edgeprune.report.tables import count_threads
 from edgeprune.support.printable import printable
+
+SHOWN_LAYERS = 20
 
 
 def describe_measurements(
@@ -31,9 +34,14 @@ def describe_measurements(
         tables.append(_describe_energy(measured))
     if compare and len(measured) > 1:
         tables.append(_compare(measured))
-    first = measured[0]
-    how = f"{first.where}, {first.runtime}, {count_threads(first.threads)}, interleaved."
-    tables.append(Text(printable(how[0].upper() + how[1:])))
+    tables += _describe_profiles(measured)
+    places: dict[str, list[str]] = {}
+    for entry in measured:
+        how = f"{entry.where}, {entry.runtime}, {count_threads(entry.threads)}, interleaved."
+        places.setdefault(how[0].upper() + how[1:], []).append(entry.model)
+    for how, names in places.items():
+        which = f"{', '.join(names)}: " if len(places) > 1 else ""
+        tables.append(Text(printable(which + how), overflow="fold"))
     if files:
         tables.append(Text(printable(f"Written: {', '.join(files)}"), overflow="fold"))
     return Group(*tables)
@@ -91,6 +99,34 @@ def _describe_energy(measured: Sequence[MeasuredModel]) -> Table:
     for entry in measured:
         table.add_row(entry.model, *_describe_one_energy(entry.energy))
     return table
+
+
+def _describe_profiles(measured: Sequence[MeasuredModel]) -> list[RenderableType]:
+    """Return the times of layers: of one model, or of several side by side."""
+    profiles = {entry.model: entry.profile for entry in measured if entry.profile is not None}
+    if not profiles:
+        return []
+    table = Table(
+        title="Where the time goes, ms per inference", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("layer", overflow="fold")
+    table.add_column("operators", overflow="fold")
+    for name in profiles:
+        table.add_column(printable(name) if len(profiles) > 1 else "ms", justify="right")
+    layers = [profile.by_layer() for profile in profiles.values()]
+    rows = compare_profiles(profiles)
+    for layer, _ in rows[:SHOWN_LAYERS]:
+        found = [sums.get(layer) for sums in layers]
+        operators = dict.fromkeys(entry.operator for entry in found if entry)
+        cells = (f"{e.ms:.3f} +-{e.error_ms:.3f}" if e else "" for e in found)
+        table.add_row(printable(layer), ", ".join(operators), *cells)
+    rest = [layer for layer, _ in rows[SHOWN_LAYERS:]]
+    if rest:
+        sums_of_rest = (sum(s[layer].ms for layer in rest if layer in s) for s in layers)
+        table.add_row(f"{len(rest)} others", "", *(f"{ms:.3f}" for ms in sums_of_rest))
+    table.add_row("all together", "", *(f"{p.sum_ms:.3f}" for p in profiles.values()))
+    table.add_row("the model as it is", "", *(f"{p.whole_ms:.3f}" for p in profiles.values()))
+    return [table, Text(METHOD, overflow="fold")]
 
 
 def _describe_one_energy(energy: Energy | None) -> list[str]:

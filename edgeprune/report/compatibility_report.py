@@ -13,6 +13,7 @@ from rich.text import Text
 
 from edgeprune.support.printable import printable
 from edgeprune.tflite.edgetpu import PARAMETER_MEMORY_BYTES, ChipCompatibility, Obstacle
+from edgeprune.tflite.edgetpu.compiler_log import OperatorStatus
 
 if TYPE_CHECKING:
     from edgeprune.tflite.compatibility import Compatibility
@@ -114,4 +115,11 @@ def describe_compilation(edgetpu: Mapping[str, Any]) -> RenderableType:
     for place, name in (("on-chip", "on_chip_bytes"), ("off-chip", "off_chip_bytes")):
         if log[name] is not None:
             text += f", {log[name] / MEBIBYTE:.2f} MiB {place}"
-    return Text(text + ".")
+    refused = [
+        f"{row['count']} {row['operator']} ({row['status']})"
+        for row in log["operators"]
+        if not OperatorStatus(**row).mapped
+    ]
+    if refused:
+        text += f". On the CPU: {', '.join(refused)}"
+    return Text(printable(text + "."), overflow="fold")

@@ -24,12 +24,17 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
     A group's share is what removing it to its last channel would save: the marginal cost of a
     channel at full width, times the width. Shares of groups that multiply each other overlap. MACs
     are `None` where the input has no fixed size. `keeps_a_channel` says why a group cannot go
-    entirely, with its branch; it is empty where it can.
+    entirely, with its branch; it is empty where it can. With a predictor there are `milliseconds`:
+    the predicted latency, and what removing a group would save of it.
     """
+    predictor = costs.deployment.predictor
+    latency = None if predictor is None else costs.estimates.predict()
+    saved = {} if latency is None else costs.marginal("latency", {})
     shares = {quantity: costs.marginal(quantity, {}) for quantity in ("macs", "params")}
     totals: dict[str, int | None] = {"macs": costs.full.macs, "params": costs.full.params}
     return {
         **totals,
+        **({} if latency is None else {"milliseconds": latency.value, "predicted": latency.how}),
         "fingerprint": groups.fingerprint,
         "groups": [
             {
@@ -43,6 +48,7 @@ def list_groups(groups: Groups, costs: CostModel) -> dict[str, Any]:
                     else shares[quantity][group.name] * group.width / max(total, 1)
                     for quantity, total in totals.items()
                 },
+                **({"milliseconds": saved[group.name] * group.width} if saved else {}),
                 "locked": list(group.locked),
                 "keeps_a_channel": groups.vanishing.explain(group.name),
             }
@@ -59,15 +65,18 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
     table = Table(
         title="Groups: channels that go or stay together", title_justify="left", box=SIMPLE_HEAD
     )
-    for name in ("channels", "MACs", "params"):
+    listed = list_groups(groups, costs)
+    predicted = listed.get("predicted")
+    for name in ("channels", "MACs", "params", *(["ms"] if predicted else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("group", overflow="fold", ratio=1)
-    rows = {entry["name"]: entry for entry in list_groups(groups, costs)["groups"]}
+    rows = {entry["name"]: entry for entry in listed["groups"]}
     for group in groups:
         row = rows[group.name]
         table.add_row(
             str(group.width),
             *(_percent(row[f"{quantity}_share"]) for quantity in ("macs", "params")),
+            *([f"{row['milliseconds']:.2f}"] if predicted else []),
             _describe(group),
         )
     removable = sum(group.width for group in groups.removable)
@@ -79,7 +88,8 @@ def describe_groups(groups: Groups, costs: CostModel) -> Lines:
         "channels can be removed."
     )
     whole = _describe_branches(groups)
-    return Lines(table, footer, *(text for text in (whole, costs.caveat) if text))
+    latency = [f"{listed['milliseconds']:.2f} ms, {predicted}."] if predicted else []
+    return Lines(table, footer, *latency, *(text for text in (whole, costs.caveat) if text))
 
 
 def _describe_branches(groups: Groups) -> str:

@@ -80,8 +80,7 @@ def describe_outcome(outcome: Outcome) -> Group:
         cost.add_row("latency p50, ms", *_numbers(outcome.latency_ms, ".3f"), "measured")
     for row in outcome.predictions:
         change = Change(row["before"], row["after"])
-        how = f"predicted for {row['target']}, +-{100 * row['error']:.0f} %"
-        cost.add_row(f"{row['quantity']}, {row['unit']}", *_numbers(change, ".3g"), how)
+        cost.add_row(f"{row['quantity']}, {row['unit']}", *_numbers(change, ".3g"), row["how"])
     notes: list[RenderableType] = [_describe_budgets(outcome.budgets)]
     gone = [name for name, (_, width) in outcome.widths.items() if not width]
     if gone:

@@ -226,7 +226,9 @@ def convert_in_detail(
         if stored is None:
             content = final.convert(scheme)
         elif scheme in INT8:
-            quantized = final.quantizable(scheme).quantize(stored, quantization, io=types, targets=targets)
+            quantized = final.quantizable(scheme).quantize(
+                stored, quantization, io=types, targets=targets
+            )
             content = quantized.content
         else:
             content = final.quantizable(scheme).quantize_to_int16(stored)
@@ -258,7 +260,7 @@ def draft(model: keras.Model) -> bytes:
     """
     start = Convertible(model)
     with explaining(start.model, "int8"):
-        return start.form("int8").quantizable.draft
+        return start.form("int8").quantizable("int8").draft
 
 
 def check_operators(

@@ -223,32 +223,45 @@ class TFLiteModel:
         return found
 
 
-def check_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a file that no CPU runtime can open, before it is tried.
+def check_file(path: str | os.PathLike[str], *, compiled: bool = False) -> bool:
+    """Refuse a file that no runtime can open, before it is tried.
+
+    Args:
+        path: of the file.
+        compiled: whether it may be compiled for the Edge TPU, which no CPU runs.
+
+    Returns:
+        Whether it is.
 
     Raises:
         ModelError: not readable, not a TensorFlow Lite file, or one compiled for the Edge TPU.
     """
-    check_content(*_read(path))
+    return check_content(*_read(path), compiled=compiled)
 
 
-def check_content(content: bytes, name: str) -> None:
-    """Refuse what a CPU runtime cannot open, before it is tried.
+def check_content(content: bytes, name: str, *, compiled: bool = False) -> bool:
+    """Refuse what a runtime cannot open, before it is tried.
 
     Args:
         content: of the file.
         name: how to call it in the message.
+        compiled: whether it may be compiled for the Edge TPU, which no CPU runs.
+
+    Returns:
+        Whether it is.
 
     Raises:
         ModelError: not a TensorFlow Lite file, or one compiled for the Edge TPU.
     """
     if content[4:8] != b"TFL3":
         raise ModelError(f"{name} is not a TensorFlow Lite model: expected a .tflite file.")
-    if b"edgetpu-custom-op" in content:
+    found = b"edgetpu-custom-op" in content
+    if found and not compiled:
         raise ModelError(
             f"{name} is compiled for the Edge TPU and runs only there. "
             "Use the .tflite it was compiled from (the name without '_edgetpu')."
         )
+    return found
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[bytes, str]:

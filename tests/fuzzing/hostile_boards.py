@@ -58,6 +58,8 @@ def honest_document(models: int = 1) -> dict[str, Any]:
     samples = [2.0, 2.5, 3.0]
     model = {
         "file": "model.tflite", "size_bytes": 100, "sha256": "0" * 64,
+        "delegate": None,
+        "profile": None,
         "cold": {
             "load_ms": 1.0, "first_ms": 2.0, "memory_before_bytes": 10, "memory_peak_bytes": 20,
         },

@@ -83,8 +83,10 @@ def examine(content: bytes, name: str = "the model") -> ChipCompatibility:
         node = _node(parsed, operator)
         where = ON_THE_TPU
         edge = _is_edge(node, subgraph)
-        problem, change = ("", "") if edge else _judge(node)
-        if edge:
+        problem, change = _judge_version(node)
+        if not edge and not problem:
+            problem, change = _judge(node)
+        if edge and not problem:
             where = ON_THE_CPU
             notes.append(f"{node.kind} at the {edge} runs on the CPU; --io int8 leaves it out.")
         elif problem:
@@ -139,6 +141,17 @@ def _is_edge(node: Node, subgraph: Any) -> str:
     if node.kind == "DEQUANTIZE" and node.operator.outputs[0] in subgraph.outputs:
         return "output"
     return ""
+
+
+def _judge_version(node: Node) -> tuple[str, str]:
+    """Return what is wrong with the version of an operator, and what lowers it."""
+    newest = table.NEWEST_VERSIONS.get(node.kind, node.version)
+    if node.version <= newest:
+        return "", ""
+    return (
+        f"version {node.version}; the compiler knows at most {newest} and refuses the file",
+        table.CHANGE_OF_VERSION.get(node.kind, table.CHANGE_OF_VERSION_OTHERWISE),
+    )
 
 
 def _judge(node: Node) -> tuple[str, str]:

@@ -34,6 +34,11 @@ class Node:
     outputs: tuple[Any, ...]
 
     @property
+    def version(self) -> int:
+        """Version of the operator in the schema."""
+        return int(self.parsed.operatorCodes[self.operator.opcodeIndex].version)
+
+    @property
     def kind(self) -> str:
         """Name of the operator in the schema."""
         return operator_kind(self.parsed, self.operator)
@@ -141,6 +146,41 @@ SUPPORTED: dict[str, Condition] = {
     "STRIDED_SLICE": _strided_slice,
     "SUM": _not_the_batch,
 }
+
+NEWEST_VERSIONS = {
+    "CONV_2D": 5,
+    "EXP": 1,
+    "QUANTIZE": 2,
+    "TRANSPOSE_CONV": 3,
+    **dict.fromkeys(("RESHAPE", "PRELU"), 1),
+    **dict.fromkeys(("L2_NORMALIZATION", "RSQRT", "SPACE_TO_DEPTH", "SQUEEZE", "SUM"), 2),
+    **dict.fromkeys(
+        "AVERAGE_POOL_2D CONCATENATION LOGISTIC MAX_POOL_2D MEAN PACK REDUCE_MAX REDUCE_MIN RELU "
+        "RELU6 SOFTMAX TANH UNIDIRECTIONAL_SEQUENCE_LSTM".split(),
+        3,
+    ),
+    **dict.fromkeys(
+        "ADD MAXIMUM MINIMUM PAD PADV2 RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR SPLIT".split(), 4
+    ),
+    **dict.fromkeys(("DEQUANTIZE", "MUL", "SLICE", "SUB", "TRANSPOSE"), 5),
+    **dict.fromkeys(("DEPTHWISE_CONV_2D", "STRIDED_SLICE"), 6),
+    "FULLY_CONNECTED": 9,
+}
+"""The newest version of each operator that the compiler may know; with one that is newer it refuses
+the whole file. The first four were seen to be refused by its version 16 in the next version
+(google-coral/edgetpu, issues 631, 879 and 845; libedgetpu, issue 71). Of the others this is what
+TensorFlow 2.9 knew, which is younger than the compiler: it may know less."""
+
+CHANGE_OF_VERSION = {
+    "CONV_2D": "groups=1, or a DepthwiseConv2D: the version is that of a convolution in groups",
+    "EXP": "convert with edgeprune, which writes it in other operators, or take it on the CPU",
+    "FULLY_CONNECTED": "int8 in place of dynamic range, with representative samples",
+    "QUANTIZE": "converter._experimental_disable_per_channel = True: the version is that of a "
+    "conversion with one scale per channel",
+    "TRANSPOSE_CONV": "convert with edgeprune, or with converter.experimental_new_converter = "
+    "False where TensorFlow still has it: the version is that of an activation fused into it",
+}
+CHANGE_OF_VERSION_OTHERWISE = "convert with an older TensorFlow"
 
 CHANGES = {
     "HARD_SWISH": "activation relu6 in place of hard-swish",
