@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 from scipy.optimize import Bounds, LinearConstraint, milp
-from test_vanishing import build_blocks, build_bottleneck
+from test_vanishing import build_blocks, build_bottleneck, build_cell
 
 from edgeprune.allocation import CostLimits, Problem, Ranking, allocate_by_gain
 from edgeprune.allocation.branches import allocate_with_branches, sum_losses
@@ -141,3 +141,14 @@ def test_budgets_below_what_channels_reach_are_met_by_branches() -> None:
     too_little = Problem(groups, problem.rankings, CostLimits(costs, Budget("macs", 1e-4)), step=8)
     with pytest.raises(BudgetError, match="cannot be met"):
         allocate_with_branches(too_little)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_smallest_reachable_budget_is_met(seed) -> None:
+    """Two branches of a cell may go, but not both: the greedy choice may be the wrong one."""
+    groups = find_groups(build_cell())
+    costs = CostModel(groups)
+    least = costs.count(smallest_widths(groups, 8, empties=True)).macs
+    limits = CostLimits(costs, Budget("macs", least / costs.full.macs))
+    problem = Problem(groups, draw_rankings(groups, seed), limits, step=8)
+    assert problem.meets(allocate_with_branches(problem))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from edgeprune.allocation.problem import Problem, give_back
 from edgeprune.allocation.strategies import allocate_by_gain, convex_hull
+from edgeprune.allocation.widths import smallest_widths
 from edgeprune.cost.workload import emptied
 from edgeprune.errors import BudgetError
 from edgeprune.tracing.vanishing import StaysError
@@ -14,14 +16,17 @@ from edgeprune.tracing.vanishing import StaysError
 REFRESH = 8
 """After so many steps all branches are priced again; in between the best of them alone is."""
 
+LOOKED_AT = 4
+"""Branches that are gone of which it is tried at last whether it is better that they stay."""
+
 
 def allocate_with_branches(problem: Problem) -> dict[str, int]:
     """Shrink wherever the consumers lose least for what is saved; whole branches may go.
 
     Like `allocate_by_gain`, and at every step each branch that may vanish competes with all its
     operators (see `Groups.vanishing`): what it saves is counted as a whole, what is lost is what
-    its last consumers lose when they see none of it. After that what was found without branches is
-    compared, and the smaller sum of losses stays. Ours.
+    its last consumers lose when they see none of it. Then the same is done with each of the dearest
+    branches held in turn, and without any branch; the least sum of losses stays. Ours.
 
     Raises:
         BudgetError: the smallest widths do not meet the constraints.
@@ -43,12 +48,25 @@ def allocate_with_branches(problem: Problem) -> dict[str, int]:
     """
     emptying = problem.emptying()
     emptying.check()
-    found = _Descent(emptying).run()
-    try:
-        whole = allocate_by_gain(problem)
-    except BudgetError:
-        return found
-    return min(whole, found, key=lambda widths: sum_losses(problem, widths))
+    found = [_Descent(emptying).run()]
+    for branch in _list_dearest(problem, found[0]):
+        with suppress(BudgetError):
+            found.append(_Descent(emptying, staying=branch).run())
+    with suppress(BudgetError):
+        found.append(allocate_by_gain(problem))
+    return min(found, key=lambda widths: sum_losses(problem, widths))
+
+
+def _list_dearest(problem: Problem, widths: Mapping[str, int]) -> list[frozenset[str]]:
+    """Return the branches that are gone and missed most."""
+    gone = emptied(widths)
+    vanished = problem.groups.vanishing.branches.values()
+    losses = {
+        found.groups: sum(problem.rankings[name].error[0] for name in found.missed)
+        for found in vanished
+        if found.groups <= gone
+    }
+    return sorted(losses, key=lambda branch: -losses[branch])[:LOOKED_AT]
 
 
 def sum_losses(problem: Problem, widths: Mapping[str, int]) -> float:
@@ -74,12 +92,14 @@ class _Descent:
 
     Attributes:
         problem: what is to be met.
+        staying: a branch that may not go.
         widths: of every removable group, so far.
         hulls: widths that are still to come for every group that is left, the present one last.
         branches: groups that go together -> what that loses for each unit saved.
     """
 
     problem: Problem
+    staying: frozenset[str] = frozenset()
     widths: dict[str, int] = field(default_factory=dict)
     hulls: dict[str, tuple[int, ...]] = field(default_factory=dict)
     branches: dict[frozenset[str], float] = field(default_factory=dict)
@@ -103,8 +123,12 @@ class _Descent:
             branch = self._find_branch(rate)
             if branch is not None:
                 self._empty(branch)
-            else:
+            elif name:
                 self._narrow(name)
+            elif self.staying:
+                raise BudgetError("The budget cannot be met with this branch.")
+            else:  # other branches would have had to go
+                self.widths = smallest_widths(problem.groups, problem.step, empties=True)
         return give_back(problem, self.widths)
 
     def _find_narrower(self) -> tuple[str, float]:
@@ -153,6 +177,8 @@ class _Descent:
         try:
             together = self.problem.groups.vanishing.close(before | branch)
         except StaysError:
+            return None
+        if self.staying and self.staying <= together.groups:
             return None
         return {**self.widths, **dict.fromkeys(together.groups & self.widths.keys(), 0)}
 
