@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.tflite.conversion_checks import INT8
+from edgeprune.tflite.equalization import equalize
 from edgeprune.tflite.fallback import choose_float_layers, measure_loss
 from edgeprune.tflite.flatbuffer import parse_model, type_name
 from edgeprune.tflite.flatbuffer_edits import activations, list_float_operators, order_tensors, pack
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from edgeprune.data.preprocessing import Scaling
 
 COMPARED_SAMPLES = 32
+POOR = 1e-3
+"""Relative squared error of the outputs from which equalization is tried: 3 % of their size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,14 +148,18 @@ class FloatModel:
             self.check_operators("int8")
         arrays = self._read(samples)
         exact = _predict(self.content, arrays)
-        seen = self._observe(arrays)
-        way, chosen = self._choose(seen, settings.ranges, exact, arrays)
-        quantized = to_int8(self.parsed, chosen)
+        lost, way, chosen = self._choose(settings.ranges, exact, arrays)
+        source = self
+        if lost > POOR and (other := self._equalize(arrays)) is not None:
+            found = other._choose(settings.ranges, exact, arrays)
+            if found[0] < lost:
+                source, (_, way, chosen) = other, found
+        quantized = to_int8(source.parsed, chosen)
 
         def compare(content: bytes, kept: Sequence[int]) -> tuple[LayerError, ...]:
             return compare_layers(
-                self.content,
-                self.parsed,
+                source.content,
+                source.parsed,
                 content,
                 chosen,
                 _one_by_one([array[:COMPARED_SAMPLES] for array in arrays]),
@@ -160,7 +168,7 @@ class FloatModel:
             )
 
         def loss_with(kept: Sequence[int]) -> float:
-            content = to_int8(self.parsed, chosen, keep_float=kept)
+            content = to_int8(source.parsed, chosen, keep_float=kept)
             return measure_loss(exact, _predict(content, arrays), targets)
 
         layers = compare(quantized, ())
@@ -170,21 +178,28 @@ class FloatModel:
             check_integer(parse_model(quantized))
         elif loss > fallback.limit:
             kept = choose_float_layers(layers, loss_with, fallback.limit)
-            quantized = to_int8(self.parsed, chosen, keep_float=kept)
+            quantized = to_int8(source.parsed, chosen, keep_float=kept)
             layers, loss = compare(quantized, kept), loss_with(kept)
         if io != ("float32", "float32"):
-            quantized = to_int8(self.parsed, chosen, io=io, keep_float=kept)
+            quantized = to_int8(source.parsed, chosen, io=io, keep_float=kept)
         return Quantized(quantized, way, layers, loss)
 
+    def _equalize(self, arrays: Sequence[np.ndarray]) -> FloatModel | None:
+        """Return an equal model whose channels have like ranges, where that may help."""
+        parsed = equalize(self.content, _one_by_one(arrays))
+        if parsed is None:
+            return None
+        made = copy.copy(self)
+        made.parsed, made.content = parsed, pack(parsed)
+        return made
+
     def _choose(
-        self,
-        seen: Activations,
-        ranges: str,
-        exact: Sequence[np.ndarray],
-        arrays: Sequence[np.ndarray],
-    ) -> tuple[str, dict[int, Range]]:
-        if ranges != "auto":
-            return ranges, choose_ranges(seen, ranges, self.parsed)
+        self, ranges: str, exact: Sequence[np.ndarray], arrays: Sequence[np.ndarray]
+    ) -> tuple[float, str, dict[int, Range]]:
+        """Return the error of the outputs, relative and squared, the way to ranges, and these."""
+        seen = self._observe(arrays)
+        ways = RANGES if ranges == "auto" else (ranges,)
+        candidates = {way: choose_ranges(seen, way, self.parsed) for way in ways}
 
         def distance(way: str) -> float:
             found = _predict(to_int8(self.parsed, candidates[way]), arrays)
@@ -193,9 +208,9 @@ class FloatModel:
                 for one, other in zip(exact, found, strict=True)
             )
 
-        candidates = {way: choose_ranges(seen, way, self.parsed) for way in RANGES}
-        best = min(candidates, key=distance)
-        return best, candidates[best]
+        lost = {way: distance(way) for way in candidates}
+        best = min(lost, key=lambda way: lost[way])
+        return lost[best], best, candidates[best]
 
 
 def _one_by_one(arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
