@@ -347,6 +347,9 @@ def test_every_kind_of_error_is_one_line_and_exit_code_2() -> None:
     for kind in kinds:
         assert explain(kind("What went wrong.")) == (2, "Error: What went wrong.")
     assert explain(MemoryError())[0] == 2
+    assert explain(EdgepruneError(f"Layer '{'9' * 5000}' is unknown."))[1].endswith(
+        "999... is unknown."
+    )
 
 
 @pytest.mark.parametrize(

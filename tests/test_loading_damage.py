@@ -154,6 +154,18 @@ def test_what_never_ends_is_no_model(originals: Path, tmp_path: Path) -> None:
             load_model(originals / "new.json", weights=path)
 
 
+@pytest.mark.parametrize("zeros", [16, 200])
+def test_a_heap_over_which_hdf5_never_gets_is_refused(
+    zeros: int, originals: Path, tmp_path: Path
+) -> None:
+    content = bytearray((originals / "old.h5").read_bytes())
+    start = content.rfind(b"GCOL") + 16
+    content[start : start + zeros] = bytes(zeros)
+    (tmp_path / "model.h5").write_bytes(content)
+    with pytest.raises(ModelError, match="is a damaged HDF5 file: a text has no length"):
+        load_model(tmp_path / "model.h5")
+
+
 @pytest.mark.parametrize(
     ("entry", "attribute", "value"),
     [

@@ -123,8 +123,23 @@ def test_shards_add_up_to_the_statistics_of_everything(residual) -> None:
         )
 
 
-def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeypatch) -> None:
+def recurrent_network() -> keras.Model:
+    steps = keras.Input((6, 4))
+    x = layers.LSTM(8, return_sequences=True)(layers.Dense(6, activation="relu")(steps))
+    x = layers.Dense(5, activation="relu")(layers.Bidirectional(layers.GRU(4))(x))
+    return networks.randomize(keras.Model(steps, layers.Dense(3)(x)))
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(
+    residual, recurrent, monkeypatch
+) -> None:
     _, groups, x = residual
+    threshold = "edgeprune.scoring.collection.COMPILED_FROM"
+    if recurrent:  # where compiling pays sooner
+        groups, x = find_groups(recurrent_network()), x[:, :6, 0, :1] * np.ones(4, np.float32)
+        threshold = "edgeprune.scoring.collection.RECURRENT_FROM"
+        monkeypatch.setattr(threshold, 99)
     targets = np.arange(10) % 3
     options = {"num_classes": 3, "positions": 9, "batch_size": 3, "seed": 5}
     expected = collect_statistics(groups, x, targets, **options)
@@ -135,7 +150,7 @@ def test_a_compiled_pass_gives_what_the_layers_give_one_by_one(residual, monkeyp
         return run_layers(self, batch, one_hot, choose)
 
     monkeypatch.setattr(_Collector, "_sum_up", count)
-    monkeypatch.setattr("edgeprune.scoring.collection.COMPILED_FROM", 2)
+    monkeypatch.setattr(threshold, 2)
     found = collect_statistics(groups, x, targets, **options)
     assert len(started) == 3  # first batch, one trace for two batches, last batch
     assert found.moments.keys() == expected.moments.keys()

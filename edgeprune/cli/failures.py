@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ USAGE = 2
 INTERRUPTED = 130
 DEADLY = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 RETRY_SECONDS = 0.05
+_LONG_WORD = re.compile(r"(\S{100})\S{400,}")  # a name in a file may be of any length
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXTRAS = ("keras", "tensorflow", "scipy", "PIL", "h5py", "sklearn", "tf_keras")
 
@@ -36,7 +38,7 @@ def explain(error: BaseException) -> tuple[int | None, str]:
         (2, 'Error: The folder is empty.')
     """
     code, message = _explain(error)
-    return code, printable(message)
+    return code, _LONG_WORD.sub(r"\1...", printable(message))
 
 
 def _explain(error: BaseException) -> tuple[int | None, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import mmap
 import re
 import zipfile
 from pathlib import Path
@@ -29,6 +31,7 @@ def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
             something absurd.
     """
     size = path.stat().st_size if content is None else len(content)
+    _check_heaps(path, content)
     try:
         file = h5py.File(path if content is None else io.BytesIO(content), "r")
     except OSError as error:
@@ -45,6 +48,29 @@ def open_hdf5(path: Path, content: bytes | None = None) -> h5py.File:
         file.close()
         raise ModelError(f"'{path}' is a damaged HDF5 file: {error}. Copy it again.") from error
     return file
+
+
+def _check_heaps(path: Path, content: bytes | None) -> None:
+    """Refuse a heap of texts with an object of no length, over which HDF5 never gets.
+
+    A heap is a header of 16 bytes and objects, each with its number, its length and its content; 0
+    is the number of what is free, whose length holds the header.
+    """
+    with contextlib.ExitStack() as stack:
+        data: bytes | mmap.mmap = content or b""
+        if content is None and path.stat().st_size:
+            file = stack.enter_context(path.open("rb"))
+            data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        place = 0
+        while (start := data.find(b"GCOL\x01\0\0\0", place)) >= 0:
+            place = start + 16
+            end = min(start + int.from_bytes(data[start + 8 : place], "little"), len(data))
+            while place + 16 <= end:
+                length = int.from_bytes(data[place + 8 : place + 16], "little")
+                step = 16 + -(-length // 8) * 8 if any(data[place : place + 2]) else length
+                if step < 16:
+                    raise ModelError(f"'{path}' is a damaged HDF5 file: a text has no length.")
+                place += step
 
 
 def open_weights(path: Path) -> h5py.File | None:

@@ -26,6 +26,8 @@ ROWS = 8
 BATCH_SIZE = 64
 COMPILED_FROM = 2 if keras.backend.backend() == "jax" else 8
 """Full batches from which compiling pays: JAX is slow without, TensorFlow takes seconds for it."""
+RECURRENT_FROM = 3
+"""Likewise where steps run one after another, which takes a second and more per batch."""
 
 Tensors = dict[str, list[Any]]
 Choose = Callable[[int, int], Any]
@@ -78,7 +80,10 @@ def collect_statistics(
     classes = np.zeros(len(inputs), np.int64) if targets is None else targets
     wanted = _want_positions(len(inputs)) if positions is None else lambda _: positions
     collector = _Collector(groups, wanted, np.random.default_rng(seed))
-    compiled = len(inputs) // batch_size >= COMPILED_FROM
+    steps = (keras.layers.RNN, keras.layers.Bidirectional)
+    recurrent = any(isinstance(call.operation, steps) for call in groups.graph.calls)
+    least = min(RECURRENT_FROM, COMPILED_FROM) if recurrent else COMPILED_FROM
+    compiled = len(inputs) // batch_size >= least
     starts = range(0, len(inputs), batch_size)
     with stage("statistics", len(starts)) as advance:
         for start in starts:

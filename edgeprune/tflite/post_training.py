@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeprune.tflite.conversion_checks import INT8
+from edgeprune.tflite.equalization import equalize
 from edgeprune.tflite.fallback import choose_float_layers, measure_loss
 from edgeprune.tflite.flatbuffer import parse_model, type_name
 from edgeprune.tflite.flatbuffer_edits import activations, list_float_operators, order_tensors, pack
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from edgeprune.data.preprocessing import Scaling
 
 COMPARED_SAMPLES = 32
+POOR = 1e-3
+"""Relative squared error of the outputs from which equalization is tried: 3 % of their size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,55 +151,96 @@ class FloatModel:
             self.check_operators("int8")
         arrays = self._read(samples)
         exact = _predict(self.content, arrays)
-        seen = self._observe(arrays)
-        ways = tuple(RANGES) if settings.ranges == "auto" else (settings.ranges,)
-        candidates = {way: choose_ranges(seen, way, self.parsed) for way in ways}
+        source, choice = self, self._choose(settings.ranges, exact, arrays)
+        if choice.lost > POOR and (other := self._equalize(arrays)) is not None:
+            found = other._choose(settings.ranges, exact, arrays)
+            if found.lost < choice.lost:
+                source, choice = other, found
 
         @cache
-        def try_ranges(
-            ranges: tuple[tuple[int, Range], ...], kept: tuple[int, ...]
-        ) -> tuple[bytes, list[np.ndarray]]:
-            content = to_int8(self.parsed, dict(ranges), keep_float=kept)
-            return content, _predict(content, arrays)
-
-        def quantize(way: str, kept: tuple[int, ...]) -> tuple[bytes, list[np.ndarray]]:
+        def quantize(kept: tuple[int, ...]) -> tuple[bytes, list[np.ndarray]]:
             """Return a model in integers but for some tensors, and its answers."""
-            return try_ranges(tuple(candidates[way].items()), kept)
-
-        def distance(way: str) -> float:
-            return sum(
-                float(np.square(one - other).mean() / max(np.square(one).mean(), 1e-12))
-                for one, other in zip(exact, quantize(way, ())[1], strict=True)
-            )
-
-        way = min(ways, key=distance) if len(ways) > 1 else ways[0]
-        chosen = candidates[way]
+            if not kept:
+                return choice.content, choice.answers
+            content = to_int8(source.parsed, choice.ranges, keep_float=kept)
+            return content, _predict(content, arrays)
 
         def compare(kept: tuple[int, ...]) -> tuple[LayerError, ...]:
             return compare_layers(
-                self.content,
-                self.parsed,
-                quantize(way, kept)[0],
-                chosen,
+                source.content,
+                source.parsed,
+                quantize(kept)[0],
+                choice.ranges,
                 _one_by_one([array[:COMPARED_SAMPLES] for array in arrays]),
                 layers=self.layers,
                 keep_float=kept,
             )
 
         def loss_with(kept: Sequence[int]) -> float:
-            return measure_loss(exact, quantize(way, tuple(kept))[1], targets)
+            return measure_loss(exact, quantize(tuple(kept))[1], targets)
 
         kept: tuple[int, ...] = ()
         layers, loss = compare(kept), loss_with(kept)
         if fallback is None:
-            check_integer(parse_model(quantize(way, kept)[0]))
+            check_integer(parse_model(choice.content))
         elif loss > fallback.limit:
             kept = choose_float_layers(layers, loss_with, fallback.limit)
             layers, loss = compare(kept), loss_with(kept)
-        content = quantize(way, kept)[0]
+        content = quantize(kept)[0]
         if io != ("float32", "float32"):
-            content = to_int8(self.parsed, chosen, io=io, keep_float=kept)
-        return Quantized(content, way, layers, loss)
+            content = to_int8(source.parsed, choice.ranges, io=io, keep_float=kept)
+        return Quantized(content, choice.way, layers, loss)
+
+    def _equalize(self, arrays: Sequence[np.ndarray]) -> FloatModel | None:
+        """Return an equal model whose channels have like ranges, where that may help."""
+        parsed = equalize(self.content, _one_by_one(arrays))
+        if parsed is None:
+            return None
+        made = copy.copy(self)
+        made.parsed, made.content = parsed, pack(parsed)
+        return made
+
+    def _choose(
+        self, way: str, exact: Sequence[np.ndarray], arrays: Sequence[np.ndarray]
+    ) -> _Choice:
+        """Return what the best way to ranges makes of the model; each ranges are tried once."""
+        seen = self._observe(arrays)
+
+        @cache
+        def quantize(ranges: tuple[tuple[int, Range], ...]) -> tuple[bytes, list[np.ndarray]]:
+            content = to_int8(self.parsed, dict(ranges))
+            return content, _predict(content, arrays)
+
+        def choose(way: str) -> _Choice:
+            ranges = choose_ranges(seen, way, self.parsed)
+            content, answers = quantize(tuple(ranges.items()))
+            lost = sum(
+                float(np.square(one - other).mean() / max(np.square(one).mean(), 1e-12))
+                for one, other in zip(exact, answers, strict=True)
+            )
+            return _Choice(lost, way, ranges, content, answers)
+
+        tried = map(choose, RANGES if way == "auto" else (way,))
+        return min(tried, key=lambda choice: choice.lost)
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """A model in integers with the ranges of one way.
+
+    Attributes:
+        lost: error of the outputs, relative and squared.
+        way: name in `RANGES`.
+        ranges: by tensor.
+        content: the file.
+        answers: on the calibration samples.
+    """
+
+    lost: float
+    way: str
+    ranges: dict[int, Range]
+    content: bytes
+    answers: list[np.ndarray]
 
 
 def _one_by_one(arrays: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
