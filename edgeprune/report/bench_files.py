@@ -16,8 +16,8 @@ from edgeprune.support.files import move_together
 StrPath = str | os.PathLike[str]
 
 
-def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
-    """Write `measurement.json`, `measurement.csv` and, with matplotlib, `measurement.png`.
+def write_results(result: BenchResult | CountResult, folder: StrPath) -> list[Path]:
+    """Write `measurement` or `counts` as JSON and CSV; times, with matplotlib, also as a plot.
 
     Returns:
         The files.
@@ -25,29 +25,19 @@ def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
     Raises:
         EdgepruneError: the folder cannot be written; then none of them is there.
     """
-    rows = [_flatten(entry) for entry in result.to_dict()["measurements"]]
+    values = result.to_dict()
+    kind, key = ("measurement", "measurements")
+    if isinstance(result, CountResult):
+        kind = key = "counts"
+    rows = [_flatten(entry) for entry in values[key]]
     with move_together(folder) as workspace:
-        _write_json(result.to_dict(), workspace / "measurement.json")
-        _write_csv(rows, workspace / "measurement.csv")
-        _plot(result, workspace / "measurement.png")
+        text = json.dumps(values, indent=1) + "\n"
+        (workspace / f"{kind}.json").write_text(text, encoding="utf-8")
+        _write_csv(rows, workspace / f"{kind}.csv")
+        if isinstance(result, BenchResult):
+            _plot(result, workspace / f"{kind}.png")
         names = sorted(path.name for path in workspace.iterdir())
     return [Path(folder) / name for name in names]
-
-
-def write_counts(result: CountResult, folder: StrPath) -> list[Path]:
-    """Write `counts.json` and `counts.csv`.
-
-    Returns:
-        The files.
-
-    Raises:
-        EdgepruneError: the folder cannot be written; then none of them is there.
-    """
-    rows = [_flatten(entry) for entry in result.to_dict()["counts"]]
-    with move_together(folder) as workspace:
-        _write_json(result.to_dict(), workspace / "counts.json")
-        _write_csv(rows, workspace / "counts.csv")
-    return [Path(folder) / name for name in ("counts.csv", "counts.json")]
 
 
 def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -65,10 +55,6 @@ def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             row[prefix + name] = value
     return row
-
-
-def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
