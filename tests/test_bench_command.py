@@ -18,7 +18,9 @@ import small_models
 
 from edgeprune.benchmarking import BenchInterrupted, bench
 from edgeprune.cli.measuring import name_models
+from edgeprune.emulation.counting import Count, CountResult
 from edgeprune.errors import BenchmarkError
+from edgeprune.report.bench_files import write_results
 from edgeprune.support.progress import showing
 from edgeprune.tflite import convert
 
@@ -207,3 +209,15 @@ def test_a_meter_that_is_not_here_fails_before_anything_is_timed(models) -> None
     assert str(caught.value) == (
         "The meter 'hwmon' failed: no sensor ina999 under /sys/class/hwmon."
     )
+
+
+def test_counts_are_written_as_json_and_csv(tmp_path: Path) -> None:
+    by_kind = {"vector": 2.0, "load": 1.0}
+    count = Count(
+        "a", "counted", "cortex-a72", "rpi4", "x 1", "f" * 64, 9.0, by_kind, 0.5, None, ""
+    )
+    written = write_results(CountResult((count,)), tmp_path / "out")
+    assert [path.name for path in written] == ["counts.csv", "counts.json"]
+    assert json.loads(written[1].read_text())["counts"][0]["instructions_by_kind"] == by_kind
+    (row,) = csv.DictReader(written[0].open(newline=""))
+    assert (row["instructions"], row["instructions_by_kind_vector"]) == ("9.0", "2.0")

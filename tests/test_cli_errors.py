@@ -42,7 +42,8 @@ def place(tmp_path_factory) -> Iterator[Path]:
     keras.Model(image, [layers.Dense(3)(x), layers.Dense(2)(x)], name="twins").save(
         folder / "twins.keras"
     )
-    keras.Model(image, layers.Dense(1)(x), name="single").save(folder / "regression.keras")
+    maps = layers.Conv2D(3, 1, activation="softmax")(image)
+    keras.Model(image, maps, name="maps").save(folder / "maps.keras")
     images = digits()[0][:60, ..., 0]
     np.savez(folder / "large.npz", x=np.zeros((60, 9, 9, 1)), y=np.arange(60) % 10)
     save_folder(folder / "one", {"cat": 3}, images)
@@ -91,8 +92,8 @@ def assert_refused(place: Path, command: str, *expected: str) -> None:
         ("empty", "'empty' is a folder without saved_model.pb"),
         ("network.tflite", "'network.tflite' is a .tflite file"),
         ("nan.keras", "layer 'second' in 'nan.keras' has 2 values out of"),
-        ("twins.keras", "Model 'twins' has 1 input and 2 outputs; expected a classifier with one"),
-        ("regression.keras", "Model 'single' gives outputs of shape (None, 1); expected"),
+        ("twins.keras", "Model 'twins' has 1 input and 2 outputs; expected one of each"),
+        ("maps.keras", "Model 'maps' gives outputs of shape (None, 8, 8, 3); expected"),
     ],
 )
 @pytest.mark.parametrize("command", ["build", "prune"])

@@ -62,7 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         ("dynamic", "fast", "macs=50%", 2),
         ("int8", "fast", "macs=50%", 2),
         ("int8", "1epochs", "macs=50%", 2),  # what training changes is not converted before
-        pytest.param("int8", "1epochs", "size=95%", 3, marks=pytest.mark.slow),
+        pytest.param("int8", "1epochs", "macs=50%,memory=100%", 3, marks=pytest.mark.slow),
         ("int16x8", "fast", "macs=50%", 2),
         pytest.param("int8-qat", "fast", "macs=50%", 3, marks=pytest.mark.slow),
     ],

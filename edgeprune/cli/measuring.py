@@ -23,6 +23,7 @@ from edgeprune.cli.terminal import show, show_values, warn, working
 
 if TYPE_CHECKING:
     from edgeprune.benchmarking import BenchResult, SshTransport
+    from edgeprune.emulation.counting import CountResult
 
 board_options = combine(
     place_option(
@@ -217,16 +218,13 @@ def _count(
             root=Path(options["emulator_root"]) if options["emulator_root"] else None,
             batch=Path(options["batch"]) if options["batch"] else None,
         )
-        if out is not None:
-            from edgeprune.report.bench_files import write_counts
-
-            write_counts(result, out)
+        _write(result, out)
     from edgeprune.report.benchmarks import describe_counts
 
     show(result.to_dict, lambda: describe_counts(result), as_json, quiet)
 
 
-def _write(result: BenchResult, out: str | None) -> Sequence[str]:
+def _write(result: BenchResult | CountResult, out: str | None) -> Sequence[str]:
     if out is None:
         return ()
     from edgeprune.report.bench_files import write_results

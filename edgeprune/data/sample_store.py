@@ -7,6 +7,7 @@ of it is left however the process ends.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -85,12 +86,21 @@ class SampleStore:
         return self._write(shape, batches)
 
     def _write(self, shape: tuple[int, ...], batches: Iterable[np.ndarray]) -> np.ndarray:
-        try:
-            with tempfile.TemporaryFile(dir=self.folder) as file:
-                for batch in batches:
+        with contextlib.ExitStack() as stack:
+            with self._explaining():
+                file = stack.enter_context(tempfile.TemporaryFile(dir=self.folder))
+            for batch in batches:  # whose own errors are none of the disk's
+                with self._explaining():
                     file.write(np.ascontiguousarray(batch, np.float32).data)
+            with self._explaining():
                 file.flush()
-                return np.asarray(np.memmap(file, np.float32, "r", shape=shape))
+                mapped = np.memmap(file, np.float32, "r", shape=shape)
+        return np.asarray(mapped)
+
+    @contextlib.contextmanager
+    def _explaining(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise DataError(
                 f"Samples cannot be held on disk in '{self.folder}': {error.strerror}. Name "

@@ -18,8 +18,8 @@ StrPath = str | os.PathLike[str]
 SHOWN_LAYERS = 30
 
 
-def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
-    """Write `measurement.json`, `measurement.csv` and, with matplotlib, `measurement.png`.
+def write_results(result: BenchResult | CountResult, folder: StrPath) -> list[Path]:
+    """Write `measurement` or `counts` as JSON and CSV; times, with matplotlib, also as a plot.
 
     Of times of operators also `profile.png`, and `NAME.node_data.json` for Model Explorer.
 
@@ -29,30 +29,19 @@ def write_results(result: BenchResult, folder: StrPath) -> list[Path]:
     Raises:
         EdgepruneError: the folder cannot be written; then none of them is there.
     """
-    rows = [_flatten(entry) for entry in result.to_dict()["measurements"]]
+    values = result.to_dict()
+    kind, key = ("measurement", "measurements")
+    if isinstance(result, CountResult):
+        kind = key = "counts"
+    rows = [_flatten(entry) for entry in values[key]]
     with move_together(folder) as workspace:
-        _write_json(result.to_dict(), workspace / "measurement.json")
-        _write_csv(rows, workspace / "measurement.csv")
-        _plot(result, workspace / "measurement.png")
-        _write_profiles(result, workspace)
+        _write_json(values, workspace / f"{kind}.json")
+        _write_csv(rows, workspace / f"{kind}.csv")
+        if isinstance(result, BenchResult):
+            _plot(result, workspace / f"{kind}.png")
+            _write_profiles(result, workspace)
         names = sorted(path.name for path in workspace.iterdir())
     return [Path(folder) / name for name in names]
-
-
-def write_counts(result: CountResult, folder: StrPath) -> list[Path]:
-    """Write `counts.json` and `counts.csv`.
-
-    Returns:
-        The files.
-
-    Raises:
-        EdgepruneError: the folder cannot be written; then none of them is there.
-    """
-    rows = [_flatten(entry) for entry in result.to_dict()["counts"]]
-    with move_together(folder) as workspace:
-        _write_json(result.to_dict(), workspace / "counts.json")
-        _write_csv(rows, workspace / "counts.csv")
-    return [Path(folder) / name for name in ("counts.csv", "counts.json")]
 
 
 def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -70,10 +59,6 @@ def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             row[prefix + name] = value
     return row
-
-
-def _write_json(values: Mapping[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
