@@ -59,7 +59,7 @@ def _find(
         if not low <= value <= high:
             yield f"{where}expected a number from {low} to {high}, got {_show(value)}"
     if isinstance(value, list):
-        low, high = schema.get("minItems", 0), schema.get("maxItems", len(value))
+        low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         if not low <= len(value) <= high:
             yield f"{where}expected {low} to {high} entries, got {len(value)}"
         if "items" in schema:
