@@ -249,7 +249,7 @@ def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], st
 @click.command(
     "compile",
     cls=HeadedCommand,
-    short_help="Compile int8 .tflite models for the Edge TPU, here or on another machine.",
+    short_help="Compile .tflite models for the Edge TPU.",
     epilog="\b\nExamples:\n  edgeprune compile model.tflite --out compiled/\n"
     "  edgeprune compile faces.tflite hands.tflite --compiler me@my-pc --out compiled/",
 )
