@@ -165,7 +165,7 @@ def test_a_measurement_of_today_is_held_against_one_that_was_saved(model, tmp_pa
         ("[1, 2]", "is no measurement: the document: expected object, got an array"),
         (
             '{"measurements": []}',
-            "is no measurement: measurements: expected 1 to inf entries, got 0",
+            "is no measurement: measurements: expected at least 1 entries, got 0",
         ),
         ('{"measurements": [{"model": 3}]}', "is no measurement: measurements/0: 'where' is missi"),
     ],
