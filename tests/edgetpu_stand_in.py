@@ -109,12 +109,12 @@ def _open(model: bytes) -> Interpreter:
 
 
 if __name__ == "__main__":
-    source = Path(sys.argv[-1])
-    content = source.read_bytes()
-    made = compile_whole(content)
-    answers = Path(os.environ["STAND_IN_ANSWERS"])
-    write_answers(answers, made, content, [made_up_inputs(content)])
-    out = Path(sys.argv[sys.argv.index("-o") + 1])
-    (out / f"{source.stem}_edgetpu.tflite").write_bytes(made)
+    place = sys.argv.index("-o") + 1
+    for source in map(Path, sys.argv[place + 1 :]):
+        content = source.read_bytes()
+        made = compile_whole(content)
+        answers = Path(os.environ["STAND_IN_ANSWERS"])
+        write_answers(answers, made, content, [made_up_inputs(content)])
+        Path(sys.argv[place], f"{source.stem}_edgetpu.tflite").write_bytes(made)
     print("Edge TPU Compiler version 16.0.384591198\nModel compiled successfully in 12 ms.")
     print("Number of operations that will run on Edge TPU: 1")

@@ -32,7 +32,7 @@ from edgeprune.scoring.criteria import CRITERIA
 from edgeprune.support.progress import showing, stage
 
 COMMANDS = """
-    build inspect prune check sensitivity convert bench calibrate demo methods targets
+    build inspect prune check sensitivity convert compile bench calibrate demo methods targets
 """.split()
 QUICK = "--recovery none --recalibrate off --effort fast --calibration 20"
 

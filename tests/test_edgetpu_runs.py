@@ -282,3 +282,49 @@ def test_a_build_measures_what_it_compiled(classifier, installed, tmp_path, monk
 
 def _measured(out: Path) -> list[dict]:
     return json.loads((out / "measurement.json").read_text())["measurements"]
+
+
+def test_models_are_compiled_together_here_and_on_another_machine(
+    pair, tmp_path, monkeypatch
+) -> None:
+    """Two files whose names tell them apart; the compiler of the other machine is on its PATH."""
+    twins = [tmp_path / name for name in ("faces.tflite", "hands.tflite")]
+    for number, path in enumerate(twins):
+        path.write_bytes(attach_files(pair.twin.read_bytes(), {"labels.txt": f"{number}\n"}))
+    missing = run_command("compile", *twins, "--out", tmp_path / "none")
+    assert missing.code == 2
+    assert "edgetpu_compiler is not on the PATH" in missing.error
+    (tmp_path / "bin").mkdir()
+    stand_in.install_compiler(tmp_path / "bin")
+    answers = tmp_path / "answers"
+    folders = [tmp_path / "here", tmp_path / "there"]
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+        patch.setenv("STAND_IN_ANSWERS", str(answers))
+        here = run_command("compile", *twins, "--out", folders[0], "--json")
+    assert here.code == 0, here.err
+    assert [entry["file"] for entry in json.loads(here.out).values()] == [
+        "faces_edgetpu.tflite", "hands_edgetpu.tflite"
+    ]  # fmt: skip
+    if ssh_server.why_there_is_none() is not None:
+        return
+    server = ssh_server.make_server(tmp_path)
+    with (server.folder / "sshd_config").open("a") as file:
+        file.write(f"SetEnv PATH={tmp_path / 'bin'}:/usr/bin:/bin STAND_IN_ANSWERS={answers}\n")
+    server.start()
+    try:
+        words = ("--compiler", "board", "--ssh-config", server.config, "--out", folders[1])
+        there = run_command("compile", *twins, *words)
+        (tmp_path / "bin" / "edgetpu_compiler").unlink()
+        gone = run_command("compile", *twins, *words)
+    finally:
+        server.stop()
+    assert there.code == 0, there.err
+    assert "compiled by edgetpu_compiler" in there.out
+    for name in ("faces_edgetpu.tflite", "hands_edgetpu.tflite"):
+        made = [(folder / name).read_bytes() for folder in folders]
+        assert made[0] == made[1]
+    assert gone.code == 2
+    assert gone.error == (
+        "Error: edgetpu_compiler failed: there is no edgetpu_compiler on the PATH of board."
+    )

@@ -167,8 +167,7 @@ def find_python(version: str) -> str | None:
     ("version", "packages"),
     [
         ("3.9", ["tflite-runtime==2.14.*", "numpy<2"]),
-        ("3.11", ["ai-edge-litert", "numpy"]),
-        ("3.13", ["ai-edge-litert", "numpy"]),
+        *((version, ["ai-edge-litert", "numpy"]) for version in ("3.9", "3.11", "3.13", "3.14")),
     ],
 )
 def test_the_folder_alone_runs_where_there_is_only_numpy_and_a_runtime(
@@ -185,9 +184,11 @@ def test_the_folder_alone_runs_where_there_is_only_numpy_and_a_runtime(
     shutil.copytree(HARNESS, tmp_path / "alone", ignore=shutil.ignore_patterns("__pycache__"))
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     document = run(
-        models["int8"], *QUICK, program=tmp_path / "alone", python=own, env=clean, cwd=tmp_path
-    )
+        models["int8"], *QUICK, "--profile",
+        program=tmp_path / "alone", python=own, env=clean, cwd=tmp_path,
+    )  # fmt: skip
     assert document["models"][0]["latency"]["count"] == 20
+    assert document["models"][0]["profile"], "the parts were timed too"
     assert document["environment"]["software"]["python"].startswith(version)
     assert document["models"][0]["cold"]["memory_peak_bytes"] < 120e6
     assert document["process"]["memory_peak_bytes"] < 120e6

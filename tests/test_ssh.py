@@ -224,6 +224,25 @@ def test_a_board_that_is_not_ready_is_told_what_to_do(
     assert left_behind(board) == []
 
 
+@pytest.mark.parametrize(("version", "complaint"), [
+    ("3.13.5", "is 32 bit with Python 3.13.5, for which there is no TensorFlow Lite runtime: take"),
+    ("3.11.2", "has no TensorFlow Lite runtime. Run this once, or use --provision: ssh board 'pyt"),
+])  # fmt: skip
+def test_a_32_bit_board_is_told_whether_there_is_a_runtime_for_its_python(
+    version, complaint
+) -> None:
+    class Line:
+        host = "board"
+
+        def run(self, script: str, *arguments: object) -> subprocess.CompletedProcess:
+            printed = f"armv7l\n/usr/bin/python3\t{version}\t2.2.4\t-\n".encode()
+            return subprocess.CompletedProcess([script], 0, printed, b"")
+
+    with pytest.raises(BenchmarkError) as caught:
+        find_board(Line(), None, "armv7l")
+    assert f"board {complaint}" in str(caught.value)
+
+
 def test_a_board_without_any_python_says_so(board, model, tmp_path) -> None:
     with pytest.raises(BenchmarkError) as caught:
         bench(model, transport=replace(board, python=str(tmp_path / "gone")), **QUICK)

@@ -10,6 +10,7 @@ from edgeprune.errors import BenchmarkError
 from edgeprune.support.resources import find_folder
 
 OLDEST_PYTHON = (3, 9)
+NEWEST_PYTHON_32_BIT = (3, 11)
 INSTALL_SECONDS = 900.0
 INSTALL = "python3 -m venv ~/.edgeprune && ~/.edgeprune/bin/pip install {runtime}"
 
@@ -61,6 +62,11 @@ def find_board(
             "--remote-python."
         )
     ready = [entry for entry in recent if entry.is_ready]
+    if not ready and found == "armv7l" and min(e.version for e in recent) > NEWEST_PYTHON_32_BIT:
+        raise BenchmarkError(
+            f"{host} is 32 bit with Python {recent[0].text}, for which there is no TensorFlow Lite "
+            "runtime: take the 64-bit Raspberry Pi OS, or Bookworm, whose Python is 3.11."
+        )
     if not ready and provision:
         _provision(connection)
         return find_board(connection, python, architecture)

@@ -59,9 +59,10 @@ def _find(
         if not low <= value <= high:
             yield f"{where}expected a number from {low} to {high}, got {_show(value)}"
     if isinstance(value, list):
-        low, high = schema.get("minItems", 0), schema.get("maxItems", len(value))
+        low, high = schema.get("minItems", 0), schema.get("maxItems", math.inf)
         if not low <= len(value) <= high:
-            yield f"{where}expected {low} to {high} entries, got {len(value)}"
+            wanted = f"at least {low}" if high == math.inf else f"{low} to {high}"
+            yield f"{where}expected {wanted} entries, got {len(value)}"
         if "items" in schema:
             for index, entry in enumerate(value):
                 yield from _find(entry, schema["items"], root, f"{place}/{index}")

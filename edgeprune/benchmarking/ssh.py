@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import IO
 
 from edgeprune.benchmarking.boards import Board, find_board
@@ -77,6 +78,7 @@ class SshTransport:
         folder: on the board, in which the run gets a folder of its own.
         provision: install a runtime if the board has none.
         patience: how long things may take.
+        stop: is set when the run is to end with what it has, as on Ctrl-C; for runs in threads.
 
     Example:
         >>> from edgeprune import bench
@@ -91,6 +93,7 @@ class SshTransport:
     folder: str = "/tmp"
     provision: bool = False
     patience: Patience = Patience()
+    stop: Event | None = None
 
     def measure(self, models: Sequence[Path], settings: Settings) -> Answer:
         """Run the harness over the models.
@@ -150,7 +153,8 @@ class SshTransport:
         with following() as remarks:
             try:
                 connection.run("start", folder, *command)
-                status = self._follow(connection, folder, remarks, self.patience.silent_seconds)
+                patience = self.patience.silent_seconds
+                status = self._follow(connection, folder, remarks, patience, self.stop)
                 interruption = None
             except KeyboardInterrupt as error:
                 interruption = error
@@ -169,11 +173,20 @@ class SshTransport:
             check_complete(document)
         return Answer(document, interrupted=interruption is not None)
 
-    def _follow(self, connection: Connection, folder: str, remarks: Remarks, seconds: float) -> int:
+    def _follow(
+        self,
+        connection: Connection,
+        folder: str,
+        remarks: Remarks,
+        seconds: float,
+        stop: Event | None = None,
+    ) -> int:
         """Pass on progress until the run ends; return its exit status."""
         read, rest = 0, b""
         heard = reached = time.monotonic()
         while True:
+            if stop is not None and stop.is_set():
+                raise KeyboardInterrupt
             try:
                 polled = connection.run("poll", folder, read + 1, seconds=20, attempts=1)
             except LineLostError as error:

@@ -1,4 +1,4 @@
-"""The command line: build, inspect, prune, check, convert, bench, calibrate, demo and lists.
+"""The command line: build, inspect, prune, check, convert, compile, bench, calibrate and more.
 
 Commands import what they need when they run, so that `--help` needs neither Keras nor TensorFlow.
 """

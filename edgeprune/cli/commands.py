@@ -245,6 +245,78 @@ def _convert_file(out: str, options: dict[str, Any]) -> tuple[dict[str, Any], st
     return result, made.warning
 
 
+@click.command(
+    "compile",
+    cls=HeadedCommand,
+    short_help="Compile .tflite models for the Edge TPU.",
+    epilog="\b\nExamples:\n  edgeprune compile model.tflite --out compiled/\n"
+    "  edgeprune compile faces.tflite hands.tflite --compiler me@my-pc --out compiled/",
+)
+@click.argument("models", nargs=-1, required=True)
+@place_option(
+    "--compiler",
+    metavar="USER@HOST",
+    show_default="this machine",
+    help="x86-64 Linux machine with edgetpu_compiler, by SSH.",
+)
+@place_option(
+    "--ssh-config", metavar="FILE", show_default="your own", help="Settings for ssh (ssh -F)."
+)
+@output_option("--out", metavar="FOLDER", default=".", help="Gets NAME_edgetpu.tflite of each.")
+@output_options
+def compile_(
+    models: tuple[str, ...],
+    compiler: str | None,
+    ssh_config: str | None,
+    out: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compile int8 .tflite MODELS for the Edge TPU; several together, so that they share its memory
+    for parameters. What the compiler leaves to the CPU is named.
+    """  # noqa: D205
+    with working(quiet):
+        from edgeprune.benchmarking.remote_compiler import compile_on
+        from edgeprune.errors import ConversionError
+        from edgeprune.support.progress import stage
+        from edgeprune.tflite.edgetpu import compile_here, compile_together, find_compiler
+        from edgeprune.tflite.runtime import check_file
+
+        paths = [Path(model) for model in models]
+        for path in paths:
+            check_file(path)
+        if len({path.stem for path in paths}) < len(paths):
+            raise click.UsageError("Two models have the same name: their files would be one.")
+        program = compiler or find_compiler()
+        if program is None:
+            raise ConversionError(
+                "edgetpu_compiler is not on the PATH; it runs on x86-64 Linux. Name a machine that "
+                "has it: --compiler USER@HOST."
+            )
+        config = Path(ssh_config) if ssh_config else None
+        run = compile_on(compiler, config) if compiler else compile_here(program)
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with stage("compiling for the Edge TPU"):
+            made = compile_together(paths, Path(out), run, program)
+        if made[0].failure is not None:
+            raise ConversionError(f"edgetpu_compiler failed: {made[0].failure}.")
+    from rich.console import Group
+    from rich.text import Text
+
+    from edgeprune.report.compatibility_report import describe_compilation
+    from edgeprune.support.printable import printable
+
+    found = dict(zip(models, (each.to_dict() for each in made), strict=True))
+
+    def table() -> Group:
+        lines = []
+        for each in found.values():
+            lines += [Text(printable(each["file"])), describe_compilation({"compilation": each})]
+        return Group(*lines)
+
+    show(lambda: found, table, as_json, quiet)
+
+
 @click.command(cls=HeadedCommand, short_help="List methods, criteria, allocations and recoveries.")
 @output_options
 def methods(as_json: bool, quiet: bool) -> None:
@@ -270,6 +342,7 @@ def targets(as_json: bool, quiet: bool) -> None:
 
 
 for command in (
-    build, inspect, prune, check, sensitivity, convert, bench, calibrate, demo, methods, targets,
+    build, inspect, prune, check, sensitivity, convert, compile_, bench, calibrate, demo, methods,
+    targets,
 ):  # fmt: skip
     edgeprune.add_command(command)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.cli.failures import INTERRUPTED
+from edgeprune.cli.failures import INTERRUPTED, USAGE
 from edgeprune.cli.options import (
     COUNT,
     HeadedCommand,
@@ -20,8 +21,11 @@ from edgeprune.cli.options import (
     place_option,
 )
 from edgeprune.cli.terminal import show, show_values, warn, working
+from edgeprune.support.printable import printable
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from edgeprune.benchmarking import BenchResult, SshTransport
     from edgeprune.emulation.counting import CountResult
 
@@ -30,7 +34,7 @@ board_options = combine(
         "--host",
         metavar="USER@HOST",
         show_default="this machine",
-        help="Measure on this board, by SSH.",
+        help="Measure on this board, by SSH; with commas on several at once.",
     ),
     place_option(
         "--ssh-config", metavar="FILE", show_default="your own", help="Settings for ssh (ssh -F)."
@@ -114,6 +118,12 @@ board_options = combine(
     is_flag=True,
     help="Also milliseconds per operator, summed per layer: models side by side.",
 )
+@output_option(
+    "--against",
+    metavar="FILE",
+    show_default="nothing",
+    help="Show everything relative to a measurement.json that was written before.",
+)
 @output_option("--compare", is_flag=True, help="Show everything relative to the first model.")
 @output_option(
     "--out",
@@ -125,6 +135,7 @@ board_options = combine(
 def bench(
     models: Sequence[str],
     compare: bool,
+    against: str | None,
     out: str | None,
     emulated: bool,
     as_json: bool,
@@ -138,31 +149,75 @@ def bench(
     repeated = {model for model in models if models.count(model) > 1}
     if repeated:
         raise click.UsageError(f"'{min(repeated)}' is given twice.")
-    _check_combination(emulated, options)
+    _check_combination(emulated, options | {"against": against})
     if emulated:
         _count(models, out, as_json, quiet, options)
+        return
+    from edgeprune.benchmarking import earlier
+
+    then = None if against is None else earlier.read_earlier(against, name_models(models))
+    if "," in (options["host"] or ""):
+        _measure_on_all(models, out, as_json, quiet, options)
         return
     with working(quiet):
         result = _measure(models, options)
         files = _write(result, out)
     for warning in result.warnings:
         warn(warning)
-    from edgeprune.report.benchmarks import describe_measurements
+    from edgeprune.report.benchmarks import describe_changes, describe_measurements
 
-    table: Callable[[], Any] = lambda: describe_measurements(result, compare, files)  # noqa: E731
-    show(result.to_dict, table, as_json, quiet)
+    changes = [] if then is None else earlier.compare(result.measurements, then)
+
+    def table() -> Any:
+        shown = describe_measurements(result, compare, files)
+        if against is not None:
+            shown.renderables.append(describe_changes(changes, against))
+        return shown
+
+    def value() -> dict[str, Any]:
+        return result.to_dict() | ({} if then is None else {"against": list(map(vars, changes))})
+
+    show(value, table, as_json, quiet)
     if result.interrupted:
         click.echo("Interrupted. What had been measured until then is kept.", err=True)
         raise SystemExit(INTERRUPTED)
 
 
-def _measure(models: Sequence[str], options: dict[str, Any]) -> BenchResult:
+def _measure_on_all(
+    models: Sequence[str], out: str | None, as_json: bool, quiet: bool, options: dict[str, Any]
+) -> None:
+    """Measure on several boards at the same time; each writes into a folder of its own."""
+    from edgeprune.benchmarking.fleets import measure_on_all
+    from edgeprune.report.benchmarks import describe_fleet
+
+    with working(quiet):
+        found = measure_on_all(
+            lambda host, stop: _measure(models, options | {"host": host}, stop),
+            [host.strip() for host in options["host"].split(",")],
+        )
+        for host, result in found.results.items():
+            _write(result, None if out is None else os.path.join(out, host.replace("/", "-")))
+    for host, result in found.results.items():
+        for warning in result.warnings:
+            warn(f"{host}: {warning}")
+    show(found.to_dict, lambda: describe_fleet(found), as_json, quiet)
+    for host, reason in found.failures.items():
+        click.echo(f"Error: {printable(f'{host}: {reason}')}", err=True)
+    if found.interrupted or found.failures:
+        raise SystemExit(INTERRUPTED if found.interrupted else USAGE)
+
+
+def _measure(
+    models: Sequence[str], options: dict[str, Any], stop: Event | None = None
+) -> BenchResult:
     from edgeprune.benchmarking import BenchInterrupted, profile
     from edgeprune.benchmarking import bench as run
     from edgeprune.boards import find_target
 
     target = find_target(options["target"]) if options["target"] else None
     transport = _choose_transport(options, target.architecture if target else None)
+    if transport is not None:
+        transport = replace(transport, stop=stop)
     try:
         if options["profile"]:
             return profile(
@@ -240,6 +295,16 @@ def _check_combination(emulated: bool, options: dict[str, Any]) -> None:
         raise click.UsageError("--emulated has neither a host nor energy: nothing is timed there.")
     if options["profile"] and (emulated or options["batch"] or options["energy"] != "none"):
         raise click.UsageError("--profile times operators, nothing else: no energy, no batch.")
+    hosts = [] if options["host"] is None else [each.strip() for each in options["host"].split(",")]
+    if len(hosts) > len(set(hosts) - {""}):
+        raise click.UsageError(f"--host {options['host']}: a host is missing or named twice.")
+    if len(hosts) > 1:
+        from edgeprune.benchmarking.measurement_settings import Meter
+
+        if options["energy"] not in ("none", "auto") and Meter.parse(options["energy"]).on_host:
+            raise click.UsageError("A meter of this machine stands beside one board: one --host.")
+        if options["against"] is not None:
+            raise click.UsageError("--against compares the run on one machine: one --host.")
     if options["host"] is None:
         for name in ("ssh_config", "remote_python", "provision"):
             if options[name]:

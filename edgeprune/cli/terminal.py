@@ -118,7 +118,7 @@ class TerminalProgress:
                 line = f"  {name:<34}{elapsed:6.1f} s  {self._remark}".rstrip()
                 self.console.print(line, style="dim", soft_wrap=True)
         finally:
-            self._running.pop()
+            self._running.remove((task, name))
             self._remark = ""
             self._bars.remove_task(task)
             self._depth -= 1

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from edgeprune.benchmarking import BenchResult, Energy, MeasuredModel
+from edgeprune.benchmarking.earlier import Change
+from edgeprune.benchmarking.fleets import FleetResult
 from edgeprune.benchmarking.profiles import METHOD, compare_profiles
 from edgeprune.emulation.counting import CountResult
 from edgeprune.report.tables import count_threads
@@ -45,6 +47,23 @@ def describe_measurements(
     if files:
         tables.append(Text(printable(f"Written: {', '.join(files)}"), overflow="fold"))
     return Group(*tables)
+
+
+def describe_fleet(found: FleetResult) -> Group:
+    """Return the tables of several boards, one after the other."""
+    parts: list[RenderableType] = []
+    for host, result in found.results.items():
+        parts += [Text(printable(host), style="bold"), describe_measurements(result)]
+    return Group(*parts)
+
+
+def describe_changes(changes: Sequence[Change], name: str) -> Group:
+    """Return the table of `bench --against`, and what else is not as it was."""
+    table = _table(f"Relative to {name}", ("p50", "p90", "peak memory", "bytes"))
+    for change in changes:
+        table.add_row(change.model, *(_ratio(ratio, 1.0) for ratio in change.ratios.values()))
+    differs = dict.fromkeys(text for change in changes for text in change.differs)
+    return Group(table, *(Text(printable(f"Not as then: {text}.")) for text in differs))
 
 
 def describe_counts(result: CountResult) -> Group:

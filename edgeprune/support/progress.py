@@ -7,6 +7,7 @@ seconds to every record that `timing` opened. Nothing is shown by default.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -50,6 +51,39 @@ def showing(progress: Progress) -> Iterator[None]:
         yield
     finally:
         _SHOWN.reset(token)
+
+
+class _Named:
+    """Puts a name before every stage; what runs at the same time takes turns in telling."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._name = progress, name
+
+    @contextlib.contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        with _TELLING:
+            shown = self._progress.stage(f"{self._name}: {name}", total)
+            advance = shown.__enter__()
+
+        def tell() -> None:
+            with _TELLING:
+                advance()
+
+        try:
+            yield tell
+        finally:
+            with _TELLING:
+                shown.__exit__(None, None, None)
+
+
+_TELLING = threading.RLock()
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Show the stages of the block with a name before each, for one of several threads."""
+    with showing(_Named(_SHOWN.get(), name)):
+        yield
 
 
 def remark(text: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from edgeprune.tflite.edgetpu.chip_compatibility import ChipCompatibility, Obstacle, examine
 from edgeprune.tflite.edgetpu.compiler import (
     Compilation,
+    compile_here,
     compile_model,
+    compile_together,
     compiler_command,
     find_compiler,
 )
@@ -18,7 +20,9 @@ __all__ = [
     "Compilation",
     "CompilerLog",
     "Obstacle",
+    "compile_here",
     "compile_model",
+    "compile_together",
     "compiler_command",
     "edgetpu_parameter_bytes",
     "examine",

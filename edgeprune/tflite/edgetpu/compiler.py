@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from edgeprune.tflite.metadata import attach_files, read_files
 PROGRAM = "edgetpu_compiler"
 SECONDS = 300.0
 _MOST_CHARACTERS = 20_000
+Compile = Callable[[Sequence[Path], Path], tuple[str, str | None]]
+"""Compiles models into a folder; returns what was printed, and why it failed."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +82,58 @@ def compile_model(
     program = find_compiler()
     if program is None:
         return Compilation(command)
+    (made,) = compile_together([model], folder, compile_here(program, seconds), program)
+    return replace(made, command=command)
+
+
+def compile_here(program: str, seconds: float = SECONDS) -> Compile:
+    """Return what compiles on this machine, for `compile_together`."""
+    return lambda models, workspace: _run(
+        [program, "-s", "-o", str(workspace), *map(str, models)], seconds
+    )
+
+
+def compile_together(
+    models: Sequence[Path], folder: Path, run: Compile, compiler: str
+) -> tuple[Compilation, ...]:
+    """Compile models that share the chip: several have their parameters in its memory together.
+
+    Args:
+        models: int8 `.tflite` files; no two have the same name.
+        folder: gets `<name>_edgetpu.tflite` of each; nothing where one of them fails.
+        run: compiles, here or elsewhere.
+        compiler: what does, for people.
+
+    Returns:
+        One entry per model.
+    """
+    command = shlex.join([PROGRAM, "-s", "-o", os.fspath(folder), *map(os.fspath, models)])
     with tempfile.TemporaryDirectory(dir=folder, prefix=".edgetpu-") as workspace:
-        output, failure = _run([program, "-s", "-o", workspace, str(model)], seconds)
-        made = Path(workspace) / f"{model.stem}_edgetpu.tflite"
-        logs = sorted(Path(workspace).glob("*.log"))
-        written = "".join(path.read_text(errors="replace") for path in logs)
-        log = parse_log(output + "\n" + written)
-        failure = log.failure or failure
-        if failure is None and not _is_model(made):
-            failure = f"it wrote no model '{made.name}'"
+        output, failure = run(models, Path(workspace))
+        made = {model: Path(workspace) / f"{model.stem}_edgetpu.tflite" for model in models}
+        failure = parse_log(output).failure or failure
+        logs = {}
+        for model, path in made.items():
+            log = path.with_suffix(".log")
+            written = log.read_text(errors="replace") if log.exists() else ""
+            logs[model] = parse_log(written if len(models) > 1 else output + "\n" + written)
+            failure = failure or logs[model].failure
+            if failure is None and not _is_model(path):
+                failure = f"it wrote no model '{path.name}'"
         if failure is None:
-            _keep_attachments(model, made)
-            os.replace(made, folder / made.name)
-    return Compilation(
-        command,
-        program,
-        file=made.name if failure is None else None,
-        failure=failure,
-        log=log,
-        output=output[-_MOST_CHARACTERS:],
+            for model, path in made.items():
+                _keep_attachments(model, path)
+                os.replace(path, folder / path.name)
+    return tuple(
+        Compilation(
+            command,
+            compiler,
+            file=path.name if failure is None else None,
+            failure=failure,
+            log=logs[model],
+            output=output[-_MOST_CHARACTERS:],
+        )
+        for model, path in made.items()
     )
 
 
