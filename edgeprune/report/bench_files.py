@@ -61,6 +61,10 @@ def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return row
 
 
+def _write_json(content: Any, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def _write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", encoding="utf-8", newline="") as file:
