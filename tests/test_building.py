@@ -385,7 +385,7 @@ def test_a_part_that_is_given_replaces_the_methods_own(place: Path, tmp_path: Pa
         parts = ("method", "criterion", "allocation", "recovery")
         return tuple(built.outcome.settings[part] for part in parts)
 
-    assert settings(recovery="mean") == ("auto", "greedy_least_squares", "gain", "mean")
+    assert settings(recovery="mean") == ("auto", "greedy_least_squares", "branches", "mean")
     assert settings(method="chapr", criterion="l1") == ("chapr", "l1", "gain", "least_squares")
 
 

@@ -331,7 +331,9 @@ def build_open(height: int | None = None) -> keras.Model:
     return networks.randomize(keras.Model(inputs, layers.Dense(4, "softmax", name="head")(x)))
 
 
-@pytest.mark.parametrize("allocation", ["gain", "submodular", "global", "sensitivity", "uniform"])
+@pytest.mark.parametrize(
+    "allocation", ["branches", "gain", "submodular", "global", "sensitivity", "uniform"]
+)
 def test_an_input_of_any_size_is_pruned_for_parameters(allocation) -> None:
     images = np.random.default_rng(0).random((40, 12, 12, 3), np.float32)
     how = Pruning(allocation=allocation)
