@@ -43,8 +43,10 @@ def open_recovery(model: keras.Model, plan: Plan) -> RecoveryContext:
     return RecoveryContext(small, groups, plan, statistics, SAMPLES, mirrors=False)
 
 
-@pytest.mark.parametrize("build", [build_blocks, build_cell, build_gated])
-@pytest.mark.parametrize("name", RECOVERIES)
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [*((build_blocks, name) for name in RECOVERIES), (build_cell, "refit"), (build_gated, "refit")],
+)
 def test_every_recovery_runs_where_branches_are_gone(build, name) -> None:
     model = build()
     branch = "first" if build is build_cell else next(iter(find_groups(model).vanishing.branches))

@@ -150,17 +150,17 @@ def test_every_branch_that_may_go_leaves_an_equal_model(name) -> None:
     model = NETWORKS[name]()
     groups = find_groups(model)
     assert set(MAY_GO[name]) <= set(groups.vanishing.branches) | {"inner"}
-    for branch in groups.vanishing.branches:
+    distinct = {found.groups: branch for branch, found in groups.vanishing.branches.items()}
+    for branch in list(distinct.values())[:2]:
         small = assert_equal_to_masked(model, groups, Plan({branch: ()}))
         assert len(find_groups(small).graph.calls) < len(groups.graph.calls)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("seed", range(3))
-def test_branches_go_beside_narrowed_groups(name, seed) -> None:
+def test_branches_go_beside_narrowed_groups(name) -> None:
     model = NETWORKS[name]()
     groups = find_groups(model)
-    plan = networks.random_branches(groups, seed, chance=0.7)
+    plan = networks.random_branches(groups, seed=0, chance=0.9)
     if plan.emptied:
         assert_equal_to_masked(model, groups, plan)
 
