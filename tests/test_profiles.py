@@ -133,6 +133,7 @@ def test_two_models_are_compared_layer_by_layer(models, tmp_path) -> None:
         assert set(nodes["main"]["results"]) == set(outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     ssh_server.why_there_is_none() is not None, reason=ssh_server.why_there_is_none() or ""
 )
