@@ -183,7 +183,7 @@ def test_an_impossible_budget_says_what_can_be_reached(place: Path, quantity: st
         ),
         ("--method magic", "Unknown method 'magic'. Choose from: auto, "),
         ("--criterion l3", "Unknown criterion 'l3'. Choose from: l1, "),
-        ("--allocation magic", "Unknown allocation 'magic'. Choose from: gain"),
+        ("--allocation magic", "Unknown allocation 'magic'. Choose from: branches, gain"),
         ("--time-limit -1", "The time limit must be at least 0 seconds. Got -1.0."),
         ("--recovery magic", "Unknown recovery 'magic'. Choose from: auto, none, mean,"),
         (

@@ -276,7 +276,7 @@ def test_the_plan_names_only_groups_that_shrink() -> None:
     [
         ({"method": "magic"}, EdgepruneError, r"Unknown method 'magic'\. Choose from: auto, spec"),
         ({"criterion": "l3"}, EdgepruneError, r"Unknown criterion 'l3'\. Choose from: l1, "),
-        ({"allocation": "even"}, EdgepruneError, r"'even'\. Choose from: gain"),
+        ({"allocation": "even"}, EdgepruneError, r"'even'\. Choose from: branches"),
         ({"time_limit": -1}, EdgepruneError, r"The time limit must be at least 0 seconds\. Got -1"),
         ({"recovery": "magic"}, EdgepruneError, r"Unknown recovery 'magic'\. Choose from: auto, n"),
         ({"recalibration": "yes"}, EdgepruneError, r"'yes'\. Choose from: auto, on, off\."),

@@ -201,6 +201,20 @@ def test_locked_groups_stay_with_their_reason() -> None:
         groups.vanishing.close({"head"})
 
 
+def test_no_layer_is_left_without_an_inside() -> None:
+    """The values of an attention are a group that only the layer itself reads."""
+    inputs = keras.Input((6, 8))
+    x = layers.Dense(8, name="stem")(inputs)
+    y = layers.MultiHeadAttention(2, 3, name="attention")(x, x)
+    x = layers.GlobalAveragePooling1D()(layers.Add()([x, y]))
+    model = networks.randomize(keras.Model(inputs, layers.Dense(3, name="head")(x)))
+    groups = find_groups(model)
+    inside = [group.name for group in groups.removable if group.name != "stem"]
+    assert inside
+    for name in inside:
+        assert groups.vanishing.explain(name) == "'attention' would have nothing left inside"
+
+
 def test_a_border_is_never_wrong() -> None:
     """A constant that meets zeros around a map is no constant: such branches go whole or not."""
     inputs = keras.Input((8, 8, 3))

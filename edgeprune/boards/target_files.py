@@ -26,7 +26,7 @@ def list_targets() -> tuple[Target, ...]:
 
     Example:
         >>> [target.name for target in list_targets() if target.delegate]
-        ['coral-dev-board', 'coral-usb']
+        ['coral-dev-board', 'coral-m2', 'coral-usb']
     """
     return tuple(read_target(path) for path in _files().values())
 

@@ -181,7 +181,7 @@ class Vanishing:
             if not more:
                 break
             gone |= more
-        self._check(run, computed)
+        self._check(run, gone, computed)
         names, missed = (
             frozenset(groups.groups[number].name for number in found)
             for found in (gone, gone & run.read)
@@ -224,7 +224,7 @@ class Vanishing:
         held = {number for found in self._held.values() for number in found if number >= 0}
         return frozenset(self._groups.groups[number].name for number in held)
 
-    def _check(self, run: _Run, computed: frozenset[int]) -> None:
+    def _check(self, run: _Run, gone: set[int], computed: frozenset[int]) -> None:
         """Refuse what would cut a path from an input to an output, or cannot be taken out.
 
         Raises:
@@ -238,6 +238,7 @@ class Vanishing:
                 raise StaysError("an input of the model would not be used any more")
         if run.problems:
             raise StaysError(run.problems[0])
+        self._check_layers(gone, computed)
         self._check_repetitions(computed)
         self._check_borders(computed)
 
@@ -246,6 +247,20 @@ class Vanishing:
         """Inputs that the outputs of the whole model depend on."""
         states = dict.fromkeys(self._groups.tensors, State.LIVE)
         return self._find_computed(states, {})
+
+    def _check_layers(self, gone: set[int], computed: frozenset[int]) -> None:
+        """Refuse to leave a layer with nothing along an axis, such as heads without values.
+
+        Raises:
+            StaysError: that would happen.
+        """
+        alive = {
+            call.path for call in self._calls if any(ref.number in computed for ref in call.outputs)
+        }
+        sizes = (*self._groups.axes, *self._groups.extents.values())
+        for axis in (found for found in sizes if found.layer in alive and found.group.size):
+            if set(axis.group.tolist()) <= gone:
+                raise StaysError(f"'{axis.layer}' would have nothing left inside")
 
     def _check_repetitions(self, computed: frozenset[int]) -> None:
         """Refuse to take a call out of one run of a nested model and not of the others.
