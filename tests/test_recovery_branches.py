@@ -77,6 +77,21 @@ def test_a_refit_leaves_no_operator_of_a_branch() -> None:
     assert not {"sum1", "after1", "block1", "end1", "end1_norm"} & paths
 
 
+def test_frozen_statistics_of_a_user_are_no_constant_of_ours() -> None:
+    """Converted models have momentum 1; their BatchNormalization stays, and is recalibrated."""
+    model = build_blocks()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 1.0
+    context = open_recovery(model, Plan({"block1": ()}))
+    paths = {call.path for call in find_groups(context.refitted).graph.calls}
+    assert {"stem_norm", "block0_norm", "end2_norm"} <= paths
+    again = recalibrate(context.smaller, SAMPLES)
+    before, after = (m.get_layer("stem_norm").get_weights()[2] for m in (context.smaller, again))
+    assert np.abs(before - after).max() > 1e-3
+    assert again.get_layer("sum1").get_weights()[1].max() == 0
+
+
 def test_pruning_takes_branches_out_and_proves_it() -> None:
     model = build_idle_blocks()
     pruned = prune(model, SAMPLES, budget="params=70%", pruning=Pruning(step=4), training="fast")

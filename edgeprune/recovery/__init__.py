@@ -66,7 +66,7 @@ class RecoveryContext:
         return self._refit(augment(self.inputs, COPIES, seed=self.seed))
 
     def _refit(self, inputs: np.ndarray) -> keras.Model:
-        start = leave_out_constants(self.folded)
+        start = leave_out_constants(self.folded, self.groups, self.plan)
         return refit(start, self.groups, self.plan, inputs, seed=self.seed)
 
 

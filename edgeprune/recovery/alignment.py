@@ -9,7 +9,8 @@ from typing import Any
 import keras
 
 from edgeprune.recovery.batches import Values, execute
-from edgeprune.surgery.constants import is_constant_layer
+from edgeprune.surgery.constants import list_added_constants
+from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, Graph, TensorRef, build_graph, map_structure
 from edgeprune.tracing.groups import Groups
 from edgeprune.tracing.replica import Detour, copy_weights, replicate
@@ -77,36 +78,38 @@ def _renumber(call: Call, inputs: Sequence[TensorRef], outputs: tuple[TensorRef,
     )
 
 
-def leave_out_constants(pruned: keras.Model) -> keras.Model:
+def leave_out_constants(pruned: keras.Model, groups: Groups, plan: Plan) -> keras.Model:
     """Return a pruned model without the constants that emptied branches have left in sums.
 
     They cost an operator each, and a refit of what follows makes up for them. So does a ReLU go
     that then follows another one.
 
     Args:
-        pruned: a pruned model; not changed. Itself, if it has no such constants.
+        pruned: `remove_channels(model, plan)` or a fold of it; not changed. Itself, if no branch
+            has gone.
+        groups: of the original.
+        plan: what was kept.
     """
-    graph = build_graph(pruned)
-    detours = _find_detours(graph)
-    if not detours:
+    if not plan.emptied:
         return pruned
+    added = list_added_constants(groups, groups.vanishing.close(plan.emptied))
+    detours = _find_detours(build_graph(pruned), added)
     result, made = replicate(pruned, reroute=lambda path, position: detours.get((path, position)))
     copy_weights(pruned, made)
     return result
 
 
-def _find_detours(graph: Graph) -> dict[tuple[str, int], Detour]:
+def _find_detours(graph: Graph, added: frozenset[str]) -> dict[tuple[str, int], Detour]:
     makers = {ref.number: call for call in graph.calls for ref in call.outputs}
     stands_for: dict[int, int] = {}
     detours = {}
     for call in graph.calls:
         if len(call.inputs) != 1:
             continue
-        operation: Any = call.operation
         number = call.inputs[0].number
         origin = makers.get(stands_for.get(number, -1))
         again = origin is not None and is_relu(call) and is_relu(origin)
-        if (is_constant_layer(operation) and operation.center) or again:
+        if call.path in added or again:
             stands_for[call.outputs[0].number] = stands_for.get(number, number)
             detours[call.path, call.position] = Detour((0,))
     return detours

@@ -97,9 +97,28 @@ def describe_constants(
         channels = groups.tensors[call.outputs[0].number].group.size
         combine = np.multiply if _multiplies(call) else np.add
         whole = combine.reduce([np.broadcast_to(value, (channels,)) for value in known])
-        alone = len(vanished.remaining[call.path, call.position]) == 1
-        found[call.path, call.position] = (call.path if alone else f"{call.path}_constant", whole)
+        found[call.path, call.position] = (_name_layer(call, vanished), whole)
     return found
+
+
+def list_added_constants(groups: Groups, vanished: Vanished) -> frozenset[str]:
+    """Return the paths of the layers that add what emptied branches leave.
+
+    Args:
+        groups: of the whole model.
+        vanished: what is gone.
+    """
+    return frozenset(
+        _name_layer(call, vanished)
+        for call, lost in _find_lossy_calls(groups, vanished)
+        if not _multiplies(call) and any(ref.number in vanished.constants for ref in lost)
+    )
+
+
+def _name_layer(call: Call, vanished: Vanished) -> str:
+    """Return the path of the layer that makes up for what a call loses."""
+    alone = len(vanished.remaining[call.path, call.position]) == 1
+    return call.path if alone else f"{call.path}_constant"
 
 
 def _find_lossy_calls(groups: Groups, vanished: Vanished) -> list[tuple[Call, list[Any]]]:
@@ -167,5 +186,11 @@ def set_constant(layer: Any, constant: np.ndarray) -> None:
 
 
 def is_constant_layer(layer: Any) -> bool:
-    """Whether a layer is one of `make_constant_layer`: its statistics are never to be measured."""
-    return type(layer) is keras.layers.BatchNormalization and layer.momentum == FIXED
+    """Whether a layer is one of `make_constant_layer`: its statistics are never to be measured.
+
+    A user's layer may have statistics that nothing moves as well, but not these.
+    """
+    if type(layer) is not keras.layers.BatchNormalization or layer.momentum != FIXED:
+        return False
+    mean, variance = map(keras.ops.convert_to_numpy, (layer.moving_mean, layer.moving_variance))
+    return layer.epsilon == EPSILON and not mean.any() and bool((variance == 1 - EPSILON).all())

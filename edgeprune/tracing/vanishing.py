@@ -375,7 +375,9 @@ class _Run:
                 self.problems.append(f"nothing but constants would reach '{call.path}'")
             return State.CONSTANT
         joins = name == "Concatenate" and kinds == {State.LIVE, State.EMPTY}
-        merges = name in ("Add", "Multiply") and kinds == {State.LIVE, State.CONSTANT}
+        alone = given.count(State.LIVE) == 1
+        merges = name == "Add" or (name == "Multiply" and alone)
+        merges = merges and kinds == {State.LIVE, State.CONSTANT}
         whole = all(
             ref.shape == call.outputs[0].shape
             for ref, state in zip(call.inputs, given, strict=True)
