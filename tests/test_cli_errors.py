@@ -181,6 +181,8 @@ def test_an_impossible_budget_says_what_can_be_reached(place: Path, quantity: st
             "--target rpi44",
             "Unknown target 'rpi44'. Did you mean 'rpi4'? There are coral-dev-board",
         ),
+        ("--memory=-3GB", "'-3GB' is no size. Give one such as 4GB or 500MB."),
+        ("--memory 50%", "'50%' is no size."),
         ("--method magic", "Unknown method 'magic'. Choose from: auto, "),
         ("--criterion l3", "Unknown criterion 'l3'. Choose from: l1, "),
         ("--allocation magic", "Unknown allocation 'magic'. Choose from: branches, gain"),

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeprune.errors import DataError, EdgepruneError, ModelError
+from edgeprune.errors import DataError, ModelError
 from edgeprune.support.files import check_regular
 from edgeprune.support.user_code import import_object
 from edgeprune.tracing.tasks import TASKS
@@ -321,14 +320,6 @@ quantization_options = combine(
 )
 
 
-@contextmanager
-def _as_usage(context: click.Context, parameter: click.Parameter) -> Iterator[None]:
-    try:
-        yield
-    except EdgepruneError as error:
-        raise click.BadParameter(str(error), context, parameter) from error
-
-
 def _join_budgets(context: click.Context, parameter: click.Parameter, given: Any) -> str:
     if any(not part.strip() for text in given for part in text.split(",")):
         raise click.BadParameter("it is empty: give one such as macs=50%.", context, parameter)
@@ -339,9 +330,17 @@ def _read_size(context: click.Context, parameter: click.Parameter, given: Any) -
     if given is None:
         return None
     from edgeprune.cost.budgets import Budget
+    from edgeprune.errors import BudgetError
 
-    with _as_usage(context, parameter):
-        return Budget.parse(f"size={given}").amount
+    try:
+        size = Budget.parse(f"size={given}")
+    except BudgetError:
+        size = None
+    if size is None or size.relative:
+        raise click.BadParameter(
+            f"{given!r} is no size. Give one such as 4GB or 500MB.", context, parameter
+        )
+    return size.amount
 
 
 def list_inputs(options: dict[str, Any]) -> list[str]:
