@@ -18,6 +18,7 @@ import ssh_server
 from specialists import run_command
 
 from edgeprune.benchmarking import BenchResult, SshTransport, bench
+from edgeprune.benchmarking.earlier import read_earlier
 from edgeprune.benchmarking.fleets import measure_on_all
 from edgeprune.benchmarking.ssh import Patience
 from edgeprune.support.progress import showing
@@ -137,6 +138,24 @@ def test_an_interruption_ends_all_with_what_they_have(model) -> None:
 
 
 QUICK = ("--runs", 12, "--seconds", 0.1, "--threads", 1)
+
+
+def test_a_model_is_found_by_the_path_that_was_its_name(tmp_path) -> None:
+    """What was measured beside others has more of its path in its name than alone, and less."""
+    entry = dict.fromkeys(("p50_ms", "p90_ms", "memory_peak_bytes", "size_bytes", "threads"), 1)
+    entry |= dict.fromkeys(("where", "runtime"), "here")
+    saved = tmp_path / "measurement.json"
+    names = ("a/model.tflite", "b/model.tflite", "other.tflite")
+    entries = [entry | {"model": name, "p50_ms": number} for number, name in enumerate(names)]
+    saved.write_text(json.dumps({"measurements": entries}))
+    found = read_earlier(
+        saved,
+        {"model.tflite": "nets/b/model.tflite", "c/other.tflite": "nets/c/other.tflite",
+         "bb/model.tflite": "nets/bb/model.tflite"},
+    )  # fmt: skip
+    assert {name: entry["p50_ms"] for name, entry in found.items()} == {
+        "model.tflite": 1, "c/other.tflite": 2,
+    }  # fmt: skip
 
 
 def test_a_measurement_of_today_is_held_against_one_that_was_saved(model, tmp_path) -> None:

@@ -54,13 +54,16 @@ class Change:
 
 
 def read_earlier(
-    path: str | os.PathLike[str], models: Collection[str]
+    path: str | os.PathLike[str], models: Mapping[str, str]
 ) -> dict[str, Mapping[str, Any]]:
     """Return, by model, the measurements of a `measurement.json` that `bench --out` wrote.
 
+    How much of its path names a model depends on what was measured beside it: one of today is found
+    by its name, else by as much of its path as was its name then.
+
     Args:
         path: of the file.
-        models: names of those that are measured now.
+        models: paths of those that are measured now, by name.
 
     Raises:
         BenchmarkError: it cannot be read, is none, or knows none of the models.
@@ -79,11 +82,21 @@ def read_earlier(
             f"'{name}' is no measurement: {problem}. Expected the measurement.json of bench --out."
         )
     found = {entry["model"]: entry for entry in document["measurements"]}
-    if not found.keys() & set(models):
+    then = {
+        model: found[old] for model, path in models.items() if (old := _find(model, path, found))
+    }
+    if not then:
         raise BenchmarkError(
             f"None of {', '.join(models)} is among what '{name}' has: {', '.join(found)}."
         )
-    return found
+    return then
+
+
+def _find(name: str, path: str, known: Collection[str]) -> str | None:
+    """Return the name that a model had then."""
+    parts = Path(os.path.abspath(path)).parts
+    fitting = [old for old in known if parts[-len(Path(old).parts) :] == Path(old).parts]
+    return name if name in known else max(fitting, key=len, default=None)
 
 
 def compare(now: Sequence[MeasuredModel], then: Mapping[str, Mapping[str, Any]]) -> list[Change]:
