@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from test_vanishing import build_blocks, build_cell, build_gated
+from test_vanishing import build_blocks, build_cell, build_gated, build_shared_layers
 
 import edgeprune
 from edgeprune.allocation import ALLOCATIONS
@@ -75,6 +75,16 @@ def test_a_refit_leaves_no_operator_of_a_branch() -> None:
     context = open_recovery(build_blocks(), Plan({"block1": ()}))
     paths = {call.path for call in find_groups(context.refitted).graph.calls}
     assert not {"sum1", "after1", "block1", "end1", "end1_norm"} & paths
+
+
+@pytest.mark.parametrize("gone", [("block0",), ("block1",), ("block0", "block2")])
+def test_layers_that_are_used_everywhere_are_refitted_like_others(gone) -> None:
+    found = []
+    for shared in (True, False):
+        model = build_shared_layers(shared)
+        plan = Plan({**dict.fromkeys(gone, ()), "stem": tuple(range(7))})
+        found.append(np.asarray(open_recovery(model, plan).refitted(SAMPLES)))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_statistics_of_a_user_are_no_constant_of_ours() -> None:

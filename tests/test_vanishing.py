@@ -42,6 +42,20 @@ def build_blocks(rectified: bool = True) -> keras.Model:
     return finish(inputs, x)
 
 
+def build_shared_layers(shared: bool = True) -> keras.Model:
+    """Blocks that use one Add and one ReLU everywhere, as people write it; or one for each use."""
+    one_sum, one_relu = layers.Add(name="sum"), layers.ReLU(name="relu")
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, padding="same", name="stem")(inputs)
+    for block in range(3):
+        y = layers.Conv2D(6, 3, padding="same", name=f"block{block}")(x)
+        y = (one_relu if shared else layers.ReLU())(y)
+        y = layers.Conv2D(8, 3, padding="same", name=f"end{block}")(y)
+        x = (one_sum if shared else layers.Add())([x, y])
+        x = (one_relu if shared else layers.ReLU())(x)
+    return finish(inputs, x)
+
+
 def build_bottleneck() -> keras.Model:
     inputs = keras.Input((8, 8, 3))
     x = conv(inputs, 8, "stem")
@@ -116,12 +130,13 @@ def build_transformer_mlp() -> keras.Model:
 NETWORKS = {
     build.__name__.removeprefix("build_"): build
     for build in (
-        build_blocks, build_bottleneck, build_gated, build_cell, build_dense_block,
-        build_nested_branch, build_two_shared_runs, build_transformer_mlp,
+        build_blocks, build_shared_layers, build_bottleneck, build_gated, build_cell,
+        build_dense_block, build_nested_branch, build_two_shared_runs, build_transformer_mlp,
     )
 }  # fmt: skip
 MAY_GO = {
     "blocks": ["block0", "block1", "block2"],
+    "shared_layers": ["block0", "block1", "block2"],
     "bottleneck": ["narrow", "middle"],
     "gated": ["expand", "squeeze"],
     "cell": ["first", "inner", "second"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import keras
 
 from edgeprune.recovery.batches import Values, execute
-from edgeprune.surgery.constants import list_added_constants
+from edgeprune.surgery.constants import list_added_constants, name_layer
 from edgeprune.surgery.plan import Plan
 from edgeprune.tracing.graph import Call, Graph, TensorRef, build_graph, map_structure
 from edgeprune.tracing.groups import Groups
 from edgeprune.tracing.replica import Detour, copy_weights, replicate
-from edgeprune.tracing.vanishing import Vanished, is_relu
+from edgeprune.tracing.vanishing import Vanished, find_handed_on, is_relu
 
 
 @dataclass(frozen=True)
@@ -44,22 +45,36 @@ def align(groups: Groups, vanished: Vanished, pruned: keras.Model) -> list[Count
     Args:
         groups: of the original.
         vanished: what is gone.
-        pruned: the pruned model, with or without the constants that emptied branches leave.
+        pruned: the pruned model, without the constants that emptied branches leave in sums.
     """
-    own = {(call.path, call.position): call for call in build_graph(pruned).calls}
+    graph, own = groups.graph, _Own(build_graph(pruned))
+    handed_on = find_handed_on(graph, vanished)
     found = []
-    for call in groups.graph.calls:
-        stay = vanished.remaining.get((call.path, call.position), range(len(call.inputs)))
-        inputs = [call.inputs[index] for index in stay]
-        mine = own.get((call.path, call.position))
+    for call in graph.calls:
+        stay = vanished.remaining.get((call.path, call.position))
+        inputs = [call.inputs[i] for i in (range(len(call.inputs)) if stay is None else stay)]
         gone = [ref.number for ref in call.outputs if ref.number not in vanished.computed]
-        if mine is not None:
-            found.append(Counterpart(_renumber(mine, inputs, call.outputs)))
-        elif gone:
+        if gone:
             found.append(Counterpart(None, tuple((number, None) for number in gone)))
-        else:
+        elif call.outputs[0].number in handed_on:
             found.append(Counterpart(None, ((call.outputs[0].number, inputs[0].number),)))
+        else:
+            scaled = stay is not None and len(stay) == 1
+            path = name_layer(groups, vanished, call) if scaled else call.path
+            found.append(Counterpart(_renumber(own.take(path), inputs, call.outputs)))
     return found
+
+
+class _Own:
+    """The calls of a pruned model by path, each handed out once, in order."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._calls: dict[str, deque[Call]] = {}
+        for call in graph.calls:
+            self._calls.setdefault(call.path, deque()).append(call)
+
+    def take(self, path: str) -> Call:
+        return self._calls[path].popleft()
 
 
 def _renumber(call: Call, inputs: Sequence[TensorRef], outputs: tuple[TensorRef, ...]) -> Call:

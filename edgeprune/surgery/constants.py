@@ -97,7 +97,7 @@ def describe_constants(
         channels = groups.tensors[call.outputs[0].number].group.size
         combine = np.multiply if _multiplies(call) else np.add
         whole = combine.reduce([np.broadcast_to(value, (channels,)) for value in known])
-        found[call.path, call.position] = (_name_layer(call, vanished), whole)
+        found[call.path, call.position] = (name_layer(groups, vanished, call), whole)
     return found
 
 
@@ -109,14 +109,25 @@ def list_added_constants(groups: Groups, vanished: Vanished) -> frozenset[str]:
         vanished: what is gone.
     """
     return frozenset(
-        _name_layer(call, vanished)
+        name_layer(groups, vanished, call)
         for call, lost in _find_lossy_calls(groups, vanished)
         if not _multiplies(call) and any(ref.number in vanished.constants for ref in lost)
     )
 
 
-def _name_layer(call: Call, vanished: Vanished) -> str:
-    """Return the path of the layer that makes up for what a call loses."""
+def name_layer(groups: Groups, vanished: Vanished, call: Call) -> str:
+    """Return the path of the layer that makes up for what a call loses.
+
+    It has the name of the call's layer where that is gone with its only call.
+
+    Args:
+        groups: of the whole model.
+        vanished: what is gone.
+        call: of the whole model.
+    """
+    positions = {other.position for other in groups.graph.calls if other.path == call.path}
+    if len(positions) > 1:
+        return f"{call.path}_constant_{call.position}"
     alone = len(vanished.remaining[call.path, call.position]) == 1
     return call.path if alone else f"{call.path}_constant"
 
